@@ -1,0 +1,32 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := runs/demo
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test slow-test lint clean
+
+$(INSTALLED): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test]'
+	touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/genimg train --config configs/vae_digits.py --workdir $(DEMO)
+	$(BIN)/genimg evaluate --workdir $(DEMO)
+	$(BIN)/genimg sample --workdir $(DEMO) --count 64
+	$(BIN)/genimg report --workdir $(DEMO)
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+slow-test: $(INSTALLED)
+	$(BIN)/python -m pytest -m slow
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:
+	rm -rf $(VENV) runs build *.egg-info

@@ -1,0 +1,217 @@
+"""The contract: what a generative family is, what it is trained on, and the two doors through which parameters change.
+
+A family is a record of pure functions, in the way that an optax optimiser is one. Nothing here knows a family's
+name, a device or a collective. All randomness is a pure function of (seed, stream name, step, example index).
+"""
+
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+Tree = Any
+Batch = dict[str, jax.Array]
+Metrics = dict[str, jax.Array]
+
+
+class Spec(NamedTuple):
+    """What the data tells a family."""
+
+    image_shape: tuple[int, int, int]  # (height, width, channels)
+    num_classes: int  # 0: unlabelled
+    levels: int  # values a pixel can take: 256, 2 for binarised images, 17 for scikit-learn's digits
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything that training changes, as arrays and nothing else.
+
+    `params`, `opt` and `ema` are keyed by group, the unit that an optimiser owns. `extra` is state that no gradient
+    reaches (batch statistics, spectral norms, codebook counts); `frozen` is used but never trained nor saved again.
+    """
+
+    step: jax.Array  # i32[]: completed training steps
+    params: dict[str, Tree]
+    opt: dict[str, Tree]
+    ema: dict[str, Tree]  # only the groups whose optimiser keeps an average
+    extra: Tree
+    frozen: Tree
+
+
+class Weights(NamedTuple):
+    """What evaluation and sampling need of a `TrainState`."""
+
+    params: dict[str, Tree]
+    extra: Tree
+    frozen: Tree
+
+
+class Optimizer(NamedTuple):
+    """How one group of parameters is trained.
+
+    `ema_decay` is per step (None: no average is kept). `average` is the identity under jit, whose global means
+    already cover every device; a mapped compilation passes a mean over its devices.
+    """
+
+    transform: optax.GradientTransformation
+    ema_decay: float | jax.Array | None = None
+    microbatches: int = 1
+    compute_dtype: Any = jnp.float32
+    average: Callable[[Tree], Tree] = lambda tree: tree
+
+
+class Family(NamedTuple):
+    """A generative family. A capability that is `None` is one the family lacks.
+
+    Batches hold `image` f32[B, H, W, C] in [-1, 1], `label` i32[B] where the data has classes, and `index` i32[B], the
+    example's position in the global batch (training) or in the dataset (evaluation): per-example noise comes from
+    `item_keys(key, batch["index"])`, so neither batch split nor device count changes it. `condition` is a dict of
+    arrays with leading axis B, such as {"label": i32[B]}; {} where nothing is asked for.
+    """
+
+    init: Callable[[jax.Array, Batch], TrainState]
+    """(key, batch) -> state. Called under `jax.eval_shape` and jit."""
+    train_step: Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]
+    """(state, batch, key) -> (state, {name: f32[]}). One step, however many updates it holds."""
+    evaluate: Callable[[Weights, Batch, jax.Array], Metrics]
+    """(weights, batch, key) -> {name: f32[B]}, per example, so that padding can be left out."""
+    sample: Callable[[Weights, jax.Array, Batch], jax.Array] | None = None
+    """(weights, keys[B], condition) -> f32[B, H, W, C] in [-1, 1]; image i depends on keys[i] and condition[i] alone."""
+    log_prob: Callable[[Weights, Batch, jax.Array], jax.Array] | None = None
+    """(weights, batch, key) -> f32[B], the natural logarithm of the probability mass of each image."""
+    bound: str | None = None
+    """What `log_prob` is: 'exact', 'lower' (a lower bound in expectation) or 'estimate'."""
+    encode: Callable[[Weights, Batch, jax.Array], jax.Array] | None = None
+    """(weights, batch, key) -> codes [B, ...]."""
+    decode: Callable[[Weights, jax.Array, Batch], jax.Array] | None = None
+    """(weights, codes [B, ...], condition) -> f32[B, H, W, C] in [-1, 1]."""
+    prior: Callable[[Weights, jax.Array], jax.Array] | None = None
+    """(weights, keys[B]) -> codes [B, ...], for those whose `sample` is `decode` of codes that can be interpolated."""
+    denoise: Callable[..., jax.Array] | None = None
+    """(weights, noisy f32[B, H, W, C], noise_level f32[B], condition) -> f32[B, H, W, C], the expected clean image."""
+    complete: Callable[..., jax.Array] | None = None
+    """(weights, image f32[B, H, W, C], mask bool[B, H, W] of known pixels, keys[B], condition) -> f32[B, H, W, C]."""
+
+
+CAPABILITIES = ("sample", "log_prob", "encode", "decode", "prior", "denoise", "complete")
+
+
+# ---------------------------------------------------------------------------------------------------- randomness
+
+
+def stream(seed: int | jax.Array, name: str, step: int | jax.Array = 0) -> jax.Array:
+    """The key of the named random stream at a step; streams and steps are independent of each other."""  # -> key[]
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode())), step)
+
+
+def item_keys(key: jax.Array, index: jax.Array) -> jax.Array:
+    """One key an example, from its index alone."""  # key[], i32[B] -> key[B]
+    return jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
+
+
+def normal(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Standard normal noise, each example's from its own key."""  # key[B] -> f32[B, *shape]
+    return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+
+
+# ------------------------------------------------------------------------------------------------------ training
+
+
+def init_state(
+    params: dict[str, Tree], optimizers: Mapping[str, Optimizer], extra: Tree = None, frozen: Tree = None
+) -> TrainState:
+    """A state at step 0. The optimisers' names must be the parameter groups'."""
+    if set(params) != set(optimizers):
+        raise ValueError(f"optimisers for {sorted(optimizers)} do not cover the groups {sorted(params)}")
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt={group: optimizers[group].transform.init(tree) for group, tree in params.items()},
+        # A copy: the step donates its buffers, and one buffer cannot be donated twice.
+        ema={g: jax.tree.map(jnp.copy, t) for g, t in params.items() if optimizers[g].ema_decay is not None},
+        extra={} if extra is None else extra,
+        frozen={} if frozen is None else frozen,
+    )
+
+
+def weights(state: TrainState, averaged: bool = True) -> Weights:
+    """The weights to evaluate: the moving average of every group that has one, unless `averaged` is False."""
+    params = {**state.params, **state.ema} if averaged else state.params
+    return Weights(params, state.extra, state.frozen)
+
+
+def split(tree: Tree, parts: int) -> Tree:
+    """Disjoint interleaved slices of a batch; every device keeps its own rows."""  # [B, ...] -> [parts, B/parts, ...]
+    return jax.tree.map(lambda x: x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1), tree)
+
+
+def _cast(tree: Tree, dtype: Any) -> Tree:
+    return jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)
+
+
+def value_and_grad(optimizer: Optimizer, loss: Callable) -> Callable:
+    """The only source of gradients: micro-batching and mixed precision, from the optimiser's record.
+
+    `loss(params, batch, key)` returns (f32[], auxiliary tree), both means over the batch. The result maps the same
+    arguments to ((value, auxiliary), gradients). Parameters stay float32; `loss` sees them in `compute_dtype`.
+    Every microbatch is given the same key: noise is drawn per example from `batch["index"]`, so that the number of
+    microbatches changes nothing (a key for each would change every draw).
+    """
+
+    def gradient(params: Tree, batch: Batch, key: jax.Array):
+        def cast_loss(master: Tree):
+            value, auxiliary = loss(_cast(master, optimizer.compute_dtype), batch, key)
+            return value.astype(jnp.float32), _cast(auxiliary, jnp.float32)
+
+        return jax.value_and_grad(cast_loss, has_aux=True)(params)
+
+    def run(params: Tree, batch: Batch, key: jax.Array):
+        parts = optimizer.microbatches
+        if parts == 1:
+            return optimizer.average(gradient(params, batch, key))
+        slices = split(batch, parts)
+        shapes = jax.eval_shape(gradient, params, jax.tree.map(lambda x: x[0], slices), key)
+
+        def accumulate(total: Tree, part: Batch):
+            return jax.tree.map(jnp.add, total, gradient(params, part, key)), None
+
+        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        total, _ = jax.lax.scan(accumulate, zeros, slices)
+        return optimizer.average(jax.tree.map(lambda x: x / parts, total))
+
+    return run
+
+
+def update(
+    optimizer: Optimizer, state: TrainState, group: str, gradients: Tree, extra: Tree = None
+) -> tuple[TrainState, Metrics]:
+    """The only way parameters change: one optimiser step of one group, and of its moving average.
+
+    A gradient that is not finite changes nothing, `extra` (the state to carry on with, if the loss made a new one)
+    included, and is counted in the metric `skipped/<group>`. The average's decay is warmed up, min(decay,
+    (1 + step) / (10 + step)), so that early samples are not those of the initial weights.
+    """
+    norm = optax.global_norm(gradients)
+    finite = jnp.isfinite(norm)
+
+    def keep_finite(new: Tree, old: Tree) -> Tree:
+        return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+
+    updates, opt = optimizer.transform.update(gradients, state.opt[group], state.params[group])
+    params = keep_finite(optax.apply_updates(state.params[group], updates), state.params[group])
+    ema = state.ema
+    if optimizer.ema_decay is not None:
+        decay = jnp.minimum(optimizer.ema_decay, (1 + state.step) / (10 + state.step))
+        decay = jnp.where(finite, decay, 1.0)
+        ema = {**ema, group: optax.incremental_update(params, ema[group], 1 - decay)}
+    state = state.replace(
+        params={**state.params, group: params},
+        opt={**state.opt, group: keep_finite(opt, state.opt[group])},
+        ema=ema,
+        extra=state.extra if extra is None else keep_finite(extra, state.extra),
+    )
+    return state, {f"gradient_norm/{group}": norm, f"skipped/{group}": 1.0 - finite}

@@ -1,0 +1,42 @@
+"""Failures a user can act on: one sentence each, and the exit code the command line leaves with.
+
+Anything else that escapes is a defect of this project and keeps its traceback.
+"""
+
+PREEMPTED = 75  # sysexits EX_TEMPFAIL: run the same command again
+
+
+class Failure(Exception):
+    """What was found, where, and what to do; `exit_code` is what the process exits with."""
+
+    exit_code = 1
+
+
+class ConfigError(Failure):
+    """A command line or configuration that cannot mean anything."""
+
+    exit_code = 2
+
+
+class DataError(Failure):
+    """A dataset, image or split that cannot be read."""
+
+    exit_code = 3
+
+
+class CheckpointError(Failure):
+    """A checkpoint that is missing, damaged, or belongs to another configuration."""
+
+    exit_code = 4
+
+
+class NumericsError(Failure):
+    """Training that stopped being finite."""
+
+    exit_code = 5
+
+
+class ResourceError(Failure):
+    """A place that cannot be written, a lock that is held, memory or disk that ran out."""
+
+    exit_code = 6
