@@ -1,0 +1,28 @@
+"""Multilayer perceptron."""
+
+import flax.linen as nn
+import jax
+
+from genimg_jax.networks.layers import Dense, Normalization, activate
+
+
+class MLP(nn.Module):
+    """Hidden layers of `features` units each, then a linear map to `out` values.
+
+    `normalization` ('none', 'batch', 'group') stands before each activation; `spectral` normalises every layer's
+    kernel, the last one's included.
+    """
+
+    features: tuple[int, ...]
+    out: int
+    activation: str = "leaky_relu"
+    normalization: str = "none"
+    spectral: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array, training: bool) -> jax.Array:  # [B, N] -> [B, out]
+        for size in self.features:
+            # Batch normalisation has a bias of its own, and takes away any before it.
+            x = Dense(size, use_bias=self.normalization != "batch", spectral=self.spectral)(x, training)
+            x = activate(self.activation, Normalization(self.normalization)(x, training))
+        return Dense(self.out, spectral=self.spectral)(x, training)
