@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from genimg_jax.errors import ConfigError
+
 Tree = Any
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -80,11 +82,15 @@ class Family(NamedTuple):
     evaluate: Callable[[Weights, Batch, jax.Array], Metrics]
     """(weights, batch, key) -> {name: f32[B]}, per example, so that padding can be left out."""
     sample: Callable[[Weights, jax.Array, Batch], jax.Array] | None = None
-    """(weights, keys[B], condition) -> f32[B, H, W, C] in [-1, 1]; image i depends on keys[i] and condition[i] alone."""
+    """(weights, keys[B], condition) -> f32[B, H, W, C] in [-1, 1]; image i depends on its key and condition alone."""
+    conditions: tuple[str, ...] = ()
+    """The keys that `sample` and `decode` need in their condition, such as 'label'."""
     log_prob: Callable[[Weights, Batch, jax.Array], jax.Array] | None = None
     """(weights, batch, key) -> f32[B], the natural logarithm of the probability mass of each image."""
     bound: str | None = None
     """What `log_prob` is: 'exact', 'lower' (a lower bound in expectation) or 'estimate'."""
+    protocol: Mapping[str, Any] = {}
+    """What a reader of `log_prob` must know besides, such as {"importance samples": 500}."""
     encode: Callable[[Weights, Batch, jax.Array], jax.Array] | None = None
     """(weights, batch, key) -> codes [B, ...]."""
     decode: Callable[[Weights, jax.Array, Batch], jax.Array] | None = None
@@ -113,6 +119,11 @@ def item_keys(key: jax.Array, index: jax.Array) -> jax.Array:
     return jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
 
 
+def fold_in(keys: jax.Array, data: int | jax.Array) -> jax.Array:
+    """A further, independent key for each example."""  # key[B] -> key[B]
+    return jax.vmap(lambda key: jax.random.fold_in(key, data))(keys)
+
+
 def normal(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """Standard normal noise, each example's from its own key."""  # key[B] -> f32[B, *shape]
     return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
@@ -136,6 +147,13 @@ def init_state(
         extra={} if extra is None else extra,
         frozen={} if frozen is None else frozen,
     )
+
+
+def classes(conditional: bool, spec: Spec) -> int:
+    """The number of classes to condition on, 0 for none. Raises `ConfigError` where the data has no labels."""
+    if conditional and not spec.num_classes:
+        raise ConfigError("model.conditional is True, but the data has no labels; set it to False.")
+    return spec.num_classes if conditional else 0
 
 
 def weights(state: TrainState, averaged: bool = True) -> Weights:

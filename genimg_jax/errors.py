@@ -3,9 +3,6 @@
 Anything else that escapes is a defect of this project and keeps its traceback.
 """
 
-PREEMPTED = 75  # sysexits EX_TEMPFAIL: run the same command again
-
-
 class Failure(Exception):
     """What was found, where, and what to do; `exit_code` is what the process exits with."""
 
@@ -40,3 +37,9 @@ class ResourceError(Failure):
     """A place that cannot be written, a lock that is held, memory or disk that ran out."""
 
     exit_code = 6
+
+
+class Preempted(Failure):
+    """A run that was asked to stop and saved itself: the same command goes on (sysexits' EX_TEMPFAIL)."""
+
+    exit_code = 75

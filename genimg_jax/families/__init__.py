@@ -1,0 +1,16 @@
+"""The registry: one line a family. A module has `Options`, `GROUPS` and `make(options, spec, optimizers)`."""
+
+import importlib
+from types import ModuleType
+
+from genimg_jax.errors import ConfigError
+from genimg_jax.options import nearest
+
+REGISTRY = ("gan", "vae")
+
+
+def load(name: str) -> ModuleType:
+    """The family's module. Raises `ConfigError` for a name that is not in the registry."""
+    if name not in REGISTRY:
+        raise ConfigError(f"family is {name!r}{nearest(name, REGISTRY)} It must be one of {', '.join(REGISTRY)}.")
+    return importlib.import_module(f"genimg_jax.families.{name}")

@@ -1,0 +1,47 @@
+"""The command line: `genimg COMMAND ...`, the same as `python -m genimg_jax COMMAND ...`.
+
+Help and usage errors answer before JAX is imported.
+"""
+
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+
+from genimg_jax.errors import ConfigError, Failure
+
+COMMANDS = {
+    "train": "train a family from a config file; the same command resumes",
+    "evaluate": "held-out loss and likelihood of a run, over one exact pass",
+    "sample": "images of a run: a grid, single PNGs and an .npz; interpolations",
+    "report": "one self-contained HTML page about a run",
+    "families": "what each family can do",
+}
+
+USAGE = "usage: genimg COMMAND [--flags]; genimg COMMAND --help says more\n\n" + "\n".join(
+    f"  {name:10} {what}" for name, what in COMMANDS.items()
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns its exit code. A `Failure` is one sentence on stderr, and its code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        if not arguments or arguments[0] in ("-h", "--help", "--helpfull", "help"):
+            print(USAGE)
+            return 0 if arguments else ConfigError.exit_code
+        name = arguments[0]
+        if name not in COMMANDS:
+            near = difflib.get_close_matches(name, COMMANDS, 1)
+            raise ConfigError(f"no command {name!r}" + (f"; did you mean {near[0]!r}?\n" if near else ".\n") + USAGE)
+        importlib.import_module(f"genimg_jax.commands.{name}").main(arguments[1:])
+    except Failure as failure:
+        print(f"genimg: {failure}", file=sys.stderr)
+        return failure.exit_code
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

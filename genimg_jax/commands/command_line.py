@@ -1,0 +1,128 @@
+"""Flags for every command: absl's, with a config's keys as `--config.a.b=value` (ml_collections)."""
+
+import difflib
+import pathlib
+from collections.abc import Callable, Sequence
+
+from absl import flags
+
+from genimg_jax.errors import ConfigError
+
+
+def parse(
+    name: str, about: str, define: Callable[[flags.FlagValues], None], arguments: Sequence[str], config: str = ""
+) -> flags.FlagValues:
+    """The parsed flags of command `name`; with help asked for, prints it and exits with 0.
+
+    `config` says where the command's configuration comes from: 'file' (a required `--config`), 'workdir' (the run's
+    own), or nowhere. It is then in `values.config`, a ConfigDict, overrides applied. Raises `ConfigError`.
+    """
+    values = flags.FlagValues()
+    define(values)
+    arguments = list(arguments)
+    path = _take(arguments, "config") if config == "file" else None
+    if any(a in ("-h", "-help", "--help", "--helpfull") for a in arguments):
+        print(f"genimg {name}: {about}\n\nflags:\n{_help(values, config)}")
+        raise SystemExit(0)
+    _refuse_repeated(arguments)
+    if config:
+        from ml_collections import config_dict, config_flags
+
+        loaded = _load(config, path, arguments)
+        _check_keys(arguments, loaded)
+        config_flags.DEFINE_config_dict("config", loaded, flag_values=values, sys_argv=[name, *arguments])
+        assert isinstance(loaded, config_dict.ConfigDict)
+    try:
+        rest = values([name, *arguments])
+    except (flags.Error, ValueError, TypeError, KeyError) as error:
+        raise ConfigError(f"{_sentence(error)} See genimg {name} --help.") from error
+    if rest[1:]:
+        raise ConfigError(f"genimg {name} takes flags only, found {rest[1]!r}. See genimg {name} --help.")
+    return values
+
+
+def _take(arguments: list[str], name: str) -> str | None:
+    """Removes `--name value` or `--name=value`, and returns the value."""
+    for i, argument in enumerate(arguments):
+        if argument in (f"--{name}", f"-{name}"):
+            if i + 1 == len(arguments):
+                raise ConfigError(f"--{name} needs a value.")
+            del arguments[i]
+            return arguments.pop(i)
+        if argument.startswith((f"--{name}=", f"-{name}=")):
+            return arguments.pop(i).partition("=")[2]
+    return None
+
+
+def _load(config: str, path: str | None, arguments: Sequence[str]):
+    from ml_collections import ConfigDict
+
+    if config == "file":
+        if not path:
+            raise ConfigError("which experiment? Give --config configs/NAME.py, or configs/NAME.py:VARIANT.")
+        from genimg_jax.engine import config as configs
+
+        return configs.load(path)
+    workdir = _take(list(arguments), "workdir")
+    if not workdir:
+        raise ConfigError("which run? Give --workdir DIRECTORY.")
+    from genimg_jax.engine import run
+
+    # Tuples come back from JSON as lists, whose overrides config_flags cannot parse.
+    return ConfigDict(_tuples(run.read_json(pathlib.Path(workdir), "config.json")))
+
+
+def _tuples(value):
+    if isinstance(value, dict):
+        return {k: _tuples(v) for k, v in value.items()}
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _overrides(arguments: Sequence[str]) -> list[str]:
+    """The keys that are overridden, as `a.b`."""
+    names = (a.lstrip("-").partition("=")[0] for a in arguments if a.startswith("-"))
+    return [n.removeprefix("no").removeprefix("config.") for n in names if n.startswith(("config.", "noconfig."))]
+
+
+def _refuse_repeated(arguments: Sequence[str]) -> None:
+    names = [a.lstrip("-").partition("=")[0] for a in arguments if a.startswith("-")]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"--{name} is given {names.count(name)} times; give it once.")
+
+
+def _check_keys(arguments: Sequence[str], config) -> None:
+    from genimg_jax.engine.config import flatten
+
+    known = flatten(config.to_dict())
+    for key in _overrides(arguments):
+        if key not in known:
+            last = [k for k in known if k.split(".")[-1] == key.split(".")[-1]]
+            near = last or difflib.get_close_matches(key, known, 1, cutoff=0.4)
+            raise ConfigError(
+                f"--config.{key} is not in the configuration"
+                + (f"; did you mean --config.{near[0]}?" if near else f"; its keys: {', '.join(known)}.")
+            )
+
+
+def _sentence(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if text.endswith((".", "?")) else text + "."
+
+
+def _help(values: flags.FlagValues, config: str) -> str:
+    lines = {"file": "  --config: FILE.py or FILE.py:VARIANT, the experiment (required)\n", "": ""}.get(config, "")
+    for name in sorted(values):
+        flag = values[name]
+        shown = "required" if flag.default is None and flag.help.endswith("(required)") else f"default {flag.default!r}"
+        lines += f"  --{name}: {flag.help}" + ("" if shown == "required" else f" [{shown}]") + "\n"
+    if config:
+        lines += "  --config.SECTION.KEY=VALUE: overrides a value of the configuration\n"
+    return lines
+
+
+def workdir(values: flags.FlagValues) -> pathlib.Path:
+    """The required run directory."""
+    if not values.workdir:
+        raise ConfigError("which run? Give --workdir DIRECTORY.")
+    return pathlib.Path(values.workdir).expanduser()

@@ -1,0 +1,37 @@
+"""genimg families"""
+
+import dataclasses
+from collections.abc import Sequence
+
+from absl import flags
+
+from genimg_jax.commands import command_line
+
+ABOUT = "what each family can do, and the options of one: genimg families [--family vae]"
+
+
+def define(values: flags.FlagValues) -> None:
+    flags.DEFINE_string("family", "", "show this family's options", flag_values=values)
+
+
+def main(arguments: Sequence[str]) -> None:
+    values = command_line.parse("families", ABOUT, define, arguments)
+    from genimg_jax import core, families
+    from genimg_jax.engine import optimizers
+
+    if values.family:
+        module = families.load(values.family)
+        print(module.__doc__.strip() + "\n")
+        for field in dataclasses.fields(module.Options):
+            allowed = field.metadata.get("choices")
+            print(f"  model.{field.name:26} {field.default!r:16} {', '.join(allowed) if allowed else ''}".rstrip())
+        return
+    spec = core.Spec((8, 8, 1), 10, 2)
+    print(f"{'family':16} {'log_prob is':12} {'groups':26} can")
+    for name in families.REGISTRY:
+        module = families.load(name)
+        optimizer = {g: optimizers.make(optimizers.Options(), 1, 1) for g in module.GROUPS}
+        family = module.make(module.Options(), spec, optimizer)
+        able = [c for c in core.CAPABILITIES if getattr(family, c) is not None]
+        bound = {"lower": "lower bound", None: "-"}.get(family.bound, family.bound)
+        print(f"{name:16} {bound:12} {', '.join(module.GROUPS):26} {', '.join(able)}")

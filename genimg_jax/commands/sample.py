@@ -1,0 +1,62 @@
+"""genimg sample --workdir runs/vae_digits --count 64"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from absl import flags
+
+from genimg_jax.commands import command_line
+
+ABOUT = """images of a run: DIRECTORY/grid.png, DIRECTORY/000000.png ..., DIRECTORY/images.npz.
+
+  genimg sample --workdir runs/vae_digits --count 64
+  genimg sample --workdir runs/gan_digits --count 16 --label 3 --seed 7
+  genimg sample --workdir runs/vae_digits --interpolate 8 --steps 10
+
+Image i of a seed is the same whatever the count and the batch size."""
+
+
+def define(values: flags.FlagValues) -> None:
+    flags.DEFINE_string("workdir", None, "directory of the run (required)", flag_values=values)
+    flags.DEFINE_string("checkpoint", "best", "best, last, or a step", flag_values=values)
+    flags.DEFINE_bool("averaged", True, "the moving average of the weights, where there is one", flag_values=values)
+    flags.DEFINE_integer("count", 64, "number of images", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer("seed", None, "which set of images; the run's own seed if not given", flag_values=values)
+    flags.DEFINE_integer("label", None, "one class; each in turn if not given", flag_values=values)
+    flags.DEFINE_integer("interpolate", 0, "rows of interpolations between pairs of codes instead", flag_values=values)
+    flags.DEFINE_integer("steps", 10, "images in a row of interpolations", lower_bound=2, flag_values=values)
+    flags.DEFINE_string("out", "", "directory; WORKDIR/generated/NAME if not given", flag_values=values)
+    flags.DEFINE_bool("singles", True, "also write each image to a PNG of its own", flag_values=values)
+
+
+def main(arguments: Sequence[str]) -> None:
+    values = command_line.parse("sample", ABOUT, define, arguments, config="workdir")
+    workdir = command_line.workdir(values)
+    import pathlib
+
+    from genimg_jax.engine import config as configs
+    from genimg_jax.engine import runtime
+
+    print(runtime.prepare(configs.resolve(values.config).runtime))
+    from genimg_jax.engine import images, restored
+    from genimg_jax.engine import program as programs
+
+    run = restored.open_run(workdir, values.config.to_dict(), values.checkpoint, values.averaged)
+    seed = run.program.config.seed if values.seed is None else values.seed
+    if values.interpolate:
+        name, columns = f"interpolations-{run.step}-seed{seed}", values.steps
+        made = programs.interpolate(run.program, run.weights, values.interpolate, values.steps, seed, values.label)
+    else:
+        name, columns = f"samples-{run.step}-seed{seed}", None
+        made = programs.sample(run.program, run.weights, values.count, seed, values.label, "sampling")
+    if values.label is not None:
+        name += f"-class{values.label}"
+    out = pathlib.Path(values.out).expanduser() if values.out else workdir / "generated" / name
+    out.mkdir(parents=True, exist_ok=True)
+    pictures = images.to_uint8(made)
+    images.save_png(out / "grid.png", images.grid(pictures, columns))
+    np.savez_compressed(out / "images.npz", image=pictures)
+    if values.singles:
+        for i, picture in enumerate(pictures):
+            images.save_png(out / f"{i:06d}.png", picture)
+    print(f"{len(pictures)} images of step {run.step}: {out}\ngrid: {out / 'grid.png'}")

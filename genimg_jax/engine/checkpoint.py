@@ -1,0 +1,131 @@
+"""The checkpoint store: a thin layer over Orbax that knows best from last and whose checkpoint it is.
+
+A step's directory holds `state` (the train state's arrays, less the frozen ones) and `about` (the configuration, its
+digest, and the shape and dtype of every array), so that a checkpoint of something else is refused before a byte of
+it is loaded. Orbax writes to a temporary name and renames: a step is listed whole or not at all.
+"""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
+
+from genimg_jax import core
+from genimg_jax.engine import config as configs
+from genimg_jax.errors import CheckpointError
+
+
+class Store(NamedTuple):
+    directory: pathlib.Path
+    manager: ocp.CheckpointManager
+    best: str  # the metric whose lowest value is best; "": the last is
+
+
+def open_store(workdir: pathlib.Path, keep: int = 1, best: str = "", read_only: bool = False) -> Store:
+    """The checkpoints of a run directory. Left-over temporary directories are removed, unless read only."""
+    directory = workdir.absolute() / "checkpoints"
+    policies = [LatestN(keep)]
+    if best:
+        policies.append(
+            BestN(get_metric_fn=lambda m: m[best], reverse=True, n=1, keep_checkpoints_without_metrics=False)
+        )
+    options = ocp.CheckpointManagerOptions(
+        preservation_policy=AnyPreservationPolicy(policies),
+        best_fn=(lambda m: m[best]) if best else None,
+        best_mode="min",
+        cleanup_tmp_directories=not read_only,
+        read_only=read_only,
+        create=not read_only,
+    )
+    handlers = {"state": ocp.StandardCheckpointHandler(), "about": ocp.JsonCheckpointHandler()}
+    registry = ocp.DefaultCheckpointHandlerRegistry()
+    for name, handler in handlers.items():
+        kind = ocp.args.StandardSave if name == "state" else ocp.args.JsonSave
+        restore = ocp.args.StandardRestore if name == "state" else ocp.args.JsonRestore
+        registry.add(name, kind, handler)
+        registry.add(name, restore, handler)
+    return Store(directory, ocp.CheckpointManager(directory, options=options, handler_registry=registry), best)
+
+
+def shapes(state: core.TrainState) -> dict[str, list]:
+    """{leaf's path: [shape, dtype]} of what is saved of a state, arrays or abstract."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(_saved(state))
+    return {jax.tree_util.keystr(path): [list(x.shape), str(x.dtype)] for path, x in leaves}
+
+
+def _saved(state: core.TrainState) -> core.TrainState:
+    return state.replace(frozen={})
+
+
+def save(store: Store, state: core.TrainState, config: Mapping[str, Any], metrics: Mapping[str, float] | None) -> None:
+    """Starts to write the state under its step; an earlier write that failed raises here.
+
+    `metrics` are the held-out means at this step, or None where it was not evaluated.
+    """
+    about = {"config": config, "digest": configs.digest(config), "shapes": shapes(state)}
+    ranked = dict(metrics) if metrics and store.best in metrics else None
+    args = ocp.args.Composite(state=ocp.args.StandardSave(_saved(state)), about=ocp.args.JsonSave(about))
+    store.manager.save(int(state.step), args=args, metrics=ranked, force=True)
+
+
+def wait(store: Store) -> None:
+    """Until everything saved is on disk; raises what went wrong in the background."""
+    store.manager.wait_until_finished()
+
+
+def close(store: Store) -> None:
+    store.manager.wait_until_finished()
+    store.manager.close()
+
+
+def last_step(store: Store) -> int | None:
+    return store.manager.latest_step()
+
+
+def choose(store: Store, which: str) -> int:
+    """The step of `which`: 'best' (the last, where none was ranked), 'last', or a number that is there."""
+    steps = sorted(store.manager.all_steps())
+    if not steps:
+        raise CheckpointError(f"no checkpoint in {store.directory}; train first: genimg train --workdir ...")
+    if which == "last":
+        return steps[-1]
+    if which == "best":
+        best = store.manager.best_step() if store.best else None
+        return steps[-1] if best is None else best
+    if which.isdigit() and int(which) in steps:
+        return int(which)
+    raise CheckpointError(
+        f"no checkpoint {which} in {store.directory}; there are best, last, {', '.join(map(str, steps))}."
+    )
+
+
+def about(store: Store, step: int) -> dict[str, Any]:
+    """The configuration, digest and array shapes written beside a step's state."""
+    return store.manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
+
+
+def restore(store: Store, step: int, like: core.TrainState) -> core.TrainState:
+    """The state of a step in the layout of the abstract state `like`, its `frozen` kept.
+
+    Raises `CheckpointError` naming the first arrays that differ in path, shape or dtype, before loading any.
+    """
+    stored, wanted = about(store, step)["shapes"], shapes(like)
+    wrong = [path for path in {**stored, **wanted} if stored.get(path) != wanted.get(path)]
+    if wrong:
+        lines = [f"  {p}: stored {stored.get(p, 'nothing')}, wanted {wanted.get(p, 'nothing')}" for p in wrong[:5]]
+        raise CheckpointError(
+            f"checkpoint {store.directory / str(step)} is of another model; {len(wrong)} of {len(wanted)} arrays differ:\n"
+            + "\n".join(lines)
+        )
+    args = ocp.args.Composite(state=ocp.args.StandardRestore(_saved(like)))
+    return store.manager.restore(step, args=args)["state"].replace(frozen=like.frozen)
+
+
+def restore_untyped(store: Store, step: int) -> dict[str, jax.Array]:
+    """{leaf's path, as `shapes` writes it: array} of a step, whatever model it is of."""
+    restored = store.manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore()))["state"]
+    leaves, _ = jax.tree_util.tree_flatten_with_path(restored)
+    return {jax.tree_util.keystr(path): x for path, x in leaves}

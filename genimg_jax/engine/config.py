@@ -1,0 +1,228 @@
+"""An experiment's configuration: its sections, how a file becomes one, and how two of them differ.
+
+A config file is Python with `get_config(variant)`; it returns `experiment(...)`, which fills in the defaults of every
+section, so that each key can be overridden on the command line and none is ever looked up with a fallback.
+"""
+
+import ast
+import hashlib
+import importlib.util
+import json
+import pathlib
+import re
+import traceback
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from genimg_jax import data, families
+from genimg_jax.engine import optimizers, parallel, runtime
+from genimg_jax.errors import ConfigError
+from genimg_jax.options import bounded, choice, nearest, parse
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    steps: int = bounded(1000, 1)
+    batch_size: int = bounded(128, 1)  # images a step, over all devices
+    microbatches: int = bounded(1, 1)  # slices whose gradients are accumulated, to save memory
+    precision: str = choice("float32", "float32", "bfloat16")  # of the gradients' computation; parameters stay float32
+    log_every: int = bounded(50, 1)  # steps between lines of metrics
+    evaluate_every: int = bounded(500, 0)  # steps between passes over the held-out images; 0: never
+    checkpoint_every: int = bounded(500, 1)
+    sample_every: int = bounded(500, 0)  # steps between sample grids; 0: never
+    samples: int = bounded(64, 1)  # images in a grid
+    keep: int = bounded(2, 1)  # latest checkpoints kept, besides the best one
+    best: str = ""  # held-out metric whose lowest value marks the best checkpoint; "": the last one is used
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    batch_size: int = bounded(500, 1)  # images a call, in evaluation and sampling; changes no result
+    likelihood: bool = True  # whether `genimg evaluate` computes `log_prob` where the family has it
+
+
+SECTIONS = {
+    "data": data.Options,
+    "train": TrainOptions,
+    "parallel": parallel.Options,
+    "runtime": runtime.Options,
+    "evaluate": EvaluateOptions,
+}
+SCALARS = {"seed": 0, "resume": "", "init_from": ""}
+
+# What may change between a checkpoint and the run that continues it, without changing what is computed.
+SAFE = re.compile(
+    r"train\.(log_every|evaluate_every|checkpoint_every|sample_every|samples|keep|best)|(evaluate|parallel|runtime)\..*"
+    r"|data\.(memory_mib|workers|evaluate_split)|resume|init_from"
+)
+
+
+class Config(NamedTuple):
+    """A resolved configuration: every value checked."""
+
+    family: str
+    model: Any  # the family's Options
+    data: data.Options
+    optimizer: dict[str, optimizers.Options]  # by parameter group
+    train: TrainOptions
+    parallel: parallel.Options
+    runtime: runtime.Options
+    evaluate: EvaluateOptions
+    seed: int
+    resume: str  # another run directory to continue from
+    init_from: str  # another run directory to take matching parameters from
+
+
+def experiment(family: str, **sections: Any) -> ConfigDict:
+    """A complete configuration: what is given, over the defaults.
+
+    `model`, `data`, `optimizer`, `train`, `parallel`, `runtime` and `evaluate` are dicts; `optimizer` holds one dict a
+    parameter group where the family has several. Raises `ConfigError` naming the nearest key for one that is unknown.
+    """
+    module = families.load(family)
+    kinds = {"model": module.Options, **SECTIONS}
+    known = [*kinds, "optimizer", *SCALARS]
+    for name in sections:
+        if name not in known:
+            raise ConfigError(_unknown(f"config.{name}", name, known))
+    complete: dict[str, Any] = {"family": family}
+    for name, kind in kinds.items():
+        complete[name] = _fill(kind, sections.get(name, {}), f"config.{name}")
+    given = sections.get("optimizer", {})
+    if len(module.GROUPS) == 1:
+        complete["optimizer"] = _fill(optimizers.Options, given, "config.optimizer")
+    else:
+        for name in given:
+            if name not in module.GROUPS:
+                raise ConfigError(_unknown(f"config.optimizer.{name}", name, module.GROUPS))
+        complete["optimizer"] = {
+            group: _fill(optimizers.Options, given.get(group, {}), f"config.optimizer.{group}")
+            for group in module.GROUPS
+        }
+    for name, default in SCALARS.items():
+        complete[name] = sections.get(name, default)
+    return ConfigDict(complete)
+
+
+def _unknown(where: str, name: str, known: Iterable[str]) -> str:
+    return f"{where} is not an option{nearest(name, known)} Options: {', '.join(known)}."
+
+
+def _fill(kind: type, given: Mapping[str, Any], where: str) -> dict[str, Any]:
+    return asdict(parse(kind, {**asdict(kind()), **given}, where))
+
+
+def resolve(config: Mapping[str, Any]) -> Config:
+    """The checked configuration. Raises `ConfigError` for any key or value that is not allowed."""
+    values = config.to_dict() if isinstance(config, ConfigDict) else dict(config)
+    expected = list(Config._fields)
+    for name in values:
+        if name not in expected:
+            raise ConfigError(_unknown(f"config.{name}", name, expected))
+    missing = [name for name in expected if name not in values]
+    if missing:
+        raise ConfigError(f"config lacks {', '.join(missing)}; start from `engine.config.experiment`, which fills in.")
+    module = families.load(values["family"])
+    groups = {module.GROUPS[0]: values["optimizer"]} if len(module.GROUPS) == 1 else values["optimizer"]
+    if set(groups) != set(module.GROUPS):
+        raise ConfigError(f"config.optimizer has groups {sorted(groups)}; {values['family']} has {module.GROUPS}.")
+    for name, default in SCALARS.items():
+        if type(values[name]) is not type(default):
+            raise ConfigError(f"config.{name} is {values[name]!r}; it must be a {type(default).__name__}.")
+    prefix = "config.optimizer" if len(module.GROUPS) == 1 else "config.optimizer.{}"
+    checked = {name: parse(kind, values[name], f"config.{name}") for name, kind in SECTIONS.items()}
+    return Config(
+        family=values["family"],
+        model=parse(module.Options, values["model"], "config.model"),
+        optimizer={g: parse(optimizers.Options, v, prefix.format(g)) for g, v in groups.items()},
+        **checked,
+        **{name: values[name] for name in SCALARS},
+    )
+
+
+def load(path: str) -> ConfigDict:
+    """The configuration of `file.py` or `file.py:variant`. Raises `ConfigError` naming file and line."""
+    name, _, variant = path.partition(":")
+    file = pathlib.Path(name)
+    if not file.is_file():
+        near = ", ".join(sorted(str(p) for p in file.parent.glob("*.py"))) or "none there"
+        raise ConfigError(f"no config file {name}; config files beside it: {near}.")
+    source = file.read_text()
+    try:
+        _refuse_duplicates(file, ast.parse(source))
+        spec = importlib.util.spec_from_file_location("experiment_config", file)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        config = module.get_config(*([variant] if variant else []))
+    except ConfigError as error:
+        raise ConfigError(f"{file}:{_line(file, source, error)}: {error}") from error
+    except Exception as error:
+        line = getattr(error, "lineno", None) or _line(file, source, error)
+        raise ConfigError(f"{file}:{line}: {type(error).__name__}: {error}") from error
+    if not isinstance(config, ConfigDict):
+        raise ConfigError(f"{file}: get_config returned {type(config).__name__}; return `experiment(...)`.")
+    return config
+
+
+def _line(file: pathlib.Path, source: str, error: Exception) -> int:
+    """The line that an error is about: where its key is written, else where the file was when it was raised."""
+    frames = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(file)]
+    key = re.match(r"config\.(?:\w+\.)*(\w+)", str(error))
+    written = [i for i, text in enumerate(source.splitlines(), 1) if key and re.search(rf"\b{key[1]}\b", text)]
+    return (written or frames or [1])[0]
+
+
+def _refuse_duplicates(file: pathlib.Path, tree: ast.AST) -> None:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Dict):
+            seen = set()
+            for key in (k for k in node.keys if isinstance(k, ast.Constant)):
+                if key.value in seen:
+                    error = SyntaxError(f"the key {key.value!r} is given twice")
+                    error.lineno = key.lineno
+                    raise error
+                seen.add(key.value)
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"a": {"b": 1}}` as `{"a.b": 1}`; tuples as lists, as JSON has them."""
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{name}."))
+        else:
+            flat[prefix + name] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def digest(config: Mapping[str, Any]) -> str:
+    """What identifies a run's results: a hash of every value that is not `SAFE` to change."""
+    flat = {k: v for k, v in flatten(config).items() if not SAFE.fullmatch(k)}
+    return hashlib.sha256(json.dumps(flat, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class Difference(NamedTuple):
+    key: str
+    stored: Any
+    given: Any
+    safe: bool
+
+
+def differences(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[Difference]:
+    """Where two configurations differ. More steps are safe while no schedule depends on their number."""
+    one, two = flatten(stored), flatten(given)
+    constant = all(v == "constant" for k, v in two.items() if k.startswith("optimizer.") and k.endswith("schedule"))
+    return [
+        Difference(key, one.get(key), two.get(key), bool(SAFE.fullmatch(key)) or (key == "train.steps" and constant))
+        for key in sorted({*one, *two})
+        if one.get(key) != two.get(key)
+    ]
+
+
+def table(found: list[Difference]) -> str:
+    """`Difference`s for a person to read, one a line."""
+    width = max(len(d.key) for d in found)
+    return "\n".join(f"  {d.key:{width}}  stored {d.stored!r}, given {d.given!r}" for d in found)

@@ -1,0 +1,70 @@
+"""Optimisers by their optax names, with schedule, clipping, weight-decay mask and moving average."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from genimg_jax import core
+from genimg_jax.errors import ConfigError
+from genimg_jax.options import bounded, choice, nearest
+
+
+@dataclass(frozen=True)
+class Options:
+    name: str = "adam"  # any optax optimiser that takes a learning rate
+    learning_rate: float = bounded(1e-3, 0.0)
+    arguments: dict = field(default_factory=dict)  # further arguments of that optimiser, such as {"b1": 0.5}
+    schedule: str = choice("constant", "constant", "cosine")  # after the warm-up; cosine ends at 0
+    warmup_steps: int = bounded(0, 0)  # linear, from 0
+    clip_norm: float = bounded(0.0, 0.0, static=True)  # largest global norm of the gradient; 0: no clipping
+    decay_mask: str = choice("kernels", "kernels", "all")  # what weight decay applies to: kernels leaves vectors alone
+    ema_half_life: float = bounded(0.0, 0.0, static=True)  # of the averaged weights, in images; 0: no average
+
+
+def make(
+    options: Options,
+    steps: int,
+    batch_size: int,
+    microbatches: int = 1,
+    precision: str = "float32",
+    average: Callable[[core.Tree], core.Tree] = lambda tree: tree,
+) -> core.Optimizer:
+    """The optimiser of one parameter group. Raises `ConfigError` for a name or argument that optax does not have."""
+    names = [n for n, v in vars(optax).items() if "learning_rate" in _parameters(v)]
+    if options.name not in names:
+        raise ConfigError(f"optimizer.name is {options.name!r}, which optax lacks{nearest(options.name, names)}")
+    factory = getattr(optax, options.name)
+    known = _parameters(factory)
+    for argument in options.arguments:
+        if argument not in known:
+            raise ConfigError(
+                f"optimizer.arguments.{argument} is no argument of optax.{options.name}{nearest(argument, known)}"
+                f" Arguments: {', '.join(known)}."
+            )
+    arguments = dict(options.arguments)
+    if options.decay_mask == "kernels" and "mask" in known:
+        arguments["mask"] = lambda params: jax.tree.map(lambda x: x.ndim > 1, params)
+    transform = factory(learning_rate(options, steps), **arguments)
+    if options.clip_norm:
+        transform = optax.chain(optax.clip_by_global_norm(options.clip_norm), transform)
+    decay = 0.5 ** (batch_size / options.ema_half_life) if options.ema_half_life else None
+    return core.Optimizer(transform, decay, microbatches, jnp.dtype(precision), average)
+
+
+def learning_rate(options: Options, steps: int) -> optax.Schedule:
+    """Step -> learning rate: a linear warm-up, then constant or half a cosine down to 0 at `steps`."""
+    if options.schedule == "cosine":
+        after = optax.cosine_decay_schedule(options.learning_rate, max(steps - options.warmup_steps, 1))
+    else:
+        after = optax.constant_schedule(options.learning_rate)
+    warmup = optax.linear_schedule(0.0, options.learning_rate, options.warmup_steps)
+    return optax.join_schedules([warmup, after], [options.warmup_steps]) if options.warmup_steps else after
+
+
+def _parameters(value: Any) -> list[str]:
+    return list(inspect.signature(value).parameters) if inspect.isfunction(value) else []

@@ -1,0 +1,123 @@
+"""Where arrays live and how functions are compiled: the only importer of `jax.sharding`.
+
+A mesh has the axes `data` and `fsdp`; a batch is split over both, and with `fsdp` > 1 each large array of the state
+is split over its largest divisible axis (fully sharded data parallelism, Rajbhandari et al. 2020, by GSPMD).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from genimg_jax import core
+from genimg_jax.errors import ConfigError
+from genimg_jax.options import bounded, choice
+
+
+@dataclass(frozen=True)
+class Options:
+    devices: int = bounded(0, 0)  # how many to use, the first ones; 0: all
+    fsdp: int = bounded(1, 1)  # devices over which the state is split; the rest replicate it
+    fsdp_min_size: int = bounded(65536, 1)  # elements below which an array is replicated all the same
+    compile: str = choice("jit", "jit", "pmap")  # pmap: one replica a device, batch statistics each device's own
+    distributed: bool = False  # join the other processes (Slurm, MPI and TPU pods are found by themselves)
+
+
+def make_mesh(options: Options) -> Mesh:
+    """The devices as [data, fsdp]. Raises `ConfigError` where they cannot be divided so."""
+    if options.distributed:
+        jax.distributed.initialize()
+    devices = jax.devices()
+    count = options.devices or len(devices)
+    if count > len(devices):
+        raise ConfigError(f"parallel.devices is {count}, but there are {len(devices)} ({devices[0].platform}).")
+    if count % options.fsdp:
+        raise ConfigError(f"parallel.fsdp is {options.fsdp}, which does not divide the {count} devices.")
+    if options.compile == "pmap" and options.fsdp > 1:
+        raise ConfigError(
+            "parallel.compile is 'pmap', which replicates the state; set parallel.fsdp to 1, or use 'jit'."
+        )
+    return Mesh(np.array(devices[:count]).reshape(-1, options.fsdp), ("data", "fsdp"))
+
+
+def check_batch(mesh: Mesh, batch_size: int, what: str) -> None:
+    """Raises `ConfigError` unless every device gets the same whole number of images."""
+    if batch_size % mesh.size:
+        raise ConfigError(
+            f"{what} is {batch_size}, which {mesh.size} devices cannot share; use a multiple of {mesh.size}."
+        )
+
+
+def local_rows(batch_size: int) -> slice:
+    """The rows of a global batch that this process hands over."""
+    share = batch_size // jax.process_count()
+    return slice(jax.process_index() * share, (jax.process_index() + 1) * share)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def put_batch(batch: core.Tree, mesh: Mesh) -> core.Tree:
+    """This process's rows of a batch as one global array an entry."""
+    sharding = batch_sharding(mesh)
+    if jax.process_count() == 1:
+        return jax.device_put(batch, sharding)
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
+
+
+def state_shardings(state: core.Tree, mesh: Mesh, options: Options) -> core.Tree:
+    """A sharding for each array: its largest axis that `fsdp` divides, if it is large enough to be worth it."""
+
+    def rule(x: jax.ShapeDtypeStruct) -> NamedSharding:
+        axes = [i for i in np.argsort(x.shape)[::-1] if x.shape[i] % options.fsdp == 0]
+        if options.fsdp == 1 or not axes or x.size < options.fsdp_min_size:
+            return replicated(mesh)
+        return NamedSharding(mesh, PartitionSpec(*(None,) * axes[0], "fsdp"))
+
+    return jax.tree.map(rule, state)
+
+
+def abstract(state: core.Tree, mesh: Mesh, options: Options) -> core.Tree:
+    """Shapes, dtypes and shardings of a state, for compiling and for restoring into."""
+    shardings = state_shardings(state, mesh, options)
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings)
+
+
+def compile_init(init: Callable, like: core.Tree) -> Callable:
+    """`init` with its result laid out as the abstract state `like`."""
+    return jax.jit(init, out_shardings=jax.tree.map(lambda x: x.sharding, like))
+
+
+def compile_step(step: Callable, like: core.Tree, mesh: Mesh, options: Options) -> Callable:
+    """(state, batch, seed) -> (state, metrics), the state's buffers donated; batches come from `put_batch`."""
+    if options.compile == "pmap":
+        mapped = jax.pmap(step, "data", in_axes=(None, 0, None), out_axes=None, devices=list(mesh.devices.flat))
+        split = lambda x: x.reshape(mesh.size, -1, *x.shape[1:])  # noqa: E731
+        return lambda state, batch, seed: mapped(state, jax.tree.map(split, batch), seed)
+    shardings = jax.tree.map(lambda x: x.sharding, like)
+    everywhere = replicated(mesh)
+    return jax.jit(
+        step,
+        donate_argnums=0,
+        in_shardings=(shardings, batch_sharding(mesh), everywhere),
+        out_shardings=(shardings, everywhere),
+    )
+
+
+def compile_per_example(function: Callable, mesh: Mesh, static: int | None = None) -> Callable:
+    """A function whose results, [B, ...], every process gets whole; `static` is its compile-time argument."""
+    return jax.jit(function, static_argnums=static, out_shardings=replicated(mesh))
+
+
+def average_over(options: Options) -> Callable[[core.Tree], core.Tree]:
+    """What `core.Optimizer.average` must be: a mean over mapped devices, or nothing where jit's means are global."""
+    if options.compile == "pmap":
+        return lambda tree: jax.tree.map(lambda x: jax.lax.pmean(x, "data"), tree)
+    return lambda tree: tree

@@ -1,0 +1,174 @@
+"""What a configuration compiles to: one train step, one evaluation pass, one sampler, for any family.
+
+Nothing here or above names a family. Everything is laid out by `parallel` and drawn from named random streams.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from genimg_jax import core, families
+from genimg_jax.data import Source, loading, transforms
+from genimg_jax.engine import optimizers, parallel
+from genimg_jax.engine.config import Config
+from genimg_jax.errors import ConfigError
+
+EVALUATION_SEED = 0  # held-out draws (binarisation, codes) are the same for every run, whatever seed it trained with
+
+
+class Program(NamedTuple):
+    config: Config
+    spec: core.Spec
+    family: core.Family
+    mesh: jax.sharding.Mesh
+    like: core.TrainState  # abstract: shapes, dtypes, shardings
+    init: Callable[[jax.Array], core.TrainState]  # compiled, of a seed i32[]
+    step: Callable  # compiled (state, batch from `parallel.put_batch`, seed i32[]) -> (state, metrics)
+    per_example: Callable  # compiled (name, weights, batch, seed) -> {name: f32[B]}, see `evaluate`
+    sample: Callable  # compiled (weights, index i32[B], condition, seed) -> f32[B, H, W, C]
+
+
+def build(config: Config, spec: core.Spec, stored_levels: int) -> Program:
+    """Everything compiled lazily: building is quick, and a configuration that cannot work fails here."""
+    mesh = parallel.make_mesh(config.parallel)
+    parallel.check_batch(mesh, config.train.batch_size, "train.batch_size")
+    parallel.check_batch(mesh, config.train.batch_size // config.train.microbatches, "a microbatch")
+    parallel.check_batch(mesh, config.evaluate.batch_size, "evaluate.batch_size")
+    train, average = config.train, parallel.average_over(config.parallel)
+    optimizer = {
+        group: optimizers.make(options, train.steps, train.batch_size, train.microbatches, train.precision, average)
+        for group, options in config.optimizer.items()
+    }
+    family = families.load(config.family).make(config.model, spec, optimizer)
+
+    def prepare(raw: core.Batch, seed: jax.Array, name: str, at: jax.Array | int, training: bool) -> core.Batch:
+        return transforms.prepare(raw, core.stream(seed, name, at), config.data, stored_levels, training)
+
+    def init(seed: jax.Array) -> core.TrainState:
+        batch = {"image": jnp.zeros((2, *spec.image_shape)), "index": jnp.arange(2)}
+        if spec.num_classes:
+            batch["label"] = jnp.zeros(2, jnp.int32)
+        return family.init(core.stream(seed, "init"), batch)
+
+    def step(state: core.TrainState, raw: core.Batch, seed: jax.Array):
+        batch = prepare(raw, seed, "augment", state.step, True)
+        return family.train_step(state, batch, core.stream(seed, "train", state.step))
+
+    def per_example(name: str, weights: core.Weights, raw: core.Batch, seed: jax.Array) -> core.Metrics:
+        batch = prepare(raw, seed, "evaluate-data", 0, False)
+        values = getattr(family, name)(weights, batch, core.stream(seed, name))
+        return values if isinstance(values, dict) else {name: values}
+
+    def sample(weights: core.Weights, index: jax.Array, condition: core.Batch, seed: jax.Array) -> jax.Array:
+        return family.sample(weights, core.item_keys(core.stream(seed, "sample"), index), condition)
+
+    like = parallel.abstract(jax.eval_shape(init, jnp.int32(0)), mesh, config.parallel)
+    return Program(
+        config=config,
+        spec=spec,
+        family=family,
+        mesh=mesh,
+        like=like,
+        init=parallel.compile_init(init, like),
+        step=parallel.compile_step(step, like, mesh, config.parallel),
+        per_example=parallel.compile_per_example(per_example, mesh, static=0),
+        sample=parallel.compile_per_example(sample, mesh),
+    )
+
+
+def train_batches(program: Program, source: Source, start_step: int) -> Iterator[core.Batch]:
+    """This process's rows of the batches from `start_step` on: a pure function of (seed, step)."""
+    size = program.config.train.batch_size
+    rows = parallel.local_rows(size)
+    return loading.train_batches(source, program.config.seed, start_step, size, rows)
+
+
+def evaluate(
+    program: Program, weights: core.Weights, source: Source, name: str = "evaluate", progress: str = ""
+) -> dict[str, np.ndarray]:
+    """One exact pass of the capability `name`, 'evaluate' or 'log_prob', over `source`: {metric: f32[examples]}.
+
+    A value depends on the weights and on its example's position in the dataset, not on the batch size.
+    """
+    size = program.config.evaluate.batch_size
+    batches = loading.evaluation_batches(source, size, parallel.local_rows(size))
+    bar = tqdm(batches, progress, math.ceil(source.size / size), unit="batch", disable=None if progress else True)
+    found = []
+    for raw in bar:
+        raw.pop("mask")
+        found.append(program.per_example(name, weights, parallel.put_batch(raw, program.mesh), EVALUATION_SEED))
+    host = jax.device_get(found)
+    return {key: np.concatenate([h[key] for h in host])[: source.size] for key in host[0]}
+
+
+def condition_for(program: Program, index: np.ndarray, label: int | None = None) -> core.Batch:
+    """What `sample` is conditioned on: class `label`, or each class in turn."""  # i64[B] -> {name: [B]}
+    unknown = [name for name in program.family.conditions if name != "label"]
+    if unknown:
+        raise ConfigError(
+            f"samples of {program.config.family} need {', '.join(unknown)}; give them on the command line."
+        )
+    classes = program.spec.num_classes
+    if label is not None and "label" not in program.family.conditions:
+        raise ConfigError(f"this {program.config.family} is not class-conditional; leave the class out.")
+    if label is not None and not 0 <= label < classes:
+        raise ConfigError(f"class {label} is not one of 0 to {classes - 1}.")
+    labels = index % classes if label is None and classes else np.full(len(index), label or 0)
+    return {"label": labels.astype(np.int32)} if "label" in program.family.conditions else {}
+
+
+def sample(
+    program: Program, weights: core.Weights, count: int, seed: int, label: int | None = None, progress: str = ""
+) -> np.ndarray:
+    """Images 0 to `count` of the set that `seed` names; image i is the same in every such set."""
+    # -> f32[count, H, W, C] in [-1, 1]
+    if program.family.sample is None:
+        raise ConfigError(f"{program.config.family} cannot sample.")
+    size = min(program.config.evaluate.batch_size, -(-count // program.mesh.size) * program.mesh.size)
+    images = []
+    for start in tqdm(range(0, count, size), progress, unit="batch", disable=None if progress else True):
+        index = np.arange(start, start + size)
+        rows = {"index": index.astype(np.int32), "condition": condition_for(program, index, label)}
+        rows = parallel.put_batch(jax.tree.map(lambda x: x[parallel.local_rows(size)], rows), program.mesh)
+        images.append(jax.device_get(program.sample(weights, rows["index"], rows["condition"], seed)))
+    return np.concatenate(images)[:count]
+
+
+def interpolate(
+    program: Program, weights: core.Weights, rows: int, steps: int, seed: int, label: int | None = None
+) -> np.ndarray:
+    """Rows of images between the codes of samples 2i and 2i + 1, along the great circle that keeps a normal's norm."""
+    # -> f32[rows * steps, H, W, C]
+    family = program.family
+    if family.prior is None or family.decode is None:
+        raise ConfigError(f"{program.config.family} has no codes to interpolate between.")
+
+    def draw(weights: core.Weights, seed: jax.Array, condition: core.Batch) -> jax.Array:
+        codes = family.prior(weights, core.item_keys(core.stream(seed, "sample"), jnp.arange(2 * rows)))
+        first, second = codes[0::2], codes[1::2]
+        flat = [
+            c.reshape(rows, -1) / jnp.linalg.norm(c.reshape(rows, -1), axis=1, keepdims=True) for c in (first, second)
+        ]
+        angle = jnp.arccos(jnp.clip((flat[0] * flat[1]).sum(1), -1 + 1e-6, 1 - 1e-6))
+        angle = angle.reshape(rows, 1, *(1,) * (codes.ndim - 1))
+        t = jnp.linspace(0.0, 1.0, steps).reshape(1, steps, *(1,) * (codes.ndim - 1))
+        mixed = jnp.sin((1 - t) * angle) * first[:, None] + jnp.sin(t * angle) * second[:, None]
+        return family.decode(weights, (mixed / jnp.sin(angle)).reshape(-1, *codes.shape[1:]), condition)
+
+    condition = condition_for(program, np.repeat(np.arange(rows), steps), label)
+    return jax.device_get(jax.jit(draw)(weights, np.int32(seed), condition))
+
+
+def summarize(values: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
+    """Mean, and its 95 % interval over examples (normal approximation), of each metric."""
+    return {name: _mean(np.asarray(v, np.float64)) for name, v in values.items()}
+
+
+def _mean(values: np.ndarray) -> dict[str, Any]:
+    mean, half = values.mean(), 1.96 * values.std(ddof=1) / math.sqrt(len(values))
+    return {"value": float(mean), "interval": [float(mean - half), float(mean + half)]}

@@ -1,0 +1,151 @@
+"""A run directory: its lock, its manifest, its metrics."""
+
+import contextlib
+import datetime
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import math
+import os
+import pathlib
+import platform
+import shlex
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from genimg_jax.errors import ConfigError, ResourceError
+
+PACKAGES = (
+    "genimg_jax",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "tensorflow-datasets",
+    "ml-collections",
+    "numpy",
+)
+
+
+def prepare(workdir: pathlib.Path) -> None:
+    """Makes the directory. Raises `ResourceError` where it cannot be made or written to."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        probe = workdir / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ResourceError(
+            f"cannot write to workdir {workdir}: {error.strerror}; choose another --workdir."
+        ) from error
+
+
+@contextlib.contextmanager
+def lock(workdir: pathlib.Path) -> Iterator[None]:
+    """Holds the directory for this process; the system lets go of it however the process ends.
+
+    Raises `ResourceError` naming the process that has it.
+    """
+    with (workdir / "lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            raise ResourceError(
+                f"{workdir} is in use by {file.read().strip() or 'another process'}; wait for it, or choose another --workdir."
+            ) from error
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()} since {now()}\n")
+        file.flush()
+        yield
+
+
+def now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(value, indent=2) + "\n")
+    part.replace(path)
+
+
+def read_json(workdir: pathlib.Path, name: str) -> Any:
+    """Raises `ConfigError` where `workdir` is no run directory."""
+    path = workdir / name
+    if not path.is_file():
+        raise ConfigError(f"{workdir} is no run directory: it has no {name}; make one with genimg train --workdir ...")
+    return json.loads(path.read_text())
+
+
+def environment() -> dict[str, Any]:
+    """What else a result depends on: code, packages, machine. Call it once the devices are up."""
+    import jax
+
+    def git(*arguments: str) -> str | None:
+        root = pathlib.Path(__file__).parent
+        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
+        return done.stdout if done.returncode == 0 else None
+
+    try:
+        commit, difference = git("rev-parse", "HEAD"), git("diff", "HEAD")
+    except OSError:  # no git
+        commit = difference = None
+    return {
+        "command": shlex.join(["genimg", *sys.argv[1:]]),
+        "started": now(),
+        "git": {
+            "commit": commit.strip() if commit else None,
+            "dirty": bool(difference),
+            "diff_hash": hashlib.sha256(difference.encode()).hexdigest()[:16] if difference else None,
+        },
+        "versions": {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in PACKAGES},
+        "devices": [str(d.device_kind) for d in jax.devices()],
+        "processes": jax.process_count(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "machine": platform.machine(),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+    }
+
+
+class MetricsLog:
+    """metrics.jsonl and TensorBoard events, from `step` on: later lines of an interrupted run are dropped."""
+
+    def __init__(self, workdir: pathlib.Path, step: int):
+        from tensorboardX import SummaryWriter
+
+        path = workdir / "metrics.jsonl"
+        kept = [line for line in read_metrics(workdir) if line["step"] <= step]
+        part = path.with_name(path.name + ".part")
+        part.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        part.replace(path)
+        self.file = path.open("a", buffering=1)
+        self.events = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+
+    def write(self, split: str, step: int, images: int, values: Mapping[str, float]) -> None:
+        """One line. JSON has no infinities and no NaN: they are written as strings."""
+        shown = {k: v if math.isfinite(v) else str(v) for k, v in values.items()}
+        self.file.write(json.dumps({"step": step, "images": images, "split": split, **shown}) + "\n")
+        for name, value in values.items():
+            self.events.add_scalar(f"{split}/{name}", value, step)
+
+    def close(self) -> None:
+        self.file.close()
+        self.events.close()
+
+
+def read_metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl; a last one cut short by a crash is left out."""
+    path = workdir / "metrics.jsonl"
+    lines = []
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        with contextlib.suppress(json.JSONDecodeError):
+            lines.append(json.loads(line))
+    return lines

@@ -1,0 +1,247 @@
+"""The trainer: one loop for every family, that the same command takes up again wherever it was cut."""
+
+import pathlib
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from genimg_jax import core
+from genimg_jax.data import Source, open_source
+from genimg_jax.engine import checkpoint, images, parallel, run
+from genimg_jax.engine import config as configs
+from genimg_jax.engine import program as programs
+from genimg_jax.engine.config import Config
+from genimg_jax.engine.program import Program
+from genimg_jax.errors import CheckpointError, ConfigError, DataError, NumericsError, Preempted
+
+
+def train(
+    config: Config, values: Mapping[str, Any], workdir: pathlib.Path, force_resume: bool = False
+) -> core.TrainState:
+    """Trains to `train.steps`, from the run directory's last checkpoint where it has one, and returns the last state.
+
+    `values` is the configuration as JSON, for the record. Raises a `Failure` of its kind for each thing that can go
+    wrong; `Preempted` after SIGTERM or SIGINT, once the state is saved.
+    """
+    run.prepare(workdir)
+    with run.lock(workdir):
+        source = open_source(config.data, config.data.train_split)
+        held_out = open_source(config.data, config.data.evaluate_split) if config.train.evaluate_every else None
+        program = programs.build(config, source.spec, source.stored_levels)
+        store = checkpoint.open_store(workdir, config.train.keep, config.train.best)
+        state = _start(program, store, source, values, workdir, force_resume)
+        if int(state.step) >= config.train.steps:
+            print(f"{workdir} is trained: step {int(state.step)} of {config.train.steps}.")
+        else:
+            _write_manifest(program, source, state, values, workdir)
+            state = _loop(program, store, state, source, held_out, values, workdir)
+        checkpoint.close(store)
+    return state
+
+
+def dry_run(config: Config) -> str:
+    """Compiles the step and says what it needs, without training."""
+    source = open_source(config.data, config.data.train_split)
+    program = programs.build(config, source.spec, source.stored_levels)
+    batch = parallel.put_batch(next(programs.train_batches(program, source, 0)), program.mesh)
+    memory = program.step.lower(program.like, batch, np.int32(0)).compile().memory_analysis()
+    state = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(program.like))
+    return (
+        f"{program.mesh.size} devices {dict(program.mesh.shape)}; state {state:,} bytes in all; a device needs "
+        f"{memory.argument_size_in_bytes:,} bytes of arguments and {memory.temp_size_in_bytes:,} of temporaries"
+    )
+
+
+def _start(program, store, source, values, workdir, force_resume) -> core.TrainState:
+    """Own run directory, else `resume`, else `init_from`, else scratch."""
+    config = program.config
+    step = checkpoint.last_step(store)
+    if step is not None:
+        _check_same(checkpoint.about(store, step)["config"], values, f"{workdir} step {step}", force_resume)
+        _check_data(run.read_json(workdir, "manifest.json"), source, force_resume)
+        print(f"resuming {workdir} from step {step}")
+        return checkpoint.restore(store, step, program.like)
+    if config.resume:
+        other = checkpoint.open_store(pathlib.Path(config.resume), read_only=True)
+        step = checkpoint.choose(other, "last")
+        _check_same(checkpoint.about(other, step)["config"], values, f"{config.resume} step {step}", force_resume)
+        print(f"continuing {config.resume} from step {step}")
+        return checkpoint.restore(other, step, program.like)
+    state = program.init(config.seed)
+    if config.init_from:
+        other = checkpoint.open_store(pathlib.Path(config.init_from), read_only=True)
+        state = _transfer(state, other, checkpoint.choose(other, "last"))
+    return state
+
+
+def _check_same(stored: Mapping[str, Any], given: Mapping[str, Any], where: str, force_resume: bool) -> None:
+    found = configs.differences(stored, given)
+    unsafe = [d for d in found if not d.safe]
+    if unsafe and not force_resume:
+        raise CheckpointError(
+            f"the checkpoint {where} is of another configuration:\n{configs.table(unsafe)}\n"
+            "Use another --workdir, or --force_resume to go on with the given values."
+        )
+    if found:
+        print(f"changed since {where}:\n{configs.table(found)}")
+
+
+def _check_data(manifest: Mapping[str, Any], source: Source, force_resume: bool) -> None:
+    stored = manifest["dataset"]["fingerprint"]
+    if stored != source.fingerprint and not force_resume:
+        raise DataError(
+            f"the training data changed since this run began: fingerprint {stored} then, {source.fingerprint} now. "
+            "Restore it, use another --workdir, or --force_resume to go on."
+        )
+
+
+def _transfer(state: core.TrainState, store: checkpoint.Store, step: int) -> core.TrainState:
+    """The parameters, and their averages, that another run has at the same path in the same shape."""
+    theirs = checkpoint.restore_untyped(store, step)
+    taken, missing = [], []
+
+    def pick(path, mine):
+        name = jax.tree_util.keystr(path)
+        found = theirs.get(name)
+        if found is not None and found.shape == mine.shape and found.dtype == mine.dtype:
+            taken.append(name)
+            return jax.device_put(found, mine.sharding)
+        missing.append(name)
+        return mine
+
+    def average(path, mine):
+        """Theirs where they kept one, else from their parameters: never an average of what was not loaded."""
+        name = jax.tree_util.keystr(path)
+        found = theirs.get(name.replace(".params", ".ema", 1), theirs.get(name))
+        fits = found is not None and found.shape == mine.shape and found.dtype == mine.dtype
+        return jax.device_put(found, mine.sharding) if fits else mine
+
+    picked = jax.tree_util.tree_map_with_path(pick, state.replace(opt={}, ema={}, extra={}, frozen={}, step=None))
+    averaged = jax.tree_util.tree_map_with_path(
+        average, state.replace(params=state.ema, opt={}, ema={}, extra={}, frozen={}, step=None)
+    )
+    print(f"took {len(taken)} of {len(taken) + len(missing)} arrays from {store.directory} step {step}")
+    for name in missing[:5]:
+        print(f"  not there in this shape: {name}")
+    if not taken:
+        raise CheckpointError(f"init_from: no array of {store.directory} step {step} matches this model.")
+    return state.replace(params=picked.params, ema=averaged.params)
+
+
+def _write_manifest(program, source, state, values, workdir) -> None:
+    """What the run depends on; a resumed run keeps the first manifest and adds what it continued with."""
+    environment = run.environment()
+    path = workdir / "manifest.json"
+    if path.is_file():
+        manifest = run.read_json(workdir, "manifest.json")
+        manifest["resumed"] = [*manifest.get("resumed", []), {"step": int(state.step), **environment}]
+    else:
+        manifest = environment | {
+            "config_digest": configs.digest(values),
+            "dataset": {
+                "fingerprint": source.fingerprint,
+                "size": source.size,
+                "spec": source.spec._asdict(),
+                "stored_levels": source.stored_levels,
+            },
+            "mesh": dict(program.mesh.shape),
+            "parameters": {g: sum(x.size for x in jax.tree.leaves(t)) for g, t in state.params.items()},
+        }
+    run.write_json(path, manifest)
+    run.write_json(workdir / "config.json", dict(values))
+
+
+class _Signals:
+    """SIGTERM and SIGINT ask the loop to save and leave; a second one leaves at once."""
+
+    def __init__(self):
+        self.received: signal.Signals | None = None
+
+    def __enter__(self):
+        self.previous = {s: signal.signal(s, self._receive) for s in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def _receive(self, number, frame):
+        self.received = signal.Signals(number)
+        for s, handler in ((s, signal.SIG_DFL) for s in self.previous):
+            signal.signal(s, handler)
+        print(f"\n{self.received.name}: saving after this step; once more to leave at once", file=sys.stderr)
+
+    def __exit__(self, *_):
+        for s, handler in self.previous.items():
+            signal.signal(s, handler)
+
+
+def _loop(program, store, state, source, held_out, values, workdir) -> core.TrainState:
+    train, seed = program.config.train, np.int32(program.config.seed)
+    step, size = int(state.step), train.batch_size
+    batches = programs.train_batches(program, source, step)
+    log = run.MetricsLog(workdir, step)
+    window: list[core.Metrics] = []
+    since = time.monotonic()
+    bar = tqdm(total=train.steps * size, initial=step * size, unit="image", unit_scale=True, smoothing=0.1)
+    with _Signals() as signals, bar:
+        if step == 0 and train.sample_every:
+            _save_grid(program, state, workdir, 0)
+        while step < train.steps:
+            batch = parallel.put_batch(next(batches), program.mesh)
+            state, metrics = program.step(state, batch, seed)
+            window.append(metrics)
+            step += 1
+            bar.update(size)
+            ended = step == train.steps or signals.received is not None
+            due = ended or step % train.checkpoint_every == 0
+            if due or step % train.log_every == 0:
+                # A checkpoint ends the window too: an interrupted run then has the lines of an uninterrupted one.
+                means = _means(window)
+                images_per_second = len(window) * size / (time.monotonic() - since)
+                log.write("train", step, step * size, means | {"images_per_second": images_per_second})
+                bar.set_postfix_str(" ".join(f"{k}={means[k]:.4g}" for k in list(means)[:2]))
+                _check_finite(means, step, workdir)
+                window = []
+            held_out_means = None
+            if held_out is not None and (step % train.evaluate_every == 0 or step == train.steps):
+                found = programs.evaluate(program, core.weights(state), held_out)
+                held_out_means = {name: float(v.mean(dtype=np.float64)) for name, v in found.items()}
+                log.write("evaluation", step, step * size, held_out_means)
+                if train.best and train.best not in held_out_means:
+                    raise ConfigError(f"train.best is {train.best!r}; evaluation has {', '.join(held_out_means)}.")
+            if train.sample_every and (step % train.sample_every == 0 or step == train.steps):
+                _save_grid(program, state, workdir, step)
+            if due:
+                checkpoint.save(store, state, values, held_out_means)
+            if not window:
+                since = time.monotonic()
+            if signals.received is not None and step < train.steps:
+                checkpoint.close(store)
+                log.close()
+                raise Preempted(f"{signals.received.name} at step {step}: saved. The same command goes on from there.")
+    log.close()
+    return state
+
+
+def _means(window: list[core.Metrics]) -> dict[str, float]:
+    host = jax.device_get(window)
+    return {name: float(np.mean([metrics[name] for metrics in host], dtype=np.float64)) for name in host[0]}
+
+
+def _check_finite(means: Mapping[str, float], step: int, workdir: pathlib.Path) -> None:
+    for name, value in means.items():
+        if name.startswith("skipped/") and value == 1.0:
+            raise NumericsError(
+                f"no update of {name.removeprefix('skipped/')} was finite in the steps before {step}; "
+                f"{workdir} keeps its last checkpoint. Lower the learning rate, or clip: optimizer.clip_norm."
+            )
+
+
+def _save_grid(program: Program, state: core.TrainState, workdir: pathlib.Path, step: int) -> None:
+    """The same keys at every step, so that grids can be compared over time."""
+    if program.family.sample is not None:
+        pictures = programs.sample(program, core.weights(state), program.config.train.samples, program.config.seed)
+        images.save_png(workdir / "samples" / f"{step}.png", images.grid(pictures))

@@ -1,0 +1,140 @@
+"""Variational autoencoder: Kingma and Welling 2014; beta, Higgins et al. 2017; importance weighting, Burda et al. 2016."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from genimg_jax import core
+from genimg_jax.networks.image import ImageDecoder, ImageEncoder
+from genimg_jax.objectives.gaussian import kl_standard_normal, log_normal
+from genimg_jax.objectives.likelihoods import LIKELIHOODS
+from genimg_jax.options import bounded, choice
+
+GROUPS = ("model",)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    network: str = choice("mlp", "mlp", "conv")
+    width: int = bounded(512, 1)  # hidden units of the MLP, channels of the first convolution
+    depth: int = bounded(2, 1)  # hidden layers of the MLP
+    latent: int = bounded(40, 1)  # dimensions of the code
+    likelihood: str = choice("bernoulli", *LIKELIHOODS)
+    beta: float = bounded(1.0, 0.0)  # weight of the KL divergence in the training loss
+    kl_warmup: float = bounded(0.0, 0.0)  # steps over which that weight rises linearly from 0
+    train_samples: int = bounded(1, 1)  # codes an image; more than 1 is the importance-weighted objective
+    evaluate_samples: int = bounded(500, 1)  # importance samples of `log_prob`
+    conditional: bool = False  # condition encoder and decoder on the class
+
+
+def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimizer]) -> core.Family:
+    """The family with one parameter group, `model`. Raises `ConfigError` where the data cannot have the likelihood."""
+    likelihood = LIKELIHOODS[options.likelihood](spec)
+    classes = core.classes(options.conditional, spec)
+    encoder = ImageEncoder(options.network, options.width, options.depth, 2 * options.latent, classes)
+    shape = (*spec.image_shape[:2], likelihood.channels)
+    decoder = ImageDecoder(options.network, options.width, options.depth, shape, classes)
+    optimizer = optimizers["model"]
+
+    def label(batch):
+        return batch["label"] if classes else None
+
+    def posterior(params, batch):  # -> mean [B, Z], log variance [B, Z]
+        statistics = encoder.apply({"params": params["encoder"]}, batch["image"], label(batch), False)
+        mean, log_variance = jnp.split(statistics.astype(jnp.float32), 2, axis=-1)
+        return mean, jnp.clip(log_variance, -20.0, 20.0)
+
+    def outputs(params, codes, condition):  # [B, Z] -> [B, H, W, channels]
+        return decoder.apply({"params": params["decoder"]}, codes, label(condition), False)
+
+    def terms(params, batch, noise):
+        """Reconstruction log-likelihood and KL divergence at one code an image, in nats."""  # [B, Z] -> [B], [B]
+        mean, log_variance = posterior(params, batch)
+        codes = mean + jnp.exp(0.5 * log_variance) * noise
+        reconstruction = likelihood.log_prob(outputs(params, codes, batch), batch["image"])
+        return reconstruction, kl_standard_normal(mean, log_variance)
+
+    def log_weight(params, batch, statistics, noise, beta):
+        """log p(x|z) + beta (log p(z) - log q(z|x)): Burda et al. 2016, equation 8."""  # [B, Z] -> [B]
+        mean, log_variance = statistics
+        codes = mean + jnp.exp(0.5 * log_variance) * noise
+        ratio = log_normal(codes, jnp.zeros_like(mean), jnp.zeros_like(mean)) - log_normal(codes, mean, log_variance)
+        return likelihood.log_prob(outputs(params, codes, batch), batch["image"]) + beta * ratio
+
+    def init(key, batch):
+        code = jnp.zeros((batch["image"].shape[0], options.latent))
+        first, second = jax.random.split(key)
+        params = {
+            "encoder": encoder.init(first, batch["image"], label(batch), False)["params"],
+            "decoder": decoder.init(second, code, label(batch), False)["params"],
+        }
+        return core.init_state({"model": params}, optimizers)
+
+    def train_step(state, batch, key):
+        # The weight is 1 + step over the warm-up, so that a warm-up of 0 needs no branch on a traced option.
+        beta = options.beta * jnp.minimum(1.0, (1.0 + state.step) / jnp.maximum(options.kl_warmup, 1.0))
+
+        def loss(params, part, key):
+            keys = core.item_keys(key, part["index"])
+            if options.train_samples == 1:
+                reconstruction, kl = terms(params, part, core.normal(keys, (options.latent,)))
+                per_example = beta * kl - reconstruction
+                metrics = {"reconstruction": -reconstruction.mean(), "kl": kl.mean()}
+            else:
+                noise = core.normal(keys, (options.train_samples, options.latent)).swapaxes(0, 1)
+                statistics = posterior(params, part)
+                weights = jax.vmap(lambda n: log_weight(params, part, statistics, n, beta))(noise)
+                per_example = jnp.log(options.train_samples) - jax.nn.logsumexp(weights, axis=0)
+                metrics = {"kl": kl_standard_normal(*statistics).mean()}
+            return per_example.mean(), metrics
+
+        (value, metrics), gradients = core.value_and_grad(optimizer, loss)(state.params["model"], batch, key)
+        state, updated = core.update(optimizer, state, "model", gradients)
+        return state.replace(step=state.step + 1), {"loss": value, "beta": beta, **metrics, **updated}
+
+    def evaluate(weights, batch, key):
+        noise = core.normal(core.item_keys(key, batch["index"]), (options.latent,))
+        reconstruction, kl = terms(weights.params["model"], batch, noise)
+        return {"loss": kl - reconstruction, "reconstruction": -reconstruction, "kl": kl}
+
+    def log_prob(weights, batch, key):
+        """log 1/k sum_k p(x, z_k) / q(z_k | x), z_k ~ q(z | x): a lower bound on log p(x) in expectation."""
+        params = weights.params["model"]
+        statistics = posterior(params, batch)
+        keys = core.item_keys(key, batch["index"])
+
+        def add(total, k):
+            noise = core.normal(core.fold_in(keys, k), (options.latent,))
+            return jnp.logaddexp(total, log_weight(params, batch, statistics, noise, 1.0)), None
+
+        start = jnp.full(batch["image"].shape[:1], -jnp.inf)
+        total, _ = jax.lax.scan(add, start, jnp.arange(options.evaluate_samples))
+        return total - jnp.log(options.evaluate_samples)
+
+    def encode(weights, batch, key):  # [B, H, W, C] -> [B, Z], the posterior's mean
+        return posterior(weights.params["model"], batch)[0]
+
+    def decode(weights, codes, condition):  # [B, Z] -> [B, H, W, C], the expected image
+        return likelihood.mean(outputs(weights.params["model"], codes, condition))
+
+    def prior(weights, keys):  # -> [B, Z]
+        return core.normal(keys, (options.latent,))
+
+    def sample(weights, keys, condition):
+        return decode(weights, prior(weights, keys), condition)
+
+    return core.Family(
+        init,
+        train_step,
+        evaluate,
+        sample=sample,
+        log_prob=log_prob,
+        bound="lower",
+        encode=encode,
+        decode=decode,
+        prior=prior,
+        conditions=("label",) if classes else (),
+        protocol={"importance samples": options.evaluate_samples},
+    )

@@ -1,0 +1,59 @@
+"""Images to vectors and back, with or without a class: what the VAE's and the GAN's networks have in common."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from genimg_jax.networks.convolutional import Decoder, Encoder
+from genimg_jax.networks.mlp import MLP
+
+
+class ImageEncoder(nn.Module):
+    """An image, and its class as one more learned channel (Mirza and Osindero 2014), to a vector."""
+
+    network: str  # 'mlp' or 'conv'
+    width: int  # hidden units of the MLP, or channels of the first convolution
+    depth: int  # hidden layers of the MLP; the convolutional network's depth follows from the image size
+    out: int
+    num_classes: int = 0  # 0: unconditional
+    normalization: str = "none"
+    spectral: bool = False
+
+    @nn.compact
+    def __call__(self, image: jax.Array, label: jax.Array | None, training: bool) -> jax.Array:
+        # [B, H, W, C], [B] -> [B, out]
+        if self.num_classes:
+            height, width = image.shape[1:3]
+            channel = nn.Embed(self.num_classes, height * width, name="class_channel")(label)
+            image = jnp.concatenate([image, channel.reshape(-1, height, width, 1)], axis=-1)
+        if self.network == "mlp":
+            flat = image.reshape(image.shape[0], -1)
+            features = (self.width,) * self.depth
+            network = MLP(features, self.out, "leaky_relu", normalization=self.normalization, spectral=self.spectral)
+            return network(flat, training)
+        network = Encoder(self.width, self.out, normalization=self.normalization, spectral=self.spectral)
+        return network(image, training)
+
+
+class ImageDecoder(nn.Module):
+    """A vector, with a learned vector of its class beside it, to an image's raw outputs."""
+
+    network: str
+    width: int
+    depth: int
+    shape: tuple[int, int, int]  # (height, width, output channels)
+    num_classes: int = 0
+    normalization: str = "none"
+
+    @nn.compact
+    def __call__(self, code: jax.Array, label: jax.Array | None, training: bool) -> jax.Array:
+        # [B, Z], [B] -> [B, H, W, channels]
+        if self.num_classes:
+            vector = nn.Embed(self.num_classes, code.shape[-1], name="class_code")(label)
+            code = jnp.concatenate([code, vector], axis=-1)
+        if self.network == "mlp":
+            size = self.shape[0] * self.shape[1] * self.shape[2]
+            features = (self.width,) * self.depth
+            flat = MLP(features, size, "leaky_relu", normalization=self.normalization)(code, training)
+            return flat.reshape(-1, *self.shape)
+        return Decoder(self.width, self.shape, normalization=self.normalization)(code, training)

@@ -1,0 +1,67 @@
+"""Options are frozen dataclasses; this is how a field states its bounds and how a mapping is checked against them.
+
+A float field may be given a traced array when a family is built inside a transformation, so that a sweep over it is
+one program; `static=True` marks those that shape the program and cannot be.
+"""
+
+import dataclasses
+import difflib
+import math
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from genimg_jax.errors import ConfigError
+
+
+def choice(default: str, *choices: str) -> Any:
+    """A string field with a closed set of values."""
+    return dataclasses.field(default=default, metadata={"choices": choices})
+
+
+def bounded(default: float, low: float, high: float = math.inf, static: bool = False) -> Any:
+    """A number within [low, high]."""
+    return dataclasses.field(default=default, metadata={"low": low, "high": high, "static": static})
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """How to end a sentence about an unknown name: `; did you mean 'x'?`, or a full stop."""
+    near = difflib.get_close_matches(name, list(names), 1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else "."
+
+
+def parse(kind: type, values: Mapping[str, Any], where: str) -> Any:
+    """An instance of the options dataclass `kind`, every key known, present, of its type and within its bounds.
+
+    Raises `ConfigError` naming `where` and the key, what was found and what is allowed. Nothing is coerced but an
+    integer given for a float.
+    """
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    for name in values:
+        if name not in fields:
+            raise ConfigError(f"{where}.{name} is not an option{nearest(name, fields)} Options: {', '.join(fields)}.")
+    missing = [name for name in fields if name not in values]
+    if missing:
+        raise ConfigError(f"{where} lacks {', '.join(missing)}; start from `engine.config.experiment`, which fills in.")
+    types = typing.get_type_hints(kind)
+    return kind(**{name: _check(f"{where}.{name}", values[name], types[name], fields[name]) for name in fields})
+
+
+def _check(where: str, value: Any, kind: Any, field: dataclasses.Field) -> Any:
+    kind = typing.get_origin(kind) or kind
+    if kind is float and type(value) is int:
+        value = float(value)
+    if kind is tuple and isinstance(value, list):
+        value = tuple(value)
+    if kind is dict and isinstance(value, Mapping):
+        value = dict(value)
+    if type(value) is not kind:
+        raise ConfigError(f"{where} is {value!r}, a {type(value).__name__}; it must be a {kind.__name__}.")
+    if "choices" in field.metadata and value not in field.metadata["choices"]:
+        choices = field.metadata["choices"]
+        raise ConfigError(f"{where} is {value!r}{nearest(value, choices)} It must be one of {', '.join(choices)}.")
+    if "low" in field.metadata and not field.metadata["low"] <= value <= field.metadata["high"]:
+        low, high = field.metadata["low"], field.metadata["high"]
+        bound = f"at least {low}" if high == math.inf else f"between {low} and {high}"
+        raise ConfigError(f"{where} is {value!r}; it must be {bound}.")
+    return value
