@@ -71,7 +71,7 @@ def test_gradients_are_finite_at_extremes(name, levels):
 
 @pytest.mark.parametrize("levels", [2, 17, 256])
 def test_discretized_logistic_matches_scipy_cdf_differences(levels):
-    location, log_scale = (a.ravel() for a in np.meshgrid((-1.2, -1.0, -0.3, 0.4, 1.1), (-4.0, -2.0, 0.0, 2.0)))
+    location, log_scale = (a.ravel() for a in np.meshgrid((-1.2, -1.0, -0.3, 0.4, 1.1), (-4.0, -2.0, 0.0, 2.0, 6.0)))
     outputs = jnp.asarray(np.stack([location, log_scale], axis=-1)[:, None, None], jnp.float32)
     log_masses = enumerated(discretized_logistic(Spec((1, 1, 1), 0, levels)), outputs, levels)
     edges = np.concatenate([[-np.inf], (np.arange(levels - 1) + 0.5) * 2 / (levels - 1) - 1, [np.inf]])
