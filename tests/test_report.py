@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from genimg_jax.commands import report
+from genimg_jax.commands import report, report_curves, report_page
 from genimg_jax.engine import config, images
 from genimg_jax.errors import ConfigError, ResourceError
 
@@ -63,6 +63,7 @@ def workdir(tmp_path):
             "git": {"commit": "0a1b2c", "dirty": True},
             "devices": ["cpu", "cpu"],
             "parameters": {"encoder": 1200, "decoder": 1300},
+            "resumed": [{"step": 20, "versions": {"jax": "1.2.3"}}],
         },
     )
     lines = [
@@ -96,6 +97,8 @@ def test_everything_of_a_run_is_on_the_page(workdir):
         "first run",  # the title
         "0a1b2c",  # the manifest
         "cpu, cpu",
+        "resumed 1 of 1",
+        "versions.jax",
         "2,500",  # parameters in all
         "2,624",  # images seen by the last whole line, 41 x 64
         "88.125",  # the evaluation
@@ -135,7 +138,7 @@ def test_sample_grids_are_thinned_evenly(workdir):
     levels = [
         int(np.asarray(Image.open(io.BytesIO(base64.b64decode(s.partition(",")[2])))).max()) for s in page.sources()
     ]
-    assert len(levels) == report.SAMPLE_GRIDS
+    assert len(levels) == report_page.SAMPLE_GRIDS
     assert levels[0] == 190 and levels[-1] == 0  # the latest first, and the very first
     assert set(np.diff(levels)) <= {-20, -30}
     assert "step 1,900" in page.text and "12 more" in page.text
@@ -151,7 +154,7 @@ def test_changed_options_are_shown_beside_their_defaults(workdir):
 def test_repeated_steps_count_once(workdir):
     """A run that was interrupted and resumed logs the steps since its checkpoint twice."""
     write(workdir / "metrics.jsonl", line(1, loss=9.0) + line(2, loss=8.0) + line(2, loss=7.0) + line(3, loss=6.0))
-    series = report._series([json.loads(text) for text in (workdir / "metrics.jsonl").read_text().splitlines()])
+    series = report_curves.series([json.loads(text) for text in (workdir / "metrics.jsonl").read_text().splitlines()])
     assert series == {"train": {"loss": [(1, 9.0), (2, 7.0), (3, 6.0)]}}
 
 
@@ -196,6 +199,13 @@ def test_another_directory_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="no run directory"):
         report.run(tmp_path / "absent")
     assert not list(tmp_path.iterdir())
+
+
+def test_the_command_needs_and_finds_its_run(workdir, capsys):
+    report.main(["--workdir", str(workdir)])
+    assert str(workdir / "report.html") in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="--workdir"):
+        report.main([])
 
 
 def test_an_unwritable_place_is_a_resource_failure(workdir):

@@ -1,16 +1,8 @@
-"""How the report looks: its page, its colours, its curves."""
+"""The report's page and colours, and the pieces of HTML that its sections share."""
 
-import io
-import re
 from collections.abc import Mapping, Sequence
-
-import numpy as np
-from scipy.ndimage import gaussian_filter1d
-
-POINTS = 1000  # of a curve, at most: more are not seen in a small panel
-# Placeholder colours of the drawing, each replaced by one that follows the page's light or dark scheme.
-INK, TRAIN, HELD_OUT = "#010101", "#020202", "#030303"
-COLORS = {INK: "currentColor", TRAIN: "var(--train)", HELD_OUT: "var(--held-out)"}
+from html import escape
+from typing import Any
 
 PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -76,48 +68,24 @@ details { margin-top: .7rem; } summary { cursor: pointer; color: var(--faint); }
 """
 
 
-def panel(name: str, splits: Mapping[str, Sequence[tuple[float, float]]]) -> str:
-    """One metric as an inline SVG image: `splits` maps a split to its points (step, value).
+def absent(sentence: str) -> str:
+    return f'<p class="absent">{escape(sentence)}</p>'
 
-    A training curve of 20 points and more is smoothed, over its raw values. The axis is logarithmic where all values
-    are positive and the middle 98 % of them span more than a factor of 50.
-    """
-    import matplotlib
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import EngFormatter, MaxNLocator
 
-    # Text stays text; the salt makes the same metrics give the same file.
-    settings = {"svg.fonttype": "none", "svg.hashsalt": name, "font.family": "sans-serif", "font.size": 8}
-    settings |= {f"{part}color": INK for part in ("text.", "axes.edge", "axes.label", "xtick.", "ytick.")}
-    with matplotlib.rc_context(settings):
-        figure = Figure(figsize=(3.4, 1.8), layout="constrained")
-        axes = figure.add_subplot()
-        drawn = []
-        for split, points in splits.items():
-            step, value = np.asarray(points, np.float64).T
-            step, value = step[np.isfinite(value)], value[np.isfinite(value)]
-            drawn.append(value)
-            thin = slice(None, None, max(1, len(step) // POINTS))
-            if split != "train":
-                axes.plot(step[thin], value[thin], color=HELD_OUT, linewidth=1.2, marker="o", markersize=2.5)
-            elif len(step) < 20:
-                axes.plot(step, value, color=TRAIN, linewidth=1.4)
-            else:
-                axes.plot(step[thin], value[thin], color=TRAIN, linewidth=0.6, alpha=0.35)
-                smooth = gaussian_filter1d(value, sigma=len(value) / 50)
-                axes.plot(step[thin], smooth[thin], color=TRAIN, linewidth=1.4)
-        values = np.concatenate(drawn)
-        if len(values) and values.min() > 0 and np.divide(*np.percentile(values, [99, 1])) > 50:
-            axes.set_yscale("log")
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(color=INK, alpha=0.12, linewidth=0.5)
-        axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=True))
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-        file = io.StringIO()
-        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    svg = file.getvalue()
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    opening, rest = svg.split(">", maxsplit=1)
-    # Without a size of its own the drawing fills its panel, in the proportions of its view box.
-    svg = re.sub(r' (width|height)="[^"]*"', "", opening) + ">" + rest
-    return re.sub("|".join(COLORS), lambda match: COLORS[match[0]], svg)
+def text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.5g}"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(text, value))
+    return "none" if value is None else str(value)
+
+
+def table(rows: Sequence[Sequence[Any]], header: Sequence[str] = (), marked: Mapping[str, str] | None = None) -> str:
+    """`marked` gives, by a row's first cell, the reason why that row is highlighted."""
+    head = f"<thead><tr>{''.join(f'<th>{escape(h)}</th>' for h in header)}</tr></thead>" if header else ""
+    body = []
+    for row in rows:
+        reason = (marked or {}).get(row[0])
+        note = "" if reason is None else f' class="marked" title="{escape(reason)}"'
+        body.append(f"<tr{note}>{''.join(f'<td>{escape(text(cell))}</td>' for cell in row)}</tr>")
+    return f'<div class="scroll"><table>{head}<tbody>{"".join(body)}</tbody></table></div>'

@@ -1,0 +1,179 @@
+"""One page about a run: what it was, how it trained, what it draws, how it scores.
+
+The page is a single file that fetches nothing, so that it can be mailed or archived. Whatever a run does not have
+yet is said in its place, and everything read from the run is escaped.
+"""
+
+import base64
+import datetime
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from html import escape
+from statistics import median
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+
+from genimg_jax.commands.report_curves import curves, is_record, series
+from genimg_jax.commands.report_html import PAGE, STYLE, absent, table, text
+from genimg_jax.engine import config, run
+from genimg_jax.errors import ConfigError
+
+SAMPLE_GRIDS = 8
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+def page(workdir: pathlib.Path) -> str:
+    """The HTML of the report."""
+    settings, settings_problem = _read_object(workdir / "config.json")
+    manifest, manifest_problem = _read_object(workdir / "manifest.json")
+    lines = [line for line in run.read_metrics(workdir) if is_record(line)]
+    metrics = series(lines)
+    evaluations = {p.stem: _read_object(p) for p in sorted((workdir / "evaluation").glob("*.json"))}
+    name = workdir.resolve().name
+    now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
+    sections = {
+        "Samples": _samples(workdir / "samples"),
+        "Evaluation": _evaluations(evaluations),
+        "Training": curves(metrics),
+        "Configuration": settings_problem or _configuration(settings),
+        "Provenance": manifest_problem or _provenance(manifest),
+        "Files": _files(workdir),
+    }
+    family = settings.get("family", "")
+    return PAGE.format(
+        title=escape(f"{name} ({family})" if family else name),
+        style=STYLE,
+        heading=escape(name),
+        command=escape(text(manifest.get("command", ""))),
+        cards=_headline(settings, manifest, lines, metrics, {n: e for n, (e, _) in evaluations.items()}),
+        sections="\n".join(
+            f'<section id="{title.lower()}">\n<h2>{title}</h2>\n{body}\n</section>' for title, body in sections.items()
+        ),
+        written=now,
+    )
+
+
+def _read_object(path: pathlib.Path) -> tuple[dict[str, Any], str]:
+    """The JSON object in a file and "", or {} and why there is none, as HTML."""
+    if not path.is_file():
+        return {}, absent(f"There is no {path.name} yet.")
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        return {}, absent(f"{path.name} cannot be read: {error}.")
+    return (content, "") if isinstance(content, dict) else ({}, absent(f"{path.name} does not hold a JSON object."))
+
+
+def _headline(
+    settings: Mapping, manifest: Mapping, lines: Sequence[Mapping], metrics: Mapping, evaluations: Mapping
+) -> str:
+    cards = [("family", text(settings["family"]))] if "family" in settings else []
+    if "parameters" in manifest:
+        cards.append(("parameters", f"{sum(manifest['parameters'].values()):,}"))
+    for name, label in (("step", "steps"), ("images", "images seen")):
+        reached = [line[name] for line in lines if name in line]
+        if reached:
+            cards.append((label, f"{max(reached):,}"))
+    for split, drawn in metrics.items():
+        if "images_per_second" in drawn:
+            speed = median(value for _, value in drawn["images_per_second"])
+            cards.append(("images a second, median", f"{speed:,.0f}"))
+        if "loss" in drawn:
+            cards.append((f"last {split} loss", text(drawn["loss"][-1][1])))
+    for title, evaluation in evaluations.items():
+        for name, (value, _, unit) in list(_metric_cells(evaluation).items())[:2]:
+            cards.append((f"{name.replace('_', ' ')} ({title})", f"{text(value)} {unit}"))
+    return "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in cards)
+
+
+def _samples(folder: pathlib.Path) -> str:
+    """At most `SAMPLE_GRIDS` pictures, evenly thinned; the first and the latest always stay."""
+    paths = sorted((p for p in folder.glob("*.png") if p.stem.isdecimal()), key=lambda p: int(p.stem))
+    if not paths:
+        return absent("No sample grids have been drawn yet.")
+    shown = np.unique(np.linspace(0, len(paths) - 1, min(len(paths), SAMPLE_GRIDS)).round().astype(int))
+    figures = []
+    for path in (paths[i] for i in reversed(shown)):
+        content, label = path.read_bytes(), f"step {int(path.stem):,}"
+        picture = absent(f"{path.name} is not a PNG file.")
+        if content.startswith(PNG_SIGNATURE):
+            source = base64.b64encode(content).decode()
+            picture = f'<img alt="samples at {label}" src="data:image/png;base64,{source}">'
+        figures.append(f"<figure><figcaption>{label}</figcaption>{picture}</figure>")
+    left_out = len(paths) - len(shown)
+    note = f"<p>{left_out} more, evenly left out, in samples/.</p>" if left_out else ""
+    return f'<div class="samples">{"".join(figures)}</div>{note}'
+
+
+def _metric_cells(evaluation: Mapping) -> dict[str, tuple[Any, Any, str]]:
+    """{name: (value, interval or "", unit)}"""
+    return {
+        name: (m.get("value"), m.get("interval") or "", m.get("unit") or "") if isinstance(m, Mapping) else (m, "", "")
+        for name, m in evaluation.get("metrics", {}).items()
+    }
+
+
+def _evaluations(evaluations: Mapping[str, tuple[Mapping, str]]) -> str:
+    """A table for each file: numbers of different protocols never share one."""
+    parts = []
+    for name, (evaluation, problem) in evaluations.items():
+        about = {k: v for k, v in evaluation.items() if k not in ("metrics", "protocol")}
+        protocol = config.flatten(evaluation.get("protocol", {}))
+        rows = [
+            (metric, value, f"[{text(interval)}]" if interval else "", unit)
+            for metric, (value, interval, unit) in _metric_cells(evaluation).items()
+        ]
+        described = ", ".join(f"{k} {text(v)}" for k, v in about.items())
+        parts.append(
+            f"<article><h3>{escape(name)}</h3>{problem}<p>{escape(described)}</p>"
+            + (table(rows, ("metric", "value", "interval", "unit")) if rows else "")
+            + (f"<details><summary>Protocol</summary>{table(protocol.items())}</details>" if protocol else "")
+            + "</article>"
+        )
+    return f'<div class="tables">{"".join(parts)}</div>' if parts else absent("No evaluation has been made yet.")
+
+
+def _configuration(settings: Mapping[str, Any]) -> str:
+    """What differs from the family's defaults, and everything, with those rows highlighted."""
+    try:
+        defaults = config.flatten(config.experiment(settings.get("family", "")).to_dict())
+    except ConfigError:  # a family that this version does not know
+        return table(config.flatten(settings).items())
+    flat = config.flatten(settings)
+    marked = {
+        key: f"default: {text(defaults.get(key))}"
+        for key, value in flat.items()
+        if key != "family" and value != defaults.get(key)
+    }
+    changed = [(key, flat[key], text(defaults.get(key))) for key in marked]
+    summary = table(changed, ("key", "value", "default")) if changed else "<p>All values are the defaults.</p>"
+    everything = table(flat.items(), marked=marked)
+    return f"{summary}<details><summary>All {len(flat)} values</summary>{everything}</details>"
+
+
+def _provenance(manifest: Mapping[str, Any]) -> str:
+    """The manifest; a list of records in it, such as the times that the run was resumed, folded away."""
+    flat = config.flatten(manifest)
+    records = {k: v for k, v in flat.items() if isinstance(v, list) and v and all(isinstance(r, Mapping) for r in v)}
+    folded = "".join(
+        f"<details><summary>{escape(key)} {i} of {len(v)}</summary>{table(config.flatten(record).items())}</details>"
+        for key, v in records.items()
+        for i, record in enumerate(v, 1)
+    )
+    return table([row for row in flat.items() if row[0] not in records]) + folded
+
+
+def _files(workdir: pathlib.Path) -> str:
+    rows = []
+    for path in sorted(p for p in workdir.iterdir() if not p.name.startswith(".") and p.name != "report.html"):
+        inside = [p for p in path.rglob("*") if p.is_file()] if path.is_dir() else [path]
+        size = sum(p.stat().st_size for p in inside)
+        count = f"{len(inside)} file{'s' * (len(inside) != 1)}" if path.is_dir() else ""
+        link = f'<a href="{escape(quote(path.name))}">{escape(path.name)}{"/" if path.is_dir() else ""}</a>'
+        rows.append(f"<tr><td>{link}</td><td>{count}</td><td>{size / 1024:,.1f} KiB</td></tr>")
+    steps = sorted(int(p.name) for p in (workdir / "checkpoints").glob("*") if p.name.isdecimal())
+    checkpoints = f"<p>Checkpoints at steps {', '.join(f'{s:,}' for s in steps)}.</p>" if steps else ""
+    return f'{checkpoints}<div class="scroll"><table><tbody>{"".join(rows)}</tbody></table></div>'
