@@ -7,7 +7,13 @@ def get_config(variant: str = "full"):
     tiny = variant == "tiny"
     return experiment(
         "vae",
-        model={"network": "mlp", "width": 256, "depth": 2, "latent": 16, "likelihood": "bernoulli"},
+        model={
+            "network": "mlp",
+            "width": 16 if tiny else 256,
+            "depth": 1 if tiny else 2,
+            "latent": 4 if tiny else 16,
+            "likelihood": "bernoulli",
+        },
         data={"source": "digits", "binarize": "dynamic"},
         optimizer={"learning_rate": 1e-3},
         train={

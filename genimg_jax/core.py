@@ -213,7 +213,7 @@ def update(
     included, and is counted in the metric `skipped/<group>`. The average's decay is warmed up, min(decay,
     (1 + step) / (10 + step)), so that early samples are not those of the initial weights.
     """
-    norm = optax.global_norm(gradients)
+    norm = optax.tree.norm(gradients)
     finite = jnp.isfinite(norm)
 
     def keep_finite(new: Tree, old: Tree) -> Tree:

@@ -1,0 +1,268 @@
+"""What every family must satisfy, as functions of a family's maker; `test_contract.py` runs them and plants faults.
+
+A `Case` wraps a maker so that options and learning rates can be traced: its step is compiled once for each mesh and
+shared by the checks.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from genimg_jax import core
+from genimg_jax.engine import checkpoint, parallel
+
+SPEC = core.Spec((8, 8, 1), 10, 2)
+BATCH = 8
+
+
+class Case(NamedTuple):
+    make: Callable  # (options, spec, optimizers) -> Family
+    options: Any
+    groups: tuple[str, ...]
+    spec: core.Spec = SPEC
+
+
+@functools.cache
+def batch(size: int = BATCH, spec: core.Spec = SPEC) -> core.Batch:
+    """Images with something to learn: bright squares at places that depend on the class."""
+    rng = np.random.default_rng(0)
+    label = np.arange(size) % spec.num_classes
+    image = np.full((size, *spec.image_shape), -1.0, np.float32)
+    for i in range(size):
+        row, column = divmod(int(label[i]), 4)
+        image[i, 2 * row : 2 * row + 3, 2 * column : 2 * column + 2] = 1.0
+    flips = rng.random(image.shape) < 0.05
+    image = np.where(flips, -image, image)
+    return {"image": image, "label": label.astype(np.int32), "index": np.arange(size, dtype=np.int32)}
+
+
+def family(case: Case, rates: dict[str, Any] | None = None, options: Any = None, microbatches: int = 1) -> core.Family:
+    """With plain SGD: Adam turns rounding noise on gradients near zero into full steps."""
+    optimizers = {g: core.Optimizer(optax.sgd((rates or {}).get(g, 0.01)), 0.9, microbatches) for g in case.groups}
+    return case.make(case.options if options is None else options, case.spec, optimizers)
+
+
+def init(case: Case, seed: jax.Array) -> core.TrainState:
+    return family(case).init(core.stream(seed, "init"), batch(2, case.spec))
+
+
+@functools.cache
+def compiled(case: Case, devices: int = 1, fsdp: int = 1):
+    """(mesh, abstract state, init(seed), step((state, rates), batch, seed))."""
+    options = parallel.Options(devices=devices, fsdp=fsdp, fsdp_min_size=32)
+    mesh = parallel.make_mesh(options)
+    like = parallel.abstract(jax.eval_shape(lambda: init(case, 0)), mesh, options)
+    rates = jax.tree.map(
+        lambda _: jax.ShapeDtypeStruct((), jnp.float32, sharding=parallel.replicated(mesh)),
+        dict.fromkeys(case.groups, 0),
+    )
+
+    def step(carry, data, seed):
+        state, rates = carry
+        state, metrics = family(case, rates).train_step(state, data, core.stream(seed, "train", state.step))
+        return (state, rates), metrics
+
+    start = parallel.compile_init(lambda seed: init(case, seed), like)
+    return mesh, like, start, parallel.compile_step(step, (like, rates), mesh, options)
+
+
+def train(case: Case, steps: int, devices: int = 1, fsdp: int = 1, rates=None, state=None, seed: int = 0):
+    """The state after `steps` more steps, and each step's metrics."""
+    mesh, _, start, step = compiled(case, devices, fsdp)
+    state = start(np.int32(seed)) if state is None else state
+    rates = {g: jnp.float32((rates or {}).get(g, 0.01)) for g in case.groups}
+    carry = jax.tree.map(jnp.copy, (state, rates))  # the step donates its arguments
+    data, history = parallel.put_batch(batch(BATCH, case.spec), mesh), []
+    for _ in range(steps):
+        carry, metrics = step(carry, data, np.int32(seed))
+        history.append(jax.device_get(metrics))
+    return carry[0], history
+
+
+def close(one: core.Tree, two: core.Tree, tolerance: float = 2e-5) -> None:
+    for (path, a), b in zip(jax.tree_util.tree_flatten_with_path(one)[0], jax.tree.leaves(two), strict=True):
+        a, b = np.asarray(a), np.asarray(b)
+        np.testing.assert_allclose(a, b, tolerance, tolerance, err_msg=jax.tree_util.keystr(path))
+
+
+def identical(one: core.Tree, two: core.Tree) -> None:
+    for (path, a), b in zip(jax.tree_util.tree_flatten_with_path(one)[0], jax.tree.leaves(two), strict=True):
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b), jax.tree_util.keystr(path))
+
+
+@functools.cache
+def weights(case: Case) -> core.Weights:
+    return core.weights(train(case, 2)[0])
+
+
+# -------------------------------------------------------------------------------------------------------- checks
+
+
+def loss_falls(case: Case) -> None:
+    """Each group, trained alone, lowers its own loss; every metric of every step is finite."""
+    for group in case.groups:
+        _, history = train(case, 25, rates={g: 0.02 if g == group else 0.0 for g in case.groups})
+        assert all(np.isfinite(v).all() for metrics in history for v in metrics.values())
+        name = "loss" if "loss" in history[0] else f"loss_{group}"
+        losses = [metrics[name] for metrics in history]
+        assert np.mean(losses[-5:]) < np.mean(losses[:5]), (group, losses)
+
+
+def groups_cover_parameters(case: Case) -> None:
+    """The groups are the optimisers'; no array is in two; a step with every rate positive reaches all of them."""
+    state, _ = train(case, 0)
+    after, _ = train(case, 2)
+    assert set(state.params) == set(case.groups) == set(state.opt)
+    for (path, a), b in zip(
+        jax.tree_util.tree_leaves_with_path(state.params), jax.tree.leaves(after.params), strict=True
+    ):
+        assert not np.array_equal(a, b), f"{jax.tree_util.keystr(path)} is never trained"
+    for tree in (state.extra, state.frozen):
+        assert not {id(x) for x in jax.tree.leaves(tree)} & {id(x) for x in jax.tree.leaves(state.params)}
+
+
+def same_seed_same_bits(case: Case) -> None:
+    identical(train(case, 3, seed=1)[0], train(case, 3, seed=1)[0])
+    one, other = train(case, 1, seed=1)[0].params, train(case, 1, seed=2)[0].params
+    assert any(not np.array_equal(a, b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
+
+
+def devices_agree(case: Case, devices: int, fsdp: int) -> None:
+    start = train(case, 0)[0]
+    like = compiled(case, devices, fsdp)[1]
+    placed = jax.tree.map(lambda x, s: jax.device_put(x, s.sharding), start, like)
+    alone, histories = train(case, 3, state=start)
+    together, other = train(case, 3, devices, fsdp, state=placed)
+    close(alone, together)
+    close(histories, other)
+    if fsdp > 1:
+        split = [x for x in jax.tree.leaves(together.params) if not x.sharding.is_fully_replicated]
+        assert split, "no array was split over fsdp"
+
+
+def resumes(case: Case, directory) -> None:
+    """Bit for bit on the same devices; on others, the same numbers."""
+    whole, _ = train(case, 4)
+    half, _ = train(case, 2)
+    store = checkpoint.open_store(directory)
+    checkpoint.save(store, half, {"family": "x"}, None)
+    checkpoint.wait(store)
+    again = checkpoint.restore(store, 2, compiled(case)[1])
+    identical(half, again)
+    identical(whole, train(case, 2, state=again)[0])
+    elsewhere = checkpoint.restore(store, 2, compiled(case, 4, 4)[1])
+    checkpoint.close(store)
+    close(whole, train(case, 2, 4, 4, state=elsewhere)[0])
+
+
+def microbatches_agree(case: Case) -> None:
+    """Two slices a step give the whole batch's update; batch statistics, where there are any, are each slice's own."""
+    start = train(case, 0)[0]
+    if jax.tree.leaves(start.extra):
+        return
+    data, key = batch(BATCH, case.spec), core.stream(0, "train")
+    whole, halves = (jax.jit(family(case, microbatches=m).train_step)(start, data, key)[0] for m in (1, 2))
+    close(whole, halves)
+
+
+def samples_are_their_own(case: Case) -> None:
+    """Sample i follows from its key and condition: not from its batch's size, order or other members."""
+    made = family(case)
+    if made.sample is None:
+        return
+    keys, condition = core.item_keys(core.stream(0, "sample"), jnp.arange(8)), {"label": batch(8)["label"]}
+    draw = jax.jit(made.sample)
+    whole = draw(weights(case), keys, condition)
+    assert whole.shape == (8, *case.spec.image_shape) and np.abs(whole).max() <= 1 + 1e-6
+    assert np.std(whole, axis=0).max() > 1e-4, "every sample is the same"
+    halves = [draw(weights(case), keys[s], jax.tree.map(lambda x: x[s], condition)) for s in (slice(0, 4), slice(4, 8))]  # noqa: B023
+    close(whole, np.concatenate(halves))
+    backwards = draw(weights(case), keys[::-1], jax.tree.map(lambda x: x[::-1], condition))
+    close(whole, backwards[::-1])
+    if made.prior is not None and made.decode is not None:
+        close(whole, made.decode(weights(case), made.prior(weights(case), keys), condition))
+
+
+def evaluation_ignores_padding(case: Case) -> None:
+    made, data, key = family(case), batch(5), core.stream(0, "evaluate")
+    padded = {k: np.concatenate([v, v[:3] * 0 + v.max()]) for k, v in data.items()}
+    for name in ("evaluate", "log_prob"):
+        function = getattr(made, name)
+        if function is not None:
+            function = jax.jit(function)
+            plain, more = function(weights(case), data, key), function(weights(case), padded, key)
+            assert all(v.shape == (5,) for v in jax.tree.leaves(plain))
+            close(plain, jax.tree.map(lambda v: v[:5], more))
+
+
+def float_options_vectorise(case: Case) -> None:
+    """Three learning rates and three values of every float option in one program equal three separate runs."""
+    names = [
+        f.name for f in dataclasses.fields(case.options) if f.type in (float, "float") and not f.metadata.get("static")
+    ]
+    swept = {n: getattr(case.options, n) * jnp.array([0.5, 1.0, 1.5]) + jnp.array([0.1, 0.0, 0.2]) for n in names}
+    rates = {g: jnp.array([0.01, 0.02, 0.03]) for g in case.groups}
+    data, start = batch(BATCH, case.spec), train(case, 0)[0]
+
+    def run(rates, values):
+        made = family(case, rates, dataclasses.replace(case.options, **values))
+
+        def step(state, i):
+            return made.train_step(state, data, core.stream(0, "train", i))
+
+        return jax.lax.scan(step, start, jnp.arange(2))[0]
+
+    together, alone = jax.jit(jax.vmap(run))(rates, swept), jax.jit(run)
+    for i in range(3):
+        pick = functools.partial(jax.tree.map, lambda x: x[i])  # noqa: B023
+        close(pick(together), alone(pick(rates), pick(swept)), 1e-4)
+
+
+class _Recorder:
+    """Options that remember which of their fields were read."""
+
+    def __init__(self, options: Any, read: set[str]):
+        self._options, self._read = options, read
+
+    def __getattr__(self, name: str) -> Any:
+        self._read.add(name)
+        return getattr(self._options, name)
+
+
+def options_are_read(case: Case) -> None:
+    """Some variant (each choice, each boolean, counts of 2) reads every field while building and tracing."""
+    fields, read = dataclasses.fields(case.options), set()
+    variants = [case.options]
+    for field in fields:
+        value = getattr(case.options, field.name)
+        if "choices" in field.metadata:
+            others = [c for c in field.metadata["choices"] if c != value]
+        elif isinstance(value, bool):
+            others = [not value]
+        else:
+            others = [2] if isinstance(value, int) and value == 1 else []
+        variants += [dataclasses.replace(case.options, **{field.name: other}) for other in others]
+
+    def everything(options):
+        made = family(case, options=_Recorder(options, read))
+        key, data = core.stream(0, "x"), batch(BATCH, case.spec)
+        state = made.init(key, data)
+        made.train_step(state, data, key)
+        for name in ("evaluate", "log_prob"):
+            if getattr(made, name) is not None:
+                getattr(made, name)(core.weights(state), data, key)
+        if made.sample is not None:
+            made.sample(core.weights(state), core.item_keys(key, data["index"]), data)
+
+    for options in variants:
+        if {f.name for f in fields} <= read:
+            break
+        jax.eval_shape(functools.partial(everything, options))
+    unread = {f.name for f in fields} - read
+    assert not unread, f"never read: {unread}"

@@ -1,0 +1,178 @@
+"""The contract over the whole registry, and a planted fault for each of its checks."""
+
+import dataclasses
+import functools
+import itertools
+
+import contract
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from contract import BATCH
+
+from genimg_jax import core, families
+from genimg_jax.engine import checkpoint, parallel
+from genimg_jax.engine import config as configs
+from genimg_jax.options import parse
+
+
+def case(name: str) -> contract.Case:
+    """The family at the size of its `tiny` digits configuration."""
+    module = families.load(name)
+    values = configs.load(f"configs/{name}_digits.py:tiny").model.to_dict()
+    return contract.Case(module.make, parse(module.Options, values, "model"), module.GROUPS)
+
+
+@pytest.fixture(params=families.REGISTRY)
+def made(request) -> contract.Case:
+    return case(request.param)
+
+
+def test_loss_falls(made):
+    contract.loss_falls(made)
+
+
+def test_groups_cover_parameters(made):
+    contract.groups_cover_parameters(made)
+
+
+def test_same_seed_same_bits(made):
+    contract.same_seed_same_bits(made)
+
+
+@pytest.mark.parametrize(("devices", "fsdp"), [(2, 1), (4, 1), (2, 2), (4, 4)])
+def test_devices_agree(made, devices, fsdp):
+    contract.devices_agree(made, devices, fsdp)
+
+
+def test_resumes(made, tmp_path):
+    contract.resumes(made, tmp_path)
+
+
+def test_microbatches_agree(made):
+    contract.microbatches_agree(made)
+
+
+def test_samples_are_their_own(made):
+    contract.samples_are_their_own(made)
+
+
+def test_evaluation_ignores_padding(made):
+    contract.evaluation_ignores_padding(made)
+
+
+def test_float_options_vectorise(made):
+    contract.float_options_vectorise(made)
+
+
+def test_options_are_read(made):
+    contract.options_are_read(made)
+
+
+# ---------------------------------------------------------------------------------------------------- planted faults
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    scale: float = 1.0
+
+
+def toy(fault: str, options: Options, spec: core.Spec, optimizers) -> core.Family:
+    """Learns the mean image of each class, with noise added: the smallest family there is, with a fault by name."""
+    optimizer = optimizers["model"]
+
+    def init(key, batch):
+        params = {"mean": 0.1 * jax.random.normal(key, (spec.num_classes, *spec.image_shape))}
+        if fault == "untrained":
+            params["unused"] = jnp.ones(2)
+        return core.init_state({"model": params}, optimizers)
+
+    def train_step(state, batch, key):
+        if fault == "own randomness":
+            count = jax.pure_callback(lambda: np.int32(next(COUNTER)), jax.ShapeDtypeStruct((), jnp.int32))
+            key = jax.random.fold_in(key, count)
+
+        def loss(params, part, key):
+            keys = core.item_keys(key, part["index"])
+            noise = core.normal(keys, spec.image_shape)
+            if fault == "noise by position":
+                noise = jax.random.normal(key, part["image"].shape)
+            error = (params["mean"][part["label"]] - part["image"] - 0.1 * noise) ** 2
+            scale = 1.0 if fault == "unread" else options.scale
+            if fault == "branch" and scale > 1:
+                scale = 1.0
+            return scale * error.sum((1, 2, 3)).mean(), {}
+
+        (value, _), gradients = core.value_and_grad(optimizer, loss)(state.params["model"], batch, key)
+        if fault == "uphill":
+            gradients = jax.tree.map(jnp.negative, gradients)
+        state, metrics = core.update(optimizer, state, "model", gradients)
+        return state.replace(step=state.step + 1), {"loss": value, **metrics}
+
+    def evaluate(weights, batch, key):
+        image = batch["image"]
+        if fault == "sees its neighbours":
+            image = image - image.mean(0, keepdims=True)
+        return {"loss": ((weights.params["model"]["mean"][batch["label"]] - image) ** 2).sum((1, 2, 3))}
+
+    def sample(weights, keys, condition):
+        noise = core.normal(keys, spec.image_shape)
+        if fault == "noise by position":
+            noise = jax.random.normal(keys[0], noise.shape)
+        return jnp.tanh(weights.params["model"]["mean"][condition["label"]] + 0.1 * noise)
+
+    return core.Family(init, train_step, evaluate, sample=sample, conditions=("label",))
+
+
+COUNTER = itertools.count()
+
+
+def broken(fault: str) -> contract.Case:
+    return contract.Case(functools.partial(toy, fault), Options(), ("model",))
+
+
+TOY = broken("")
+CHECKS = {
+    contract.loss_falls: "uphill",
+    contract.groups_cover_parameters: "untrained",
+    contract.same_seed_same_bits: "own randomness",
+    contract.microbatches_agree: "noise by position",
+    contract.samples_are_their_own: "noise by position",
+    contract.evaluation_ignores_padding: "sees its neighbours",
+    contract.float_options_vectorise: "branch",
+    contract.options_are_read: "unread",
+}
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_a_sound_family_passes_and_a_fault_is_caught(check):
+    check(TOY)
+    with pytest.raises((AssertionError, jax.errors.TracerBoolConversionError)):
+        check(broken(CHECKS[check]))
+
+
+def test_lost_rows_are_caught(monkeypatch):
+    """A device that is given another's rows, not its own."""
+    contract.devices_agree(TOY, 4, 2)
+    put = parallel.put_batch
+
+    def repeat(batch, mesh):
+        rows = BATCH // mesh.size
+        return put({k: np.concatenate([v[:rows]] * mesh.size) for k, v in batch.items()}, mesh)
+
+    monkeypatch.setattr(parallel, "put_batch", repeat)
+    with pytest.raises(AssertionError):
+        contract.devices_agree(TOY, 4, 2)
+
+
+def test_a_checkpoint_that_forgets_is_caught(monkeypatch, tmp_path):
+    contract.resumes(TOY, tmp_path / "sound")
+    save = checkpoint.save
+
+    def forget(store, state, config, metrics):
+        save(store, state.replace(ema=jax.tree.map(jnp.zeros_like, state.ema)), config, metrics)
+
+    monkeypatch.setattr(checkpoint, "save", forget)
+    with pytest.raises(AssertionError):
+        contract.resumes(TOY, tmp_path / "forgetful")
