@@ -1,0 +1,10 @@
+"""Images and what is known of them: open a source, iterate over its batches, prepare them inside the compiled step.
+
+source = data.open_source(data.Options(source="tfds", name="mnist"), "train[:90%]")
+for batch in loading.train_batches(source, seed=0, start_step=0, batch_size=128): ...
+"""
+
+from genimg_jax.data.opening import open_source
+from genimg_jax.data.records import Options, Source
+
+__all__ = ["Options", "Source", "open_source"]

@@ -1,0 +1,91 @@
+"""Batches: gathered by index from memory, or decoded ahead by Grain's workers; either way a function of the step alone.
+
+The batch of step s is the same whatever step the iteration began at, however many processes share it and however many
+workers decode it. A batch always carries "index", the position that per-example noise is drawn from.
+"""
+
+import functools
+import itertools
+import sys
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from genimg_jax.data import order
+from genimg_jax.data.records import Source
+from genimg_jax.errors import DataError, Failure
+
+Batch = dict[str, np.ndarray]
+ALL_ROWS = slice(None)
+
+
+def train_batches(
+    source: Source, seed: int, start_step: int, batch_size: int, rows: slice = ALL_ROWS
+) -> Iterator[Batch]:
+    """The endless batches of steps `start_step`, `start_step` + 1, ...
+
+    Step s takes positions s * batch_size, ..., (s + 1) * batch_size - 1 of the training order: no example comes twice
+    in an epoch, and each epoch is shuffled anew. `batch_size` is global; `rows` are those this process takes, and
+    "index" i32 is their position in the global batch. Raises DataError where the source has fewer examples than a
+    batch. Closing the iterator stops its workers.
+    """
+    if batch_size > source.size:
+        raise DataError(f"A batch of {batch_size} needs more than the {source.size} examples there are: "
+                        "lower the batch size or use more data.")  # fmt: skip
+    return _batches(source, functools.partial(_train_batch, source, seed, batch_size, rows), start_step, sys.maxsize)
+
+
+def evaluation_batches(source: Source, batch_size: int, rows: slice = ALL_ROWS) -> Iterator[Batch]:
+    """One pass over all examples in their order.
+
+    "index" i32 is the position in the dataset and "mask" bool is False for the rows that fill up the last batch, which
+    repeat the last example.
+    """
+    steps = -(-source.size // batch_size)
+    return _batches(source, functools.partial(_evaluation_batch, source, batch_size, rows), 0, steps)
+
+
+def _train_batch(source: Source, seed: int, batch_size: int, rows: slice, step: int) -> Batch:
+    index = np.arange(batch_size)[rows]
+    batch = source.read(order.examples(seed, step * batch_size + index, source.size))
+    return {**batch, "index": index.astype(np.int32)}
+
+
+def _evaluation_batch(source: Source, batch_size: int, rows: slice, step: int) -> Batch:
+    positions = step * batch_size + np.arange(batch_size)[rows]
+    index = np.minimum(positions, source.size - 1)
+    return {**source.read(index), "index": index.astype(np.int32), "mask": positions < source.size}
+
+
+def _batches(source: Source, make: Callable[[int], Batch], start: int, stop: int) -> Iterator[Batch]:
+    if source.in_memory:
+        return map(make, itertools.islice(itertools.count(start), stop - start))
+    return _streamed(make, start, stop, source.workers)
+
+
+def _streamed(make: Callable[[int], Batch], start: int, stop: int, workers: int) -> Iterator[Batch]:
+    """Whole batches as Grain's elements: workers take turns, so their number changes nothing but the speed."""
+    import grain  # here, because sources in memory do not need its import time
+
+    threads = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1) if workers else grain.ReadOptions(4, 4)
+    processes = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
+    steps = grain.MapDataset.range(start, stop).map(functools.partial(_named, make))
+    iterator = iter(steps.to_iter_dataset(threads).mp_prefetch(processes))
+    step = start
+    try:
+        for batch in iterator:
+            yield batch
+            step += 1
+    except RuntimeError as error:  # how Grain reports a process that was killed
+        raise DataError(f"A decoding worker died before the batch of step {step}: {error}") from error
+    finally:
+        iterator.close()
+
+
+def _named(make: Callable[[int], Batch], step: int) -> Batch:
+    try:
+        return make(step)
+    except Failure:
+        raise
+    except Exception as error:
+        raise DataError(f"The batch of step {step} could not be read: {type(error).__name__}: {error}") from error

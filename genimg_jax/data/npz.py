@@ -1,0 +1,104 @@
+"""A NumPy archive: `image` u8[N, H, W] or u8[N, H, W, 1 or 3], with `label` [N] if any; or `train_image` and so on.
+
+Headers are checked before anything is inflated, and nothing is ever unpickled.
+"""
+
+import functools
+import math
+import os
+import zipfile
+
+import numpy as np
+
+from genimg_jax.data.records import Options, Stored
+from genimg_jax.errors import DataError
+
+MOST_INFLATION = 200  # deflate reaches 1,032 on constant bytes; images stay far below
+HARMLESS_BYTES = 64 << 20
+HEADERS = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
+SUFFIX = "image"
+
+
+def open_npz(options: Options) -> Stored:
+    """Every `<split>_image` is a split; a lone `image` is the split `train`.
+
+    Raises DataError naming the file where it is missing, no archive, holds objects or images that are not u8, is larger
+    than data.memory_mib, or inflates as only an archive made to exhaust memory does.
+    """
+    path = os.path.expanduser(options.path)
+    try:
+        shapes = _checked_shapes(path, options)
+        keys = sorted(key for key in shapes if key == SUFFIX or key.endswith("_" + SUFFIX))
+        if not keys:
+            raise DataError(f"'{path}' holds {', '.join(sorted(shapes)) or 'nothing'}: save u8 images as `{SUFFIX}`.")
+        load = functools.cache(functools.partial(_load, path))
+        labels = [_labels(path, key, shapes, load) for key in keys]
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise DataError(f"'{path}' cannot be read as an npz archive: {error}.") from error
+    counts = [shapes[key][0] for key in keys]
+    starts = [sum(counts[:i]) for i in range(len(keys))]
+    splits = {key: range(start, start + count) for key, start, count in zip(keys, starts, counts, strict=True)}
+    labels = np.concatenate(labels)
+    return Stored(
+        splits={key.removesuffix(SUFFIX).removesuffix("_") or "train": span for key, span in splits.items()},
+        read=functools.partial(_read, load, splits, labels),
+        classes=tuple(map(str, range(labels.max(initial=-1) + 1))),
+        names=lambda positions: [f"{path}, image {position}" for position in positions],
+        listing=f"npz {os.path.getsize(path)} {sorted(shapes.items())}",
+    )
+
+
+def _checked_shapes(path: str, options: Options) -> dict[str, tuple[int, ...]]:
+    shapes = {}
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            with archive.open(entry) as file:
+                version, _ = np.lib.format.read_magic(file)
+                shape, _, dtype = HEADERS[min(version, 2)](file)
+            key, declared = entry.filename.removesuffix(".npy"), math.prod(shape) * dtype.itemsize
+            if dtype.hasobject:
+                raise DataError(f"'{path}': {key} holds Python objects, which are never loaded: save plain arrays.")
+            if declared > options.memory_mib << 20:
+                raise DataError(f"'{path}': {key} takes {declared >> 20:,} MiB, over data.memory_mib="
+                                f"{options.memory_mib}: raise it, or use source folder or tfds.")  # fmt: skip
+            if entry.file_size > max(HARMLESS_BYTES, MOST_INFLATION * entry.compress_size):
+                raise DataError(f"'{path}': {key} inflates {entry.file_size // entry.compress_size} times, as no image "
+                                "data does: save it again with np.savez.")  # fmt: skip
+            if declared > entry.file_size:
+                raise DataError(f"'{path}': {key} is cut short: it declares {declared} bytes, of which "
+                                f"{entry.file_size} are there.")  # fmt: skip
+            if key == SUFFIX or key.endswith("_" + SUFFIX):
+                if dtype != np.uint8 or len(shape) not in (3, 4) or shape[3:] not in ((), (1,), (3,)):
+                    raise DataError(f"'{path}': {key} is {dtype}{list(shape)}: images are uint8 [N, H, W] or "
+                                    "[N, H, W, 1 or 3].")  # fmt: skip
+                if math.prod(shape[1:3]) > options.pixel_limit:
+                    raise DataError(f"'{path}': images of {shape[1]} x {shape[2]} are over data.pixel_limit="
+                                    f"{options.pixel_limit:,} pixels.")  # fmt: skip
+            shapes[key] = shape
+    return shapes
+
+
+def _load(path: str, key: str) -> np.ndarray:
+    with np.load(path, allow_pickle=False) as archive:
+        return archive[key]
+
+
+def _labels(path: str, key: str, shapes: dict[str, tuple[int, ...]], load) -> np.ndarray:  # -> i32[N], -1: none
+    label, count = key.removesuffix(SUFFIX) + "label", shapes[key][0]
+    if label not in shapes:
+        return np.full(count, -1, np.int32)
+    labels = load(label)
+    if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer) or labels.min(initial=0) < 0:
+        raise DataError(f"'{path}': {label} is {labels.dtype}{list(labels.shape)}: for {count} images, labels are "
+                        f"{count} integers from 0.")  # fmt: skip
+    return labels.astype(np.int32)
+
+
+def _read(load, splits: dict[str, range], labels: np.ndarray, positions: np.ndarray) -> tuple[list, np.ndarray]:
+    # i64[B] -> B of u8[H, W, 1 or 3], i32[B]
+    images = []
+    for position in positions.tolist():
+        key = next(key for key, span in splits.items() if position in span)
+        image = load(key)[position - splits[key].start]
+        images.append(image if image.ndim == 3 else image[:, :, None])
+    return images, labels[positions]

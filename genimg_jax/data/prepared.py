@@ -1,0 +1,92 @@
+"""TensorFlow Datasets that were prepared in the array_record format, read at random and without TensorFlow."""
+
+import functools
+import json
+import os
+from collections.abc import Mapping
+
+import numpy as np
+
+from genimg_jax.data import pixels
+from genimg_jax.data.records import Options, Stored
+from genimg_jax.errors import DataError
+
+
+def open_prepared(options: Options) -> Stored:
+    """All splits of the dataset `name` in `path`, or of the prepared folder `path` itself where `name` is empty.
+
+    Images are decoded as in `folder`. Raises DataError where nothing is prepared, the format allows no random access,
+    or there is no image feature; the message holds the command that prepares the dataset.
+    """
+    import tensorflow_datasets as tfds  # here, because importing it takes half a second
+
+    path = os.path.expanduser(options.path)
+    place = f" --data_dir={path}" if path else ""
+    command = f"tfds build {options.name or '<name>'} --file_format=array_record{place}"
+    try:
+        builder = (
+            tfds.builder(options.name, data_dir=path or None) if options.name else tfds.builder_from_directory(path)
+        )
+    except tfds.core.DatasetNotFoundError as error:
+        raise DataError(f"There is no dataset '{options.name}', neither in TensorFlow Datasets nor prepared in "
+                        f"'{path or 'its default folder'}'.") from error  # fmt: skip
+    except Exception as error:
+        raise DataError(f"'{path}' is no prepared dataset: set data.path to the folder of dataset_info.json, or "
+                        f"run: {command}") from error  # fmt: skip
+    info = builder.info
+    if not info.splits:
+        raise DataError(f"'{options.name}' is not prepared in '{builder.data_dir}': run: {command}")
+    if info.file_format is None or info.file_format.value != "array_record":
+        found = info.file_format.value if info.file_format else "an unknown format"
+        raise DataError(f"'{builder.data_dir}' is prepared as {found}, which cannot be read at random: run: {command}")
+    features = dict(info.features.items())
+    image = next((key for key, feature in features.items() if isinstance(feature, tfds.features.Image)), None)
+    if image is None:
+        raise DataError(f"'{builder.data_dir}' has the features {', '.join(features)}, and none is an image.")
+    label = features.get("label")
+    classes = tuple(label.names) if isinstance(label, tfds.features.ClassLabel) else ()
+    splits, start = {}, 0
+    for name, split in info.splits.items():
+        splits[name] = range(start, start + split.num_examples)
+        start += split.num_examples
+    sizes = {name: [list(split.shard_lengths), split.num_bytes] for name, split in info.splits.items()}
+    return Stored(
+        splits=splits,
+        read=functools.partial(_read, str(builder.data_dir), splits, image, bool(classes), options.pixel_limit),
+        classes=classes,
+        names=lambda positions: [_name(info.full_name, *_place(splits, position)) for position in positions.tolist()],
+        listing=json.dumps([info.full_name, sizes]),
+    )
+
+
+def _place(splits: Mapping[str, range], position: int) -> tuple[str, int]:
+    name = next(name for name, span in splits.items() if position in span)
+    return name, position - splits[name].start
+
+
+def _name(dataset: str, split: str, number: int) -> str:
+    return f"{dataset}, {split} example {number}"
+
+
+@functools.cache  # one reader a process: its open files cannot be sent to another
+def _records(folder: str, split: str, image: str):
+    import tensorflow_datasets as tfds
+
+    undecoded = {image: tfds.decode.SkipDecoding()}  # `pixels` decodes, within its limits
+    return tfds.builder_from_directory(folder).as_data_source(split=split, decoders=undecoded)
+
+
+def _read(
+    folder: str, splits: Mapping[str, range], image: str, labelled: bool, pixel_limit: int, positions: np.ndarray
+) -> tuple[list, np.ndarray]:
+    # i64[B] -> B of u8[H, W, 1 or 3], i32[B]
+    images, labels = [], []
+    for position in positions.tolist():
+        split, number = _place(splits, position)
+        try:
+            record = _records(folder, split, image)[number]
+        except Exception as error:  # a damaged record, or a file that is gone
+            raise DataError(f"{_name(folder, split, number)} cannot be read: {error}.") from error
+        images.append(pixels.decode(record[image], _name(folder, split, number), pixel_limit))
+        labels.append(record["label"] if labelled else -1)
+    return images, np.array(labels, np.int32)

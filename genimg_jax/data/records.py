@@ -1,0 +1,94 @@
+"""What the data layer passes around: the options, a source as training sees it, and a source as it lies on disk."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from genimg_jax import core
+from genimg_jax.errors import ConfigError
+
+CHOICES = {
+    "source": ("digits", "shapes", "tfds", "folder", "npz"),
+    "channels": (0, 1, 3),
+    "binarize": ("none", "dynamic", "static", "threshold"),
+    "bad_images": ("error", "skip"),
+}
+SMALLEST = {"size": 0, "limit": 0, "shapes_count": 1, "shapes_seed": 0, "memory_mib": 0, "workers": 0, "pixel_limit": 1}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Which images are read and how they are made alike."""
+
+    source: str = "digits"  # digits | shapes | tfds | folder | npz
+    name: str = ""  # tfds: the dataset's name; empty: `path` is the prepared folder itself
+    path: str = ""  # tfds: data_dir or prepared folder; folder: the image folder; npz: the file; ~ is expanded
+    train_split: str = "train"  # as in TensorFlow Datasets: train, train[:90%], train[100:200], train+test
+    evaluate_split: str = "test"
+    size: int = 0  # 0: as stored (shapes: 32); else the shorter side is resized to it, and the middle square kept
+    channels: int = 0  # 0: as stored; 1: grey (ITU-R 601 luma); 3: colour
+    flip: bool = False  # random horizontal flips, in training only
+    binarize: str = "none"  # none | dynamic (drawn anew each time) | static (drawn once) | threshold (at one half)
+    limit: int = 0  # use only the first `limit` examples; 0: all
+    shapes_count: int = 10_000  # shapes: scenes in `train`; `test` has a tenth as many others
+    shapes_seed: int = 0  # shapes: scene i is a function of (seed, i)
+    memory_mib: int = 2048  # images that fit in this are decoded once and kept; others are streamed
+    workers: int = 2  # decoding processes for a streamed source; 0: threads of this process
+    bad_images: str = "error"  # error: stop at an unreadable image | skip: count it, and use the next one instead
+    pixel_limit: int = 2**25  # larger images are refused before decoding (up to Pillow's own 178 million)
+
+    def __post_init__(self):
+        for field, choices in CHOICES.items():
+            if getattr(self, field) not in choices:
+                found = getattr(self, field)
+                raise ConfigError(f"data.{field}={found!r} is none of {', '.join(map(str, choices))}.")
+        for field, smallest in SMALLEST.items():
+            if getattr(self, field) < smallest:
+                raise ConfigError(f"data.{field}={getattr(self, field)} is less than {smallest}.")
+
+
+class Source(NamedTuple):
+    """One split, ready to be gathered from. `read` is all that training needs; the rest describes it.
+
+    `read` maps example indices i64[B] (each in [0, size)) to {"image": u8[B, H, W, C] in [0, stored_levels),
+    "label": i32[B] where there are classes}. It may be called from any thread, and be sent to another process.
+    """
+
+    spec: core.Spec
+    size: int
+    fingerprint: str
+    """SHA-256 (16 hexadecimal digits) of the pixels and labels if in memory, otherwise of the listing."""
+    read: Callable[[np.ndarray], dict[str, np.ndarray]]
+    stored_levels: int
+    in_memory: bool
+    classes: tuple[str, ...]
+    """Class names by label; () where there are none."""
+    names: Callable[[np.ndarray], list[str]]
+    """Example indices i64[B] -> what a message calls them: the file, or the split and number."""
+    captions: Callable[[np.ndarray], list[str]] | None
+    """Example indices i64[B] -> captions; None where there are none."""
+    annotations: Callable[[np.ndarray], dict[str, np.ndarray]] | None
+    """Example indices i64[B] -> ground truth a condition can be scored against; only `shapes` has it."""
+    skipped: int
+    """Unreadable images replaced by their successors, as far as known: all if in memory, none yet if streamed."""
+    workers: int
+
+
+class Stored(NamedTuple):
+    """A source as it lies on disk: all its splits, in one numbering of positions.
+
+    `read` maps positions i64[B] to B images u8[H, W, 1 or 3], of any sizes, and B labels (i32, -1: none), or raises a
+    DataError that names the example. Every other field that takes positions takes i64[B] too.
+    """
+
+    splits: Mapping[str, range]
+    read: Callable[[np.ndarray], tuple[Sequence[np.ndarray], np.ndarray]]
+    classes: tuple[str, ...]
+    names: Callable[[np.ndarray], list[str]]
+    listing: str
+    """What identifies the content without reading it: names, sizes, versions."""
+    levels: int = 256
+    captions: Callable[[np.ndarray], list[str]] | None = None
+    annotations: Callable[[np.ndarray], dict[str, np.ndarray]] | None = None

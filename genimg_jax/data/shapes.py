@@ -1,0 +1,152 @@
+"""Procedural scenes with exact ground truth: what is drawn, where, in which colour, and which pixels it covers.
+
+A scene is a large object, whose kind is the label, and sometimes a small one beside it, on a plain background. Scene i
+is a function of (seed, i) alone, described in units of the image's side, so that it is the same scene at any size.
+"""
+
+import functools
+
+import numpy as np
+
+from genimg_jax.data.records import Options, Stored
+
+KINDS = ("circle", "square", "triangle", "cross", "ring")
+COLOURS = {
+    "red": (220, 40, 40),
+    "green": (40, 170, 60),
+    "blue": (50, 80, 220),
+    "yellow": (240, 210, 40),
+    "purple": (150, 60, 190),
+    "orange": (240, 130, 30),
+    "white": (250, 250, 250),
+    "grey": (128, 128, 128),
+    "black": (10, 10, 10),
+}
+OBJECT_COLOURS = 6  # the first of COLOURS; the others are backgrounds
+RELATIONS = ("left of", "below", "right of", "above")  # by the quarter turn from the large object to the small one
+DRAWS = 14  # uniform numbers that decide a scene
+DEFAULT_SIZE = 32
+
+
+def open_shapes(options: Options) -> Stored:
+    """`shapes_count` scenes as `train`, and a tenth as many others as `test`, drawn at `size` or 32."""
+    count = options.shapes_count
+    side, seed = options.size or DEFAULT_SIZE, options.shapes_seed
+
+    def names(positions: np.ndarray) -> list[str]:
+        return [f"scene {position} of seed {seed}" for position in positions]
+
+    return Stored(
+        splits={"train": range(count), "test": range(count, count + max(1, count // 10))},
+        read=functools.partial(_read, seed, side),
+        classes=KINDS,
+        names=names,
+        listing=f"shapes {seed} {side}",
+        captions=lambda positions: captions(scenes(seed, positions)),
+        annotations=lambda positions: annotations(scenes(seed, positions), side),
+    )
+
+
+def scenes(seed: int, positions: np.ndarray) -> dict[str, np.ndarray]:
+    """The scenes at some positions. The first of the two objects is the large one; kind -1 means there is no second.
+
+    `kind` and `colour` i32[B, 2] index KINDS and COLOURS, `background` i32[B] indexes COLOURS, `centre` f32[B, 2, 2] is
+    (x, y) from the upper left corner and `radius` f32[B, 2] that of the circle around it, in units of the side, `angle`
+    f32[B, 2] is in radians, and `relation` i32[B] indexes RELATIONS (-1 where there is one object).
+    """
+    draws = np.stack([np.random.default_rng([seed, position]).random(DRAWS) for position in positions.tolist()])
+    u = iter(draws.T.astype(np.float32))
+
+    def choice(options: int) -> np.ndarray:  # -> i32[B]
+        return np.minimum(next(u) * options, options - 1).astype(np.int32)
+
+    two = next(u) < 0.5
+    kind = np.stack([choice(len(KINDS)), choice(len(KINDS))], 1)
+    first = choice(OBJECT_COLOURS)
+    second = (first + 1 + choice(OBJECT_COLOURS - 1)) % OBJECT_COLOURS  # another colour
+    background = OBJECT_COLOURS + choice(len(COLOURS) - OBJECT_COLOURS)
+    relation = choice(len(RELATIONS))
+    radius = np.stack([0.2 + 0.08 * next(u), 0.1 + 0.04 * next(u)], 1)
+    turn = (relation * (np.pi / 2) + (next(u) - 0.5) * (np.pi / 6)).astype(np.float32)
+    towards_small = np.stack([np.cos(turn), -np.sin(turn)], 1)
+    angle = (np.stack([next(u), next(u)], 1) - 0.5) * np.float32(np.pi / 3)
+    scatter = np.stack([next(u), next(u)], 1) - 0.5
+    # A lone object may be anywhere; two stand so far apart that the circles around them never touch.
+    lone = 0.5 + 0.4 * scatter
+    apart = 0.5 + 0.06 * scatter[:, None] + towards_small[:, None] * np.array([-0.18, 0.3], np.float32)[:, None]
+    kind[~two, 1] = -1
+    return {
+        "kind": kind,
+        "colour": np.stack([first, second], 1),
+        "background": background,
+        "centre": np.where(two[:, None, None], apart, lone[:, None]),
+        "radius": radius,
+        "angle": angle,
+        "relation": np.where(two, relation, -1).astype(np.int32),
+    }
+
+
+def _box(x: np.ndarray, y: np.ndarray, width: float, height: float) -> np.ndarray:  # signed distance, as all below
+    across, along = np.abs(x) - width, np.abs(y) - height
+    return np.hypot(np.maximum(across, 0), np.maximum(along, 0)) + np.minimum(np.maximum(across, along), 0)
+
+
+def _triangle(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return np.maximum(y, np.abs(x) * np.float32(3**0.5 / 2) - y / 2) - 0.5
+
+
+# Signed distances to shapes within the unit circle, f32[...] -> f32[...], negative inside, in the order of KINDS.
+DISTANCES = (
+    lambda x, y: np.hypot(x, y) - 1,
+    lambda x, y: _box(x, y, 0.5**0.5, 0.5**0.5),
+    _triangle,
+    lambda x, y: np.minimum(_box(x, y, 0.95, 0.3), _box(x, y, 0.3, 0.95)),
+    lambda x, y: np.abs(np.hypot(x, y) - 0.75) - 0.25,
+)
+
+
+def coverage(scene: dict[str, np.ndarray], which: int, side: int) -> np.ndarray:
+    """How much of each pixel an object covers, from its signed distance: a ramp one pixel wide at the edge."""
+    # -> f32[B, side, side]
+    at = (np.arange(side, dtype=np.float32) + 0.5) / side
+    covered = np.zeros((len(scene["kind"]), side, side), np.float32)
+    for kind, distance in enumerate(DISTANCES):
+        (rows,) = np.nonzero(scene["kind"][:, which] == kind)
+        centre, radius = scene["centre"][rows, which], scene["radius"][rows, which, None, None]
+        cos, sin = (f(scene["angle"][rows, which, None, None]) for f in (np.cos, np.sin))
+        x, y = at[None, None, :] - centre[:, 0, None, None], at[None, :, None] - centre[:, 1, None, None]
+        inside = -distance((cos * x + sin * y) / radius, (cos * y - sin * x) / radius) * radius
+        covered[rows] = np.clip(0.5 + side * inside, 0, 1)
+    return covered
+
+
+def draw(scene: dict[str, np.ndarray], side: int) -> np.ndarray:  # -> u8[B, side, side, 3]
+    palette = np.array(list(COLOURS.values()), np.float32)
+    image = np.broadcast_to(palette[scene["background"], None, None], (len(scene["kind"]), side, side, 3))
+    for which in (0, 1):
+        covered = coverage(scene, which, side)[..., None]
+        image = image + covered * (palette[scene["colour"][:, which], None, None] - image)
+    return np.rint(image).astype(np.uint8)
+
+
+def annotations(scene: dict[str, np.ndarray], side: int) -> dict[str, np.ndarray]:
+    """The scene and its segmentation: `mask` u8[B, side, side] is 0 for background, 1 and 2 for the objects."""
+    return {**scene, "mask": sum((i + 1) * (coverage(scene, i, side) > 0.5).astype(np.uint8) for i in (0, 1))}
+
+
+def captions(scene: dict[str, np.ndarray]) -> list[str]:
+    """Such as "a large red circle above a small blue cross on a grey background"."""
+    colours = list(COLOURS)
+    texts = []
+    for kind, colour, background, relation in zip(
+        *(scene[key].tolist() for key in ("kind", "colour", "background", "relation")), strict=True
+    ):
+        second = f" {RELATIONS[relation]} a small {colours[colour[1]]} {KINDS[kind[1]]}" if relation >= 0 else ""
+        texts.append(f"a large {colours[colour[0]]} {KINDS[kind[0]]}{second} on a {colours[background]} background")
+    return texts
+
+
+def _read(seed: int, side: int, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    # i64[B] -> u8[B, side, side, 3], i32[B]
+    scene = scenes(seed, positions)
+    return draw(scene, side), scene["kind"][:, 0]
