@@ -8,6 +8,8 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from absl import logging
+
 from genimg_jax.errors import ConfigError, Failure
 
 COMMANDS = {
@@ -25,6 +27,7 @@ USAGE = "usage: genimg COMMAND [--flags]; genimg COMMAND --help says more\n\n" +
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code. A `Failure` is one sentence on stderr, and its code."""
+    logging.set_verbosity(logging.ERROR)  # libraries' remarks about their own defaults are not the user's to act on
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         if not arguments or arguments[0] in ("-h", "--help", "--helpfull", "help"):

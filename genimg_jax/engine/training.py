@@ -169,8 +169,8 @@ class _Signals:
 
     def _receive(self, number, frame):
         self.received = signal.Signals(number)
-        for s, handler in ((s, signal.SIG_DFL) for s in self.previous):
-            signal.signal(s, handler)
+        for s in self.previous:
+            signal.signal(s, signal.SIG_DFL)
         print(f"\n{self.received.name}: saving after this step; once more to leave at once", file=sys.stderr)
 
     def __exit__(self, *_):
@@ -185,7 +185,13 @@ def _loop(program, store, state, source, held_out, values, workdir) -> core.Trai
     log = run.MetricsLog(workdir, step)
     window: list[core.Metrics] = []
     since = time.monotonic()
-    bar = tqdm(total=train.steps * size, initial=step * size, unit="image", unit_scale=True, smoothing=0.1)
+    bar = tqdm(
+        total=train.steps * size,
+        initial=step * size,
+        unit="image",
+        unit_scale=True,
+        mininterval=0.2 if sys.stderr.isatty() else 30.0,  # a log file is not a screen
+    )
     with _Signals() as signals, bar:
         if step == 0 and train.sample_every:
             _save_grid(program, state, workdir, 0)
@@ -202,7 +208,7 @@ def _loop(program, store, state, source, held_out, values, workdir) -> core.Trai
                 means = _means(window)
                 images_per_second = len(window) * size / (time.monotonic() - since)
                 log.write("train", step, step * size, means | {"images_per_second": images_per_second})
-                bar.set_postfix_str(" ".join(f"{k}={means[k]:.4g}" for k in list(means)[:2]))
+                bar.set_postfix_str(" ".join(f"{k}={v:.4g}" for k, v in means.items() if k.startswith("loss")))
                 _check_finite(means, step, workdir)
                 window = []
             held_out_means = None
