@@ -80,7 +80,7 @@ def workdir(tmp_path):
             "checkpoint": "best",
             "step": 40,
             "split": "test",
-            "metrics": {"nll": {"value": 88.125, "interval": [87.5, 88.75], "unit": "nats"}, ATTACK: 1},
+            "metrics": {"loss": 0.5, "nll": {"value": 88.125, "interval": [87.5, 88.75], "unit": "nats"}, ATTACK: 1},
             "protocol": {"bound": "lower", "data": {"levels": 17}},
         },
     )
@@ -103,6 +103,7 @@ def test_everything_of_a_run_is_on_the_page(workdir):
         "2,624",  # images seen by the last whole line, 41 x 64
         "88.125",  # the evaluation
         "[87.5, 88.75]",
+        "nll (test)88.125 nats",  # a headline: before the loss, which has its curve
         "data.levels",
         "optimizer.learning_rate",  # the configuration
         "train 40",  # the last of each curve

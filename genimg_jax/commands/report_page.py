@@ -83,8 +83,12 @@ def _headline(
             cards.append(("images a second, median", f"{speed:,.0f}"))
         if "loss" in drawn:
             cards.append((f"last {split} loss", text(drawn["loss"][-1][1])))
+    in_curves = metrics.get("evaluation", {})
     for title, evaluation in evaluations.items():
-        for name, (value, _, unit) in list(_metric_cells(evaluation).items())[:2]:
+        cells = _metric_cells(evaluation)
+        # What only a whole evaluation measures, such as a likelihood, before what training already followed.
+        for name in sorted(cells, key=lambda n: n in in_curves)[:2]:
+            value, _, unit = cells[name]
             cards.append((f"{name.replace('_', ' ')} ({title})", f"{text(value)} {unit}"))
     return "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in cards)
 
@@ -143,11 +147,7 @@ def _configuration(settings: Mapping[str, Any]) -> str:
     except ConfigError:  # a family that this version does not know
         return table(config.flatten(settings).items())
     flat = config.flatten(settings)
-    marked = {
-        key: f"default: {text(defaults.get(key))}"
-        for key, value in flat.items()
-        if key != "family" and value != defaults.get(key)
-    }
+    marked = {key: f"default: {text(defaults.get(key))}" for key, value in flat.items() if value != defaults.get(key)}
     changed = [(key, flat[key], text(defaults.get(key))) for key in marked]
     summary = table(changed, ("key", "value", "default")) if changed else "<p>All values are the defaults.</p>"
     everything = table(flat.items(), marked=marked)
