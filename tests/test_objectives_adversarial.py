@@ -134,11 +134,11 @@ def test_gradient_penalty_interpolates_each_example_by_its_own_key():
 
 
 def test_r1_matches_finite_differences():
-    real, step = images(1, 2), 1e-2
-    directions = jnp.eye(24).reshape(24, *SHAPE)
-    slopes = jnp.stack([(mlp(real + step * d[None]) - mlp(real - step * d[None])) / (2 * step) for d in directions])
-    expected = 0.5 * np.square(slopes).sum(axis=0)
-    np.testing.assert_allclose(r1(mlp, real, real, KEYS[:2]), expected, rtol=2e-2)
+    real, step = images(1, 1), 1e-2
+    directions = step * np.eye(24, dtype=np.float32).reshape(24, *SHAPE)
+    ahead, behind = (mlp(np.asarray(real) + sign * directions) for sign in (1, -1))
+    expected = 0.5 * np.square((ahead - behind) / (2 * step)).sum()
+    np.testing.assert_allclose(r1(mlp, real, real, KEYS[:1]), [expected], rtol=2e-2)
 
 
 @pytest.mark.parametrize("name", ["r1", "gradient_penalty"])

@@ -21,7 +21,7 @@ from genimg_jax.objectives.likelihoods import (
     to_values,
 )
 
-CASES = [("bernoulli", 2), *((name, n) for name in ("discretized_logistic", "categorical") for n in (2, 3, 17, 256))]
+CASES = [("bernoulli", 2), *((name, n) for name in ("discretized_logistic", "categorical") for n in (2, 17, 256))]
 LOCATIONS = (-1e4, -3.0, -1.0, -0.996, -0.31, 0.0, 1 / 255, 0.5, 0.9999, 1.0, 40.0)
 LOG_SCALES = (-100.0, MIN_LOG_SCALE, -5.0, -2.0, 0.0, 3.0, MAX_LOG_SCALE, 100.0)
 
@@ -56,7 +56,7 @@ def test_masses_sum_to_one(name, levels):
 def test_mean_is_the_enumerated_expectation(name, levels):
     likelihood, outputs = LIKELIHOODS[name](Spec((1, 1, 1), 0, levels)), pixel_outputs(name, levels)
     expected = np.exp(enumerated(likelihood, outputs, levels)) @ np.linspace(-1, 1, levels)
-    np.testing.assert_allclose(likelihood.mean(outputs).ravel(), expected, atol=2e-4)
+    np.testing.assert_allclose(jax.jit(likelihood.mean)(outputs).ravel(), expected, atol=2e-4)
 
 
 @pytest.mark.parametrize(("name", "levels"), CASES)
@@ -142,13 +142,14 @@ def test_sample_frequencies_match_the_masses(name, levels, outputs):
 @pytest.mark.parametrize(("name", "levels"), [("bernoulli", 2), ("discretized_logistic", 17), ("categorical", 17)])
 def test_examples_are_independent_and_samples_follow_their_keys(name, levels):
     likelihood = LIKELIHOODS[name](Spec((2, 3, 2), 0, levels))
-    outputs = jax.random.normal(jax.random.key(0), (4, 2, 3, likelihood.channels))
-    keys, order = item_keys(jax.random.key(1), jnp.arange(4)), jnp.array([2, 0, 3])
-    images = likelihood.sample(outputs, keys)
-    np.testing.assert_array_equal(likelihood.sample(outputs[order], keys[order]), images[order])
-    assert len(np.unique(likelihood.sample(outputs[:1].repeat(4, axis=0), keys), axis=0)) > 1
-    log_prob = likelihood.log_prob(outputs, images)
-    np.testing.assert_allclose(likelihood.log_prob(outputs[order], images[order]), log_prob[order], rtol=1e-6)
+    sample, log_prob = jax.jit(likelihood.sample), jax.jit(likelihood.log_prob)
+    outputs = np.random.default_rng(0).normal(size=(4, 2, 3, likelihood.channels)).astype(np.float32)
+    keys, order = item_keys(jax.random.key(1), np.arange(4)), np.array([2, 0, 3, 1])
+    images = np.asarray(sample(outputs, keys))
+    np.testing.assert_array_equal(sample(outputs[order], keys[order]), images[order])
+    assert len(np.unique(sample(outputs[:1].repeat(4, axis=0), keys), axis=0)) > 1
+    expected = np.asarray(log_prob(outputs, images))
+    np.testing.assert_allclose(log_prob(outputs[order], images[order]), expected[order], rtol=1e-6)
 
 
 @pytest.mark.parametrize(("name", "levels"), [("bernoulli", 2), ("discretized_logistic", 17), ("categorical", 17)])
