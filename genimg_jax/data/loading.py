@@ -10,12 +10,14 @@ import sys
 from collections.abc import Callable, Iterator
 
 import numpy as np
+from absl import flags
 
 from genimg_jax.data import order
 from genimg_jax.data.records import Source
 from genimg_jax.errors import DataError, Failure
 
 Batch = dict[str, np.ndarray]
+Read = Callable[[np.ndarray], Batch]
 ALL_ROWS = slice(None)
 
 
@@ -32,7 +34,8 @@ def train_batches(
     if batch_size > source.size:
         raise DataError(f"A batch of {batch_size} needs more than the {source.size} examples there are: "
                         "lower the batch size or use more data.")  # fmt: skip
-    return _batches(source, functools.partial(_train_batch, source, seed, batch_size, rows), start_step, sys.maxsize)
+    make = functools.partial(_train_batch, source.read, source.size, seed, batch_size, rows)
+    return _batches(source, make, start_step, sys.maxsize)
 
 
 def evaluation_batches(source: Source, batch_size: int, rows: slice = ALL_ROWS) -> Iterator[Batch]:
@@ -42,19 +45,20 @@ def evaluation_batches(source: Source, batch_size: int, rows: slice = ALL_ROWS) 
     repeat the last example.
     """
     steps = -(-source.size // batch_size)
-    return _batches(source, functools.partial(_evaluation_batch, source, batch_size, rows), 0, steps)
+    make = functools.partial(_evaluation_batch, source.read, source.size, batch_size, rows)
+    return _batches(source, make, 0, steps)
 
 
-def _train_batch(source: Source, seed: int, batch_size: int, rows: slice, step: int) -> Batch:
+def _train_batch(read: Read, size: int, seed: int, batch_size: int, rows: slice, step: int) -> Batch:
     index = np.arange(batch_size)[rows]
-    batch = source.read(order.examples(seed, step * batch_size + index, source.size))
+    batch = read(order.examples(seed, step * batch_size + index, size))
     return {**batch, "index": index.astype(np.int32)}
 
 
-def _evaluation_batch(source: Source, batch_size: int, rows: slice, step: int) -> Batch:
+def _evaluation_batch(read: Read, size: int, batch_size: int, rows: slice, step: int) -> Batch:
     positions = step * batch_size + np.arange(batch_size)[rows]
-    index = np.minimum(positions, source.size - 1)
-    return {**source.read(index), "index": index.astype(np.int32), "mask": positions < source.size}
+    index = np.minimum(positions, size - 1)
+    return {**read(index), "index": index.astype(np.int32), "mask": positions < size}
 
 
 def _batches(source: Source, make: Callable[[int], Batch], start: int, stop: int) -> Iterator[Batch]:
@@ -67,6 +71,8 @@ def _streamed(make: Callable[[int], Batch], start: int, stop: int, workers: int)
     """Whole batches as Grain's elements: workers take turns, so their number changes nothing but the speed."""
     import grain  # here, because sources in memory do not need its import time
 
+    if not flags.FLAGS.is_parsed():  # Grain reads its own absl flags, which nobody has parsed outside absl.app
+        flags.FLAGS.mark_as_parsed()
     threads = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1) if workers else grain.ReadOptions(4, 4)
     processes = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
     steps = grain.MapDataset.range(start, stop).map(functools.partial(_named, make))
@@ -74,7 +80,7 @@ def _streamed(make: Callable[[int], Batch], start: int, stop: int, workers: int)
     step = start
     try:
         for batch in iterator:
-            yield batch
+            yield {name: np.array(array) for name, array in batch.items()}  # a copy, to release shared memory at once
             step += 1
     except RuntimeError as error:  # how Grain reports a process that was killed
         raise DataError(f"A decoding worker died before the batch of step {step}: {error}") from error

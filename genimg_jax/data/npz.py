@@ -7,6 +7,7 @@ import functools
 import math
 import os
 import zipfile
+import zlib
 
 import numpy as np
 
@@ -33,7 +34,7 @@ def open_npz(options: Options) -> Stored:
             raise DataError(f"'{path}' holds {', '.join(sorted(shapes)) or 'nothing'}: save u8 images as `{SUFFIX}`.")
         load = functools.cache(functools.partial(_load, path))
         labels = [_labels(path, key, shapes, load) for key in keys]
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"'{path}' cannot be read as an npz archive: {error}.") from error
     counts = [shapes[key][0] for key in keys]
     starts = [sum(counts[:i]) for i in range(len(keys))]
@@ -79,8 +80,11 @@ def _checked_shapes(path: str, options: Options) -> dict[str, tuple[int, ...]]:
 
 
 def _load(path: str, key: str) -> np.ndarray:
-    with np.load(path, allow_pickle=False) as archive:
-        return archive[key]
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return archive[key]
+    except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"'{path}': {key} is damaged: {error}.") from error
 
 
 def _labels(path: str, key: str, shapes: dict[str, tuple[int, ...]], load) -> np.ndarray:  # -> i32[N], -1: none

@@ -10,7 +10,6 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from genimg_jax import core
 from genimg_jax.data import pixels
 from genimg_jax.data.digits import open_digits
 from genimg_jax.data.folder import open_folder
@@ -49,6 +48,8 @@ def open_source(options: Options, split: str) -> Source:
     differ in shape and `options.size` does not make them alike, or, in memory, any image cannot be read. In a streamed
     source that last error comes with the batch that holds the image.
     """
+    from genimg_jax import core  # here, because it loads JAX, which naming the options does not need
+
     stored = KINDS[options.source](options)
     positions = select(split, stored.splits)[: options.limit or None]
     recipe = Recipe(stored, positions, options, {})

@@ -8,7 +8,7 @@ import os
 import warnings
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from genimg_jax.errors import DataError
 
@@ -49,7 +49,9 @@ def decode(encoded: bytes, name: str, pixel_limit: int) -> np.ndarray:
                     f"'{name}' is {width} x {height}, over data.pixel_limit={pixel_limit:,} pixels: "
                     "shrink it or raise the limit."
                 )
-            return _eight_bits(ImageOps.exif_transpose(image), name)
+            image.load()
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+            return _eight_bits(ImageOps.exif_transpose(image) if turned else image, name)
     except Image.UnidentifiedImageError as error:
         raise DataError(f"'{name}' is not an image in a format that Pillow reads.") from error
     except Image.DecompressionBombError as error:
@@ -70,10 +72,10 @@ def _eight_bits(image: Image.Image, name: str) -> np.ndarray:  # -> u8[H, W, 1 o
         raise DataError(
             f"'{name}' has mode {image.mode}, whose range is not known: save it with 8 or 16 bits a channel."
         )
-    grey = image.mode in GREY
+    wanted = "L" if image.mode in GREY else "RGB"
     if image.has_transparency_data:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-    return _channels_last(np.array(image.convert("L" if grey else "RGB")))
+    return _channels_last(np.asarray(image if image.mode == wanted else image.convert(wanted)))
 
 
 def conform(image: np.ndarray, size: int, channels: int) -> np.ndarray:

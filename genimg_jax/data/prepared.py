@@ -80,13 +80,21 @@ def _read(
     folder: str, splits: Mapping[str, range], image: str, labelled: bool, pixel_limit: int, positions: np.ndarray
 ) -> tuple[list, np.ndarray]:
     # i64[B] -> B of u8[H, W, 1 or 3], i32[B]
-    images, labels = [], []
-    for position in positions.tolist():
-        split, number = _place(splits, position)
+    places = [_place(splits, position) for position in positions.tolist()]
+    encoded, labels = [None] * len(places), np.full(len(places), -1, np.int32)
+    for split in {split for split, _ in places}:
+        here = [row for row, (name, _) in enumerate(places) if name == split]
+        numbers = [places[row][1] for row in here]
         try:
-            record = _records(folder, split, image)[number]
+            records = _records(folder, split, image).__getitems__(numbers)  # many at once: the file is read in order
         except Exception as error:  # a damaged record, or a file that is gone
-            raise DataError(f"{_name(folder, split, number)} cannot be read: {error}.") from error
-        images.append(pixels.decode(record[image], _name(folder, split, number), pixel_limit))
-        labels.append(record["label"] if labelled else -1)
-    return images, np.array(labels, np.int32)
+            which = _name(folder, split, min(numbers)) + (f" to {max(numbers)}" if len(numbers) > 1 else "")
+            raise DataError(f"{which} cannot be read: {error}.") from error
+        for row, record in zip(here, records, strict=True):
+            encoded[row] = record[image]
+            labels[row] = record["label"] if labelled else -1
+    images = [
+        pixels.decode(content, _name(folder, *place), pixel_limit)
+        for content, place in zip(encoded, places, strict=True)
+    ]
+    return images, labels

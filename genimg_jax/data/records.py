@@ -1,13 +1,17 @@
 """What the data layer passes around: the options, a source as training sees it, and a source as it lies on disk."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from genimg_jax import core
 from genimg_jax.errors import ConfigError
+
+if TYPE_CHECKING:  # not otherwise: a mistaken option is refused without loading JAX
+    from genimg_jax import core
 
 CHOICES = {
     "source": ("digits", "shapes", "tfds", "folder", "npz"),

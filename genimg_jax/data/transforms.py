@@ -17,7 +17,8 @@ def prepare(batch: core.Batch, key: jax.Array, options: Options, stored_levels: 
     each pixel as 1 with probability u / (stored_levels - 1). Static and threshold binarisation were done as the source
     was read: there `stored_levels` is 2. Everything but "image" passes through.
     """  # u8[B, H, W, C] -> f32[B, H, W, C]
-    image = batch["image"].astype(jnp.float32) / (stored_levels - 1)
+    # Compiled, x / 255 becomes x * (1 / 255), and 255 * (1 / 255) rounds to more than 1.
+    image = jnp.minimum(batch["image"].astype(jnp.float32) / (stored_levels - 1), 1)
     if options.flip and training:
         keys = core.item_keys(jax.random.fold_in(key, FLIP), batch["index"])
         flipped = jax.vmap(jax.random.bernoulli)(keys)
