@@ -100,15 +100,15 @@ def check_dependence(
     several images, and outputs are compared bit for bit: finite differences, because an embedding of levels has no
     gradient.
     """
-    rng, size = np.random.default_rng(0), len(order)
-    images = rng.integers(levels, size=(4, size, np.prod(shape) // size))
-    changed = np.tile(images[:, None, None], (1, size, levels, 1, 1))  # [4, D, levels, D, values of a variable]
+    count, rng, size = 32, np.random.default_rng(0), len(order)
+    images = rng.integers(levels, size=(count, size, np.prod(shape) // size))
+    changed = np.tile(images[:, None, None], (1, size, levels, 1, 1))  # [32, D, levels, D, values of a variable]
     for variable in range(size):
         for level in range(levels):
             changed[:, variable, level, variable] = level
     values = (changed * (2 / (levels - 1)) - 1).astype(np.float32).reshape(-1, 1, *shape)
     # One at a time: in a batch, an example's place may change how its sums are rounded.
-    found = np.asarray(jax.jit(lambda x: jax.lax.map(outputs, x))(values)).reshape(4, size, levels, size, -1)
+    found = np.asarray(jax.jit(lambda x: jax.lax.map(outputs, x))(values)).reshape(count, size, levels, size, -1)
     depends = (found.max(2) != found.min(2)).any((0, 3))  # [changed variable, variable of the outputs]
     expected = order[:, None] < order[None, :]
     assert depends.shape == expected.shape

@@ -1,0 +1,131 @@
+"""Masked autoencoder for distribution estimation (MADE): Germain et al. 2015. Its likelihood is exact.
+
+The values of an image are drawn one after another, in raster order (the channels of a pixel in turn) or in an order
+drawn from a seed; one pass of a masked network gives every conditional. With several orders, training takes them in
+turn and the model is their mixture in equal parts, whose likelihood is exact too (section 4.2).
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from genimg_jax import core
+from genimg_jax.networks.masked import MaskedMLP
+from genimg_jax.objectives.likelihoods import LIKELIHOODS
+from genimg_jax.options import bounded, choice
+
+GROUPS = ("model",)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    width: int = bounded(500, 1)  # hidden units a layer; at least the number of values of an image, or direct=True
+    depth: int = bounded(1, 1)  # hidden layers
+    direct: bool = True  # connect earlier values to each conditional directly as well
+    likelihood: str = choice("bernoulli", *LIKELIHOODS)
+    order: str = choice("raster", "raster", "random")  # the first order; any further ones are random
+    orders: int = bounded(1, 1)
+    order_seed: int = bounded(0, 0)
+    conditional: bool = False  # condition on the class
+
+
+def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimizer]) -> core.Family:
+    """The family with one parameter group, `model`. Raises `ConfigError` where the data cannot have the likelihood."""
+    count = int(np.prod(spec.image_shape))
+    likelihood = LIKELIHOODS[options.likelihood](spec._replace(image_shape=(count, 1, 1)))
+    classes = core.classes(options.conditional, spec)
+    network = MaskedMLP(count, likelihood.channels, options.width, options.depth, options.direct, classes)
+    optimizer = optimizers["model"]
+    orders = jnp.stack([variable_order(options, spec.image_shape, i) for i in range(options.orders)])
+    ranks = jnp.argsort(orders)
+
+    def label(batch):
+        return batch["label"] if classes else None
+
+    def apply(params, *arguments, method="__call__"):
+        return network.apply({"params": params}, *arguments, method=method)
+
+    def log_masses(params, batch, which):
+        """Under one of the orders."""  # [B, H, W, C], i32[] -> [B]
+        image = batch["image"].reshape(-1, count)
+        outputs = apply(params, image, label(batch), ranks[which])
+        return likelihood.log_prob(outputs[:, :, None], image[:, :, None, None])
+
+    def init(key, batch):
+        arguments = batch["image"].reshape(-1, count), label(batch), ranks[0]
+        return core.init_state({"model": network.init(key, *arguments)["params"]}, optimizers)
+
+    def train_step(state, batch, key):
+        def loss(params, part, key):
+            return -log_masses(params, part, state.step % options.orders).mean(), {}
+
+        (value, _), gradients = core.value_and_grad(optimizer, loss)(state.params["model"], batch, key)
+        state, updated = core.update(optimizer, state, "model", gradients)
+        return state.replace(step=state.step + 1), {"loss": value, **updated}
+
+    def log_prob(weights, batch, key):
+        """log 1/K sum_k p(x | order k), exact."""
+        params = weights.params["model"]
+        each = jax.lax.map(lambda which: log_masses(params, batch, which), jnp.arange(options.orders))
+        return jax.nn.logsumexp(each, axis=0) - jnp.log(options.orders)
+
+    def evaluate(weights, batch, key):
+        return {"loss": -log_prob(weights, batch, key)}
+
+    def complete(weights, image, mask, keys, condition):
+        """Clamped ancestral sampling: each unknown value is drawn given those before it in the order, known or drawn.
+
+        Exact where every known value comes before every unknown one in the order; elsewhere what is known later does
+        not influence what is drawn earlier. The scan does one hidden layer's work a value, not a whole pass.
+        """
+        params = weights.params["model"]
+        known = jnp.broadcast_to(mask[..., None], image.shape).reshape(-1, count)
+        image = image.reshape(-1, count)
+        which = jax.vmap(lambda key: jax.random.randint(key, (), 0, options.orders))(core.fold_in(keys, count))
+        order = orders[which]  # [B, D]
+        rows = jnp.arange(len(image))
+
+        def step(carry, rank):
+            image, partial = carry
+            variable = order[:, rank]
+            outputs = apply(params, partial, variable, rank, method="conditional")
+            drawn = likelihood.sample(outputs[:, None, None], core.fold_in(keys, rank))[:, 0, 0, 0]
+            value = jnp.where(known[rows, variable], image[rows, variable], drawn)
+            partial = apply(params, partial, value, variable, rank, method="extend")
+            return (image.at[rows, variable].set(value), partial), None
+
+        start = apply(params, len(image), label(condition), method="start")
+        (image, _), _ = jax.lax.scan(step, (image, start), jnp.arange(count))
+        return image.reshape(-1, *spec.image_shape)
+
+    def sample(weights, keys, condition):
+        image = jnp.zeros((len(keys), *spec.image_shape))
+        return complete(weights, image, jnp.zeros(image.shape[:3], bool), keys, condition)
+
+    return core.Family(
+        init,
+        train_step,
+        evaluate,
+        sample=sample,
+        log_prob=log_prob,
+        bound="exact",
+        conditions=("label",) if classes else (),
+        protocol={
+            "orders": options.orders,
+            "complete": "clamped ancestral; exact where all known values precede all unknown ones in "
+            + ("raster order" if options.order == "raster" and options.orders == 1 else "the model's orders"),
+        },
+        complete=complete,
+    )
+
+
+def variable_order(options: Options, shape: tuple[int, int, int], number: int) -> jax.Array:
+    """The positions, in a flattened image, of the values in the order of drawing; a pixel's channels stay together."""
+    # -> i32[H W C]
+    pixels = np.arange(shape[0] * shape[1])
+    if number or options.order == "random":
+        pixels = np.random.default_rng([options.order_seed, number]).permutation(pixels)
+    return jnp.asarray((pixels[:, None] * shape[2] + np.arange(shape[2])).reshape(-1), jnp.int32)
