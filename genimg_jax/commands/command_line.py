@@ -20,11 +20,12 @@ def parse(
     values = flags.FlagValues()
     define(values)
     arguments = list(arguments)
+    given = list(arguments)
     path = _take(arguments, "config") if config == "file" else None
     if any(a in ("-h", "-help", "--help", "--helpfull") for a in arguments):
         print(f"genimg {name}: {about}\n\nflags:\n{_help(values, config)}")
         raise SystemExit(0)
-    _refuse_repeated(arguments)
+    _refuse_repeated(given)
     if config:
         from ml_collections import config_dict, config_flags
 
@@ -69,7 +70,7 @@ def _load(config: str, path: str | None, arguments: Sequence[str]):
     from genimg_jax.engine import run
 
     # Tuples come back from JSON as lists, whose overrides config_flags cannot parse.
-    return ConfigDict(_tuples(run.read_json(pathlib.Path(workdir), "config.json")))
+    return ConfigDict(_tuples(run.read_json(pathlib.Path(workdir).expanduser(), "config.json")))
 
 
 def _tuples(value):

@@ -21,9 +21,11 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("checkpoint", "best", "best, last, or a step", flag_values=values)
     flags.DEFINE_bool("averaged", True, "the moving average of the weights, where there is one", flag_values=values)
     flags.DEFINE_integer("count", 64, "number of images", lower_bound=1, flag_values=values)
-    flags.DEFINE_integer("seed", None, "which set of images; the run's own seed if not given", flag_values=values)
+    flags.DEFINE_integer(
+        "seed", None, "which set of images; the run's own if not given", 0, 2**31 - 1, flag_values=values
+    )
     flags.DEFINE_integer("label", None, "one class; each in turn if not given", flag_values=values)
-    flags.DEFINE_integer("interpolate", 0, "rows of interpolations between pairs of codes instead", flag_values=values)
+    flags.DEFINE_integer("interpolate", 0, "rows of interpolations between pairs of codes", 0, flag_values=values)
     flags.DEFINE_integer("steps", 10, "images in a row of interpolations", lower_bound=2, flag_values=values)
     flags.DEFINE_string("out", "", "directory; WORKDIR/generated/NAME if not given", flag_values=values)
     flags.DEFINE_bool("singles", True, "also write each image to a PNG of its own", flag_values=values)

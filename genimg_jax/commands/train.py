@@ -11,7 +11,8 @@ ABOUT = """train a family from a config file. The same command resumes where it 
   genimg train --config configs/vae_digits.py --workdir runs/vae_digits
   genimg train --config configs/vae_mnist.py:tiny --workdir runs/tiny --config.optimizer.learning_rate=3e-4
 
-Exit codes: 0 done, 2 usage or configuration, 3 data, 4 checkpoint, 5 not finite, 6 resources, 75 interrupted and saved."""
+Exit codes: 0 done, 2 usage or configuration, 3 data, 4 checkpoint, 5 not finite, 6 resources,
+75 interrupted and saved."""
 
 
 def define(values: flags.FlagValues) -> None:

@@ -2,10 +2,14 @@
 
 A step's directory holds `state` (the train state's arrays, less the frozen ones) and `about` (the configuration, its
 digest, and the shape and dtype of every array), so that a checkpoint of something else is refused before a byte of
-it is loaded. Orbax writes to a temporary name and renames: a step is listed whole or not at all.
+it is loaded. Orbax writes to a temporary name and renames: a step is listed whole or not at all. A directory that is
+named like a step without holding one is never taken for one, and is set aside when the run is continued.
 """
 
+import math
 import pathlib
+import sys
+import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -25,8 +29,10 @@ class Store(NamedTuple):
 
 
 def open_store(workdir: pathlib.Path, keep: int = 1, best: str = "", read_only: bool = False) -> Store:
-    """The checkpoints of a run directory. Left-over temporary directories are removed, unless read only."""
+    """The checkpoints of a run directory. Left-overs of a crash are cleared away and named, unless read only."""
     directory = workdir.absolute() / "checkpoints"
+    if not read_only and jax.process_index() == 0:
+        _clear(directory)
     policies = [LatestN(keep)]
     if best:
         policies.append(
@@ -50,10 +56,37 @@ def open_store(workdir: pathlib.Path, keep: int = 1, best: str = "", read_only: 
     return Store(directory, ocp.CheckpointManager(directory, options=options, handler_registry=registry), best)
 
 
+def _whole(step: pathlib.Path) -> bool:
+    return all((step / part).is_dir() for part in ("state", "about"))
+
+
+def _clear(directory: pathlib.Path) -> None:
+    for path in sorted(directory.glob("*")):
+        if "orbax-checkpoint-tmp" in path.name:
+            print(f"removing {path}, which was never finished", file=sys.stderr)  # Orbax does, before it saves
+        elif path.name.isdecimal() and not _whole(path):
+            aside = path.with_name(f"{path.name}.set-aside-{time.time_ns()}")
+            path.rename(aside)
+            print(f"{path} is no checkpoint: set aside as {aside.name}", file=sys.stderr)
+
+
+def steps(store: Store) -> list[int]:
+    """The steps that have a checkpoint, in order."""
+    return sorted(step for step in store.manager.all_steps() if _whole(store.directory / str(step)))
+
+
+def path_name(path: tuple) -> str:
+    """`params/model/encoder/kernel`, whether the tree holds records or, as stored ones do, dicts alone."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _named(tree: core.Tree) -> dict[str, Any]:
+    return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
 def shapes(state: core.TrainState) -> dict[str, list]:
     """{leaf's path: [shape, dtype]} of what is saved of a state, arrays or abstract."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(_saved(state))
-    return {jax.tree_util.keystr(path): [list(x.shape), str(x.dtype)] for path, x in leaves}
+    return {name: [list(x.shape), str(x.dtype)] for name, x in _named(_saved(state)).items()}
 
 
 def _saved(state: core.TrainState) -> core.TrainState:
@@ -66,7 +99,7 @@ def save(store: Store, state: core.TrainState, config: Mapping[str, Any], metric
     `metrics` are the held-out means at this step, or None where it was not evaluated.
     """
     about = {"config": config, "digest": configs.digest(config), "shapes": shapes(state)}
-    ranked = dict(metrics) if metrics and store.best in metrics else None
+    ranked = dict(metrics) if metrics and math.isfinite(metrics.get(store.best, math.nan)) else None
     args = ocp.args.Composite(state=ocp.args.StandardSave(_saved(state)), about=ocp.args.JsonSave(about))
     store.manager.save(int(state.step), args=args, metrics=ranked, force=True)
 
@@ -82,23 +115,23 @@ def close(store: Store) -> None:
 
 
 def last_step(store: Store) -> int | None:
-    return store.manager.latest_step()
+    return max(steps(store), default=None)
 
 
 def choose(store: Store, which: str) -> int:
     """The step of `which`: 'best' (the last, where none was ranked), 'last', or a number that is there."""
-    steps = sorted(store.manager.all_steps())
-    if not steps:
+    there = steps(store)
+    if not there:
         raise CheckpointError(f"no checkpoint in {store.directory}; train first: genimg train --workdir ...")
     if which == "last":
-        return steps[-1]
+        return there[-1]
     if which == "best":
         best = store.manager.best_step() if store.best else None
-        return steps[-1] if best is None else best
-    if which.isdigit() and int(which) in steps:
+        return best if best in there else there[-1]
+    if which.isdecimal() and int(which) in there:
         return int(which)
     raise CheckpointError(
-        f"no checkpoint {which} in {store.directory}; there are best, last, {', '.join(map(str, steps))}."
+        f"no checkpoint {which} in {store.directory}; there are best, last, {', '.join(map(str, there))}."
     )
 
 
@@ -117,8 +150,8 @@ def restore(store: Store, step: int, like: core.TrainState) -> core.TrainState:
     if wrong:
         lines = [f"  {p}: stored {stored.get(p, 'nothing')}, wanted {wanted.get(p, 'nothing')}" for p in wrong[:5]]
         raise CheckpointError(
-            f"checkpoint {store.directory / str(step)} is of another model; {len(wrong)} of {len(wanted)} arrays differ:\n"
-            + "\n".join(lines)
+            f"checkpoint {store.directory / str(step)} is of another model; {len(wrong)} arrays differ from the "
+            f"{len(wanted)} that are wanted:\n" + "\n".join(lines)
         )
     args = ocp.args.Composite(state=ocp.args.StandardRestore(_saved(like)))
     return store.manager.restore(step, args=args)["state"].replace(frozen=like.frozen)
@@ -127,5 +160,4 @@ def restore(store: Store, step: int, like: core.TrainState) -> core.TrainState:
 def restore_untyped(store: Store, step: int) -> dict[str, jax.Array]:
     """{leaf's path, as `shapes` writes it: array} of a step, whatever model it is of."""
     restored = store.manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore()))["state"]
-    leaves, _ = jax.tree_util.tree_flatten_with_path(restored)
-    return {jax.tree_util.keystr(path): x for path, x in leaves}
+    return _named(restored)

@@ -56,7 +56,7 @@ SCALARS = {"seed": 0, "resume": "", "init_from": ""}
 # What may change between a checkpoint and the run that continues it, without changing what is computed.
 SAFE = re.compile(
     r"train\.(log_every|evaluate_every|checkpoint_every|sample_every|samples|keep|best)|(evaluate|parallel|runtime)\..*"
-    r"|data\.(memory_mib|workers|evaluate_split)|resume|init_from"
+    r"|data\.(memory_mib|workers|evaluate_split)|resume"
 )
 
 
@@ -132,6 +132,8 @@ def resolve(config: Mapping[str, Any]) -> Config:
     for name, default in SCALARS.items():
         if type(values[name]) is not type(default):
             raise ConfigError(f"config.{name} is {values[name]!r}; it must be a {type(default).__name__}.")
+    if not 0 <= values["seed"] < 2**31:
+        raise ConfigError(f"config.seed is {values['seed']}; it must be between 0 and 2**31 - 1.")
     prefix = "config.optimizer" if len(module.GROUPS) == 1 else "config.optimizer.{}"
     checked = {name: parse(kind, values[name], f"config.{name}") for name, kind in SECTIONS.items()}
     return Config(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from genimg_jax import core
@@ -25,19 +26,32 @@ class Options:
     distributed: bool = False  # join the other processes (Slurm, MPI and TPU pods are found by themselves)
 
 
+def join(options: Options) -> None:
+    """Meets the other processes, if there are any and it has not yet."""
+    if options.distributed and not jax.distributed.is_initialized():
+        jax.distributed.initialize()
+
+
+def anywhere(condition: bool) -> bool:
+    """Whether it holds in any process; each of them must ask at the same step."""
+    if jax.process_count() == 1:
+        return condition
+    return bool(multihost_utils.process_allgather(np.asarray(condition)).any())
+
+
 def make_mesh(options: Options) -> Mesh:
     """The devices as [data, fsdp]. Raises `ConfigError` where they cannot be divided so."""
-    if options.distributed:
-        jax.distributed.initialize()
+    join(options)
     devices = jax.devices()
     count = options.devices or len(devices)
     if count > len(devices):
         raise ConfigError(f"parallel.devices is {count}, but there are {len(devices)} ({devices[0].platform}).")
     if count % options.fsdp:
         raise ConfigError(f"parallel.fsdp is {options.fsdp}, which does not divide the {count} devices.")
-    if options.compile == "pmap" and options.fsdp > 1:
+    if options.compile == "pmap" and (options.fsdp > 1 or jax.process_count() > 1):
         raise ConfigError(
-            "parallel.compile is 'pmap', which replicates the state; set parallel.fsdp to 1, or use 'jit'."
+            "parallel.compile is 'pmap', which replicates the state over the devices of one process; "
+            "set parallel.fsdp to 1 and start one process, or use 'jit'."
         )
     return Mesh(np.array(devices[:count]).reshape(-1, options.fsdp), ("data", "fsdp"))
 

@@ -37,9 +37,13 @@ def build(config: Config, spec: core.Spec, stored_levels: int) -> Program:
     """Everything compiled lazily: building is quick, and a configuration that cannot work fails here."""
     mesh = parallel.make_mesh(config.parallel)
     parallel.check_batch(mesh, config.train.batch_size, "train.batch_size")
-    parallel.check_batch(mesh, config.train.batch_size // config.train.microbatches, "a microbatch")
     parallel.check_batch(mesh, config.evaluate.batch_size, "evaluate.batch_size")
     train, average = config.train, parallel.average_over(config.parallel)
+    if train.batch_size % train.microbatches:
+        raise ConfigError(
+            f"train.microbatches is {train.microbatches}, which does not divide {train.batch_size} images."
+        )
+    parallel.check_batch(mesh, train.batch_size // train.microbatches, "a microbatch")
     optimizer = {
         group: optimizers.make(options, train.steps, train.batch_size, train.microbatches, train.precision, average)
         for group, options in config.optimizer.items()
@@ -50,10 +54,7 @@ def build(config: Config, spec: core.Spec, stored_levels: int) -> Program:
         return transforms.prepare(raw, core.stream(seed, name, at), config.data, stored_levels, training)
 
     def init(seed: jax.Array) -> core.TrainState:
-        batch = {"image": jnp.zeros((2, *spec.image_shape)), "index": jnp.arange(2)}
-        if spec.num_classes:
-            batch["label"] = jnp.zeros(2, jnp.int32)
-        return family.init(core.stream(seed, "init"), batch)
+        return family.init(core.stream(seed, "init"), _blank(spec))
 
     def step(state: core.TrainState, raw: core.Batch, seed: jax.Array):
         batch = prepare(raw, seed, "augment", state.step, True)
@@ -79,6 +80,17 @@ def build(config: Config, spec: core.Spec, stored_levels: int) -> Program:
         per_example=parallel.compile_per_example(per_example, mesh, static=0),
         sample=parallel.compile_per_example(sample, mesh),
     )
+
+
+def _blank(spec: core.Spec) -> core.Batch:
+    batch = {"image": jnp.zeros((2, *spec.image_shape)), "index": jnp.arange(2)}
+    return {**batch, "label": jnp.zeros(2, jnp.int32)} if spec.num_classes else batch
+
+
+def held_out_metrics(program: Program) -> list[str]:
+    """The names of what the family's `evaluate` measures, without measuring it."""
+    arguments = core.weights(program.like), _blank(program.spec), core.stream(0, "evaluate")
+    return list(jax.eval_shape(program.family.evaluate, *arguments))
 
 
 def train_batches(program: Program, source: Source, start_step: int) -> Iterator[core.Batch]:

@@ -1,4 +1,4 @@
-"""A run directory: its lock, its manifest, its metrics."""
+"""A run directory: its lock, its manifest, its metrics; and the signals that ask a run to stop."""
 
 import contextlib
 import datetime
@@ -11,6 +11,7 @@ import os
 import pathlib
 import platform
 import shlex
+import signal
 import socket
 import subprocess
 import sys
@@ -38,7 +39,7 @@ def prepare(workdir: pathlib.Path) -> None:
         workdir.mkdir(parents=True, exist_ok=True)
         probe = workdir / ".writable"
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)
     except OSError as error:
         raise ResourceError(
             f"cannot write to workdir {workdir}: {error.strerror}; choose another --workdir."
@@ -56,13 +57,36 @@ def lock(workdir: pathlib.Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             file.seek(0)
+            holder = file.read().strip() or "another process"
             raise ResourceError(
-                f"{workdir} is in use by {file.read().strip() or 'another process'}; wait for it, or choose another --workdir."
+                f"{workdir} is in use by {holder}; wait for it, or choose another --workdir."
             ) from error
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()} since {now()}\n")
         file.flush()
         yield
+
+
+class Signals:
+    """SIGTERM and SIGINT ask the loop to save and leave; a second one leaves at once."""
+
+    def __init__(self):
+        self.received: signal.Signals | None = None
+
+    def __enter__(self):
+        self.previous = {s: signal.signal(s, self._receive) for s in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def _receive(self, number, frame):
+        self.received = signal.Signals(number)
+        for s in self.previous:
+            signal.signal(s, signal.SIG_DFL)
+        # Not print, which fails if the signal came in the middle of another.
+        os.write(2, f"\n{self.received.name}: saving after this step; once more to leave at once\n".encode())
+
+    def __exit__(self, *_):
+        for s, handler in self.previous.items():
+            signal.signal(s, handler)
 
 
 def now() -> str:
@@ -78,11 +102,14 @@ def write_json(path: pathlib.Path, value: Any) -> None:
 
 
 def read_json(workdir: pathlib.Path, name: str) -> Any:
-    """Raises `ConfigError` where `workdir` is no run directory."""
+    """Raises `ConfigError` where `workdir` is no run directory, or the file is not what was written."""
     path = workdir / name
     if not path.is_file():
         raise ConfigError(f"{workdir} is no run directory: it has no {name}; make one with genimg train --workdir ...")
-    return json.loads(path.read_text())
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ConfigError(f"{path} is damaged ({error}); restore it, or start anew in another --workdir.") from error
 
 
 def environment() -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """The trainer: one loop for every family, that the same command takes up again wherever it was cut."""
 
 import pathlib
-import signal
 import sys
 import time
 from collections.abc import Mapping
@@ -9,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 from tqdm import tqdm
 
 from genimg_jax import core
@@ -20,6 +20,8 @@ from genimg_jax.engine.config import Config
 from genimg_jax.engine.program import Program
 from genimg_jax.errors import CheckpointError, ConfigError, DataError, NumericsError, Preempted
 
+PATIENCE = 20  # consecutive steps without a finite gradient after which training gives up
+
 
 def train(
     config: Config, values: Mapping[str, Any], workdir: pathlib.Path, force_resume: bool = False
@@ -29,24 +31,32 @@ def train(
     `values` is the configuration as JSON, for the record. Raises a `Failure` of its kind for each thing that can go
     wrong; `Preempted` after SIGTERM or SIGINT, once the state is saved.
     """
-    run.prepare(workdir)
-    with run.lock(workdir):
+    parallel.join(config.parallel)
+    # Checkpoints are written together; of all other records, each further process keeps its own.
+    records = workdir if jax.process_index() == 0 else workdir / f"process-{jax.process_index()}"
+    run.prepare(records)
+    with run.lock(records), run.Signals() as signals:
         source = open_source(config.data, config.data.train_split)
         held_out = open_source(config.data, config.data.evaluate_split) if config.train.evaluate_every else None
         program = programs.build(config, source.spec, source.stored_levels)
+        _check_best(program)
         store = checkpoint.open_store(workdir, config.train.keep, config.train.best)
-        state = _start(program, store, source, values, workdir, force_resume)
-        if int(state.step) >= config.train.steps:
-            print(f"{workdir} is trained: step {int(state.step)} of {config.train.steps}.")
-        else:
-            _write_manifest(program, source, state, values, workdir)
-            state = _loop(program, store, state, source, held_out, values, workdir)
-        checkpoint.close(store)
+        try:
+            state = _start(program, store, source, values, workdir, force_resume)
+            if int(state.step) >= config.train.steps:
+                print(f"{workdir} is trained: step {int(state.step)} of {config.train.steps}.")
+            else:
+                _write_manifest(program, source, state, values, records)
+                state = _loop(program, store, state, source, held_out, values, records, signals)
+        finally:
+            checkpoint.close(store)  # waits for what is being written, whatever ended the run
     return state
 
 
 def dry_run(config: Config) -> str:
-    """Compiles the step and says what it needs, without training."""
+    """Compiles the step and says what it needs, without training or writing anything."""
+    if config.parallel.compile != "jit":
+        raise ConfigError(f"a dry run of parallel.compile={config.parallel.compile!r} says nothing; set it to 'jit'.")
     source = open_source(config.data, config.data.train_split)
     program = programs.build(config, source.spec, source.stored_levels)
     batch = parallel.put_batch(next(programs.train_batches(program, source, 0)), program.mesh)
@@ -70,6 +80,7 @@ def _start(program, store, source, values, workdir, force_resume) -> core.TrainS
     if config.resume:
         other = checkpoint.open_store(pathlib.Path(config.resume), read_only=True)
         step = checkpoint.choose(other, "last")
+        _check_data(run.read_json(pathlib.Path(config.resume), "manifest.json"), source, force_resume)
         _check_same(checkpoint.about(other, step)["config"], values, f"{config.resume} step {step}", force_resume)
         print(f"continuing {config.resume} from step {step}")
         return checkpoint.restore(other, step, program.like)
@@ -107,7 +118,7 @@ def _transfer(state: core.TrainState, store: checkpoint.Store, step: int) -> cor
     taken, missing = [], []
 
     def pick(path, mine):
-        name = jax.tree_util.keystr(path)
+        name = checkpoint.path_name(path)
         found = theirs.get(name)
         if found is not None and found.shape == mine.shape and found.dtype == mine.dtype:
             taken.append(name)
@@ -117,8 +128,8 @@ def _transfer(state: core.TrainState, store: checkpoint.Store, step: int) -> cor
 
     def average(path, mine):
         """Theirs where they kept one, else from their parameters: never an average of what was not loaded."""
-        name = jax.tree_util.keystr(path)
-        found = theirs.get(name.replace(".params", ".ema", 1), theirs.get(name))
+        name = checkpoint.path_name(path)
+        found = theirs.get(name.replace("params/", "ema/", 1), theirs.get(name))
         fits = found is not None and found.shape == mine.shape and found.dtype == mine.dtype
         return jax.device_put(found, mine.sharding) if fits else mine
 
@@ -157,33 +168,14 @@ def _write_manifest(program, source, state, values, workdir) -> None:
     run.write_json(workdir / "config.json", dict(values))
 
 
-class _Signals:
-    """SIGTERM and SIGINT ask the loop to save and leave; a second one leaves at once."""
-
-    def __init__(self):
-        self.received: signal.Signals | None = None
-
-    def __enter__(self):
-        self.previous = {s: signal.signal(s, self._receive) for s in (signal.SIGTERM, signal.SIGINT)}
-        return self
-
-    def _receive(self, number, frame):
-        self.received = signal.Signals(number)
-        for s in self.previous:
-            signal.signal(s, signal.SIG_DFL)
-        print(f"\n{self.received.name}: saving after this step; once more to leave at once", file=sys.stderr)
-
-    def __exit__(self, *_):
-        for s, handler in self.previous.items():
-            signal.signal(s, handler)
-
-
-def _loop(program, store, state, source, held_out, values, workdir) -> core.TrainState:
+def _loop(program, store, state, source, held_out, values, workdir, signals) -> core.TrainState:
     train, seed = program.config.train, np.int32(program.config.seed)
     step, size = int(state.step), train.batch_size
     batches = programs.train_batches(program, source, step)
     log = run.MetricsLog(workdir, step)
     window: list[core.Metrics] = []
+    skipped: dict[str, int] = {}
+    alone = jax.process_count() == 1
     since = time.monotonic()
     bar = tqdm(
         total=train.steps * size,
@@ -192,7 +184,7 @@ def _loop(program, store, state, source, held_out, values, workdir) -> core.Trai
         unit_scale=True,
         mininterval=0.2 if sys.stderr.isatty() else 30.0,  # a log file is not a screen
     )
-    with _Signals() as signals, bar:
+    with bar:
         if step == 0 and train.sample_every:
             _save_grid(program, state, workdir, 0)
         while step < train.steps:
@@ -201,49 +193,76 @@ def _loop(program, store, state, source, held_out, values, workdir) -> core.Trai
             window.append(metrics)
             step += 1
             bar.update(size)
-            ended = step == train.steps or signals.received is not None
-            due = ended or step % train.checkpoint_every == 0
-            if due or step % train.log_every == 0:
+            logged = step % train.log_every == 0
+            # Asked once a step: a signal that comes later than here is for the next one.
+            stopping = (alone or logged) and parallel.anywhere(signals.received is not None)
+            due = stopping or step == train.steps or step % train.checkpoint_every == 0
+            if due or logged:
                 # A checkpoint ends the window too: an interrupted run then has the lines of an uninterrupted one.
-                means = _means(window)
+                host = jax.device_get(window)
+                means = _means(host)
                 images_per_second = len(window) * size / (time.monotonic() - since)
                 log.write("train", step, step * size, means | {"images_per_second": images_per_second})
-                bar.set_postfix_str(" ".join(f"{k}={v:.4g}" for k, v in means.items() if k.startswith("loss")))
-                _check_finite(means, step, workdir)
+                bar.set_postfix_str(" ".join(f"{k}={v:.4g}" for k, v in means.items() if k.startswith("loss")), False)
+                _check_updated(host, skipped, step, train.steps)
                 window = []
             held_out_means = None
             if held_out is not None and (step % train.evaluate_every == 0 or step == train.steps):
                 found = programs.evaluate(program, core.weights(state), held_out)
                 held_out_means = {name: float(v.mean(dtype=np.float64)) for name, v in found.items()}
                 log.write("evaluation", step, step * size, held_out_means)
-                if train.best and train.best not in held_out_means:
-                    raise ConfigError(f"train.best is {train.best!r}; evaluation has {', '.join(held_out_means)}.")
             if train.sample_every and (step % train.sample_every == 0 or step == train.steps):
                 _save_grid(program, state, workdir, step)
             if due:
+                _check_finite(state, step)
                 checkpoint.save(store, state, values, held_out_means)
             if not window:
                 since = time.monotonic()
-            if signals.received is not None and step < train.steps:
-                checkpoint.close(store)
+            if stopping and step < train.steps:
+                checkpoint.wait(store)
                 log.close()
-                raise Preempted(f"{signals.received.name} at step {step}: saved. The same command goes on from there.")
+                raise Preempted(f"stopped and saved at step {step}; the same command goes on from there.")
     log.close()
     return state
 
 
 def _means(window: list[core.Metrics]) -> dict[str, float]:
-    host = jax.device_get(window)
-    return {name: float(np.mean([metrics[name] for metrics in host], dtype=np.float64)) for name in host[0]}
+    return {name: float(np.mean([metrics[name] for metrics in window], dtype=np.float64)) for name in window[0]}
 
 
-def _check_finite(means: Mapping[str, float], step: int, workdir: pathlib.Path) -> None:
-    for name, value in means.items():
-        if name.startswith("skipped/") and value == 1.0:
+def _check_updated(window: list[core.Metrics], skipped: dict[str, int], step: int, steps: int) -> None:
+    """Counts in `skipped` each group's consecutive steps without an update, up to `step`. Raises `NumericsError`."""
+    for metrics in window:
+        for name in (n for n in metrics if n.startswith("skipped/")):
+            skipped[name] = skipped.get(name, 0) + 1 if metrics[name] else 0
+    for name, count in skipped.items():
+        if count >= min(PATIENCE, steps):
             raise NumericsError(
-                f"no update of {name.removeprefix('skipped/')} was finite in the steps before {step}; "
-                f"{workdir} keeps its last checkpoint. Lower the learning rate, or clip: optimizer.clip_norm."
+                f"the gradient of {name.removeprefix('skipped/')} was not finite in the last {count} steps, from step "
+                f"{step - count + 1} on; earlier checkpoints are kept. Lower the learning rate, or set clip_norm."
             )
+
+
+def _check_finite(state: core.TrainState, step: int) -> None:
+    """Raises `NumericsError` rather than let weights be saved that are not finite."""
+    for group, tree in state.params.items():
+        if not np.isfinite(_norm(tree)):
+            raise NumericsError(
+                f"the parameters of {group} are not finite at step {step}, which is not saved; earlier checkpoints are "
+                "kept. Lower the learning rate, or set clip_norm."
+            )
+
+
+_norm = jax.jit(optax.tree.norm)
+
+
+def _check_best(program: Program) -> None:
+    """Raises `ConfigError` where `train.best` is never measured, before anything is trained for it."""
+    train = program.config.train
+    measured = programs.held_out_metrics(program) if train.evaluate_every else []
+    if train.best and train.best not in measured:
+        found = ", ".join(measured) or "nothing, with train.evaluate_every at 0"
+        raise ConfigError(f"train.best is {train.best!r}, but evaluation measures {found}.")
 
 
 def _save_grid(program: Program, state: core.TrainState, workdir: pathlib.Path, step: int) -> None:
