@@ -48,6 +48,7 @@ def palette_image(transparency=None):
         (encoded(plain("I;16", 32768)), [128]),
         (encoded(plain("I;16", 65535)), [255]),
         (encoded(plain("I;16", 32768), "TIFF"), [128]),
+        (encoded(plain("I;16", 5000), transparency=5000), [255]),
         (encoded(plain("LA", (0, 0))), [255]),
         (encoded(plain("LA", (100, 255))), [100]),
         (encoded(plain("L", 50), transparency=50), [255]),
@@ -208,10 +209,10 @@ def test_captions_follow_their_files(tmp_path):
     assert "label" not in source.read(np.arange(5))
 
 
-@pytest.mark.parametrize("line", ["{", "[1]", '{"text": "no name"}', '{"file_name": "../train/else.png"}'])
+@pytest.mark.parametrize("line", [b"{", b"[1]", b'{"text": "no name"}', b'{"file_name": "../train/else.png"}', b"\xff"])
 def test_metadata_that_means_nothing_is_an_error(tmp_path, line):
     write_images(tmp_path, 2)
-    (tmp_path / "metadata.jsonl").write_text(line + "\n")
+    (tmp_path / "metadata.jsonl").write_bytes(line + b"\n")
     with pytest.raises(DataError, match=r"metadata.jsonl"):
         data.open_source(data.Options(source="folder", path=str(tmp_path)), "train")
 
@@ -309,6 +310,8 @@ def test_archives_hold_one_or_several_splits(tmp_path):
     np.savez_compressed(tmp_path / "two.npz", train_image=colour[:3], test_image=colour[3:])
     test = open_npz(tmp_path / "two.npz", "test")
     np.testing.assert_array_equal(test.read(np.array([0]))["image"], colour[3:])
+    train = open_npz(tmp_path / "two.npz", "train")
+    np.testing.assert_array_equal(train.read(np.arange(3))["image"], colour[:3])
     assert test.spec.num_classes == 0
 
 

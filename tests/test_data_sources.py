@@ -23,6 +23,7 @@ def test_digits_are_those_of_scikit_learn_in_seventeen_levels():
     digits = load_digits()
     train, test = (data.open_source(data.Options(), split) for split in ("train", "test"))
     assert train.spec == test.spec == ((8, 8, 1), 10, 17)
+    assert (train.size, test.size) == (1500, 297)
     rows = [source.read(np.arange(source.size)) for source in (train, test)]
     np.testing.assert_array_equal(np.concatenate([row["image"] for row in rows])[..., 0], digits.images)
     np.testing.assert_array_equal(np.concatenate([row["label"] for row in rows]), digits.target)
@@ -139,6 +140,7 @@ def test_the_annotations_are_true_of_the_image():
     image, mask = rows["image"], truth["mask"]
     np.testing.assert_array_equal(rows["label"], truth["kind"][:, 0])
     assert set(rows["label"]) == set(range(len(source.classes)))
+    assert (truth["colour"][:, 0] != truth["colour"][:, 1]).all()
     palette = np.array(list(shapes.COLOURS.values()))
     # What the mask gives to an object is nearer to that object's colour than to the background; and, where there is one
     # object alone, conversely.

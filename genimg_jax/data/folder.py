@@ -26,6 +26,7 @@ import functools
 import hashlib
 import json
 import os
+from typing import NoReturn
 
 import numpy as np
 
@@ -93,34 +94,41 @@ def _walk(folder: str) -> tuple[list[str], dict[str, str]]:
                 files.append(os.path.normpath(os.path.join(relative, name)))
         if METADATA in names:
             captions |= _captions(os.path.join(path, METADATA), relative)
-    missing = next((file for file in captions if file not in set(files)), None) if captions else None
-    if missing is not None:
-        raise DataError(f"{METADATA} names '{missing}', which is not an image below '{folder}': correct that line.")
+    missing = captions.keys() - files
+    if missing:
+        raise DataError(
+            f"{METADATA} names '{min(missing)}', which is not an image below '{folder}': correct that line."
+        )
     return sorted(files, key=lambda file: hashlib.sha256(os.fsencode(file)).digest()), captions
 
 
 def _captions(path: str, relative: str) -> dict[str, str]:
     captions = {}
-    with open(path, encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                row = json.loads(line)
-                captions[os.path.normpath(os.path.join(relative, row["file_name"]))] = str(row.get("text", ""))
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise DataError(
-                    f"'{path}', line {number}: write one JSON object with a `file_name` ({error})."
-                ) from error
+    try:
+        with open(path, encoding="utf-8") as file:
+            lines = file.read().splitlines()
+    except OSError as error:
+        _unreadable(error)
+    except UnicodeDecodeError as error:
+        raise DataError(f"'{path}' is not UTF-8 text: {error}.") from error
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+            captions[os.path.normpath(os.path.join(relative, row["file_name"]))] = str(row.get("text", ""))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"'{path}', line {number}: write one JSON object with a `file_name` ({error}).") from error
     return captions
 
 
-def _unreadable(error: OSError):
+def _unreadable(error: OSError) -> NoReturn:
     raise DataError(f"'{error.filename}' cannot be read: {error.strerror}.") from error
 
 
 def _listing(root: str, paths: list[str], captions: dict[str, str]) -> str:
     digest = hashlib.sha256()
     for path in paths:
-        line = [os.path.relpath(path, root), os.stat(path).st_size, captions.get(path, "")]
+        size = os.path.getsize(path) if os.path.exists(path) else -1  # a dangling link, which reading will report
+        line = [os.path.relpath(path, root), size, captions.get(path, "")]
         digest.update(json.dumps(line).encode())
     return digest.hexdigest()
 

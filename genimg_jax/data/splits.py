@@ -42,8 +42,6 @@ def _boundary(text: str | None, default: int, count: int, split: str) -> int:
         return default
     if text.endswith("%"):
         percent = int(text[:-1])
-        if abs(percent) > 100:
-            raise DataError(f"Split '{split}' asks for {percent} %: percentages lie between -100 and 100.")
         boundary = round(abs(percent) * count / 100.0)
         boundary = boundary if percent >= 0 else count - boundary
     else:
