@@ -14,8 +14,8 @@ from typing import Any
 from genimg_jax.errors import ConfigError
 
 
-def choice(default: str, *choices: str) -> Any:
-    """A string field with a closed set of values."""
+def choice(default: Any, *choices: Any) -> Any:
+    """A field with a closed set of values."""
     return dataclasses.field(default=default, metadata={"choices": choices})
 
 
@@ -26,7 +26,7 @@ def bounded(default: float, low: float, high: float = math.inf, static: bool = F
 
 def nearest(name: str, names: Iterable[str]) -> str:
     """How to end a sentence about an unknown name: `; did you mean 'x'?`, or a full stop."""
-    near = difflib.get_close_matches(name, list(names), 1, cutoff=0.5)
+    near = difflib.get_close_matches(str(name), [str(n) for n in names], 1, cutoff=0.5)
     return f"; did you mean {near[0]!r}?" if near else "."
 
 
@@ -59,7 +59,8 @@ def _check(where: str, value: Any, kind: Any, field: dataclasses.Field) -> Any:
         raise ConfigError(f"{where} is {value!r}, a {type(value).__name__}; it must be a {kind.__name__}.")
     if "choices" in field.metadata and value not in field.metadata["choices"]:
         choices = field.metadata["choices"]
-        raise ConfigError(f"{where} is {value!r}{nearest(value, choices)} It must be one of {', '.join(choices)}.")
+        allowed = ", ".join(map(str, choices))
+        raise ConfigError(f"{where} is {value!r}{nearest(value, choices)} It must be one of {allowed}.")
     if "low" in field.metadata and not field.metadata["low"] <= value <= field.metadata["high"]:
         low, high = field.metadata["low"], field.metadata["high"]
         bound = f"at least {low}" if high == math.inf else f"between {low} and {high}"

@@ -1,5 +1,6 @@
 """Splits, the training order and batches."""
 
+import dataclasses
 import itertools
 import multiprocessing
 import os
@@ -8,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from genimg_jax import data
+from genimg_jax import data, options
 from genimg_jax.data import loading, order
 from genimg_jax.data.splits import select
 from genimg_jax.errors import ConfigError, DataError
@@ -147,4 +148,4 @@ def test_a_killed_worker_is_an_error_not_a_wait():
 @pytest.mark.parametrize("field", [{"source": "digit"}, {"channels": 2}, {"binarize": "yes"}, {"workers": -1}])
 def test_an_option_that_means_nothing_is_a_config_error(field):
     with pytest.raises(ConfigError, match=f"data.{next(iter(field))}"):
-        data.Options(**field)
+        options.parse(data.Options, {**dataclasses.asdict(data.Options()), **field}, "data")

@@ -8,49 +8,32 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from genimg_jax.errors import ConfigError
+from genimg_jax.options import bounded, choice
 
 if TYPE_CHECKING:  # not otherwise: a mistaken option is refused without loading JAX
     from genimg_jax import core
-
-CHOICES = {
-    "source": ("digits", "shapes", "tfds", "folder", "npz"),
-    "channels": (0, 1, 3),
-    "binarize": ("none", "dynamic", "static", "threshold"),
-    "bad_images": ("error", "skip"),
-}
-SMALLEST = {"size": 0, "limit": 0, "shapes_count": 1, "shapes_seed": 0, "memory_mib": 0, "workers": 0, "pixel_limit": 1}
 
 
 @dataclass(frozen=True)
 class Options:
     """Which images are read and how they are made alike."""
 
-    source: str = "digits"  # digits | shapes | tfds | folder | npz
+    source: str = choice("digits", "digits", "shapes", "tfds", "folder", "npz")
     name: str = ""  # tfds: the dataset's name; empty: `path` is the prepared folder itself
     path: str = ""  # tfds: data_dir or prepared folder; folder: the image folder; npz: the file; ~ is expanded
     train_split: str = "train"  # as in TensorFlow Datasets: train, train[:90%], train[100:200], train+test
     evaluate_split: str = "test"
-    size: int = 0  # 0: as stored (shapes: 32); else the shorter side is resized to it, and the middle square kept
-    channels: int = 0  # 0: as stored; 1: grey (ITU-R 601 luma); 3: colour
+    size: int = bounded(0, 0)  # 0: as stored (shapes: 32); else the shorter side is resized to it, the middle kept
+    channels: int = choice(0, 0, 1, 3)  # 0: as stored; 1: grey (ITU-R 601 luma); 3: colour
     flip: bool = False  # random horizontal flips, in training only
-    binarize: str = "none"  # none | dynamic (drawn anew each time) | static (drawn once) | threshold (at one half)
-    limit: int = 0  # use only the first `limit` examples; 0: all
-    shapes_count: int = 10_000  # shapes: scenes in `train`; `test` has a tenth as many others
-    shapes_seed: int = 0  # shapes: scene i is a function of (seed, i)
-    memory_mib: int = 2048  # images that fit in this are decoded once and kept; others are streamed
-    workers: int = 2  # decoding processes for a streamed source; 0: threads of this process
-    bad_images: str = "error"  # error: stop at an unreadable image | skip: count it, and use the next one instead
-    pixel_limit: int = 2**25  # larger images are refused before decoding (up to Pillow's own 178 million)
-
-    def __post_init__(self):
-        for field, choices in CHOICES.items():
-            if getattr(self, field) not in choices:
-                found = getattr(self, field)
-                raise ConfigError(f"data.{field}={found!r} is none of {', '.join(map(str, choices))}.")
-        for field, smallest in SMALLEST.items():
-            if getattr(self, field) < smallest:
-                raise ConfigError(f"data.{field}={getattr(self, field)} is less than {smallest}.")
+    binarize: str = choice("none", "none", "dynamic", "static", "threshold")  # drawn anew each time; once; at half
+    limit: int = bounded(0, 0)  # use only the first `limit` examples; 0: all
+    shapes_count: int = bounded(10_000, 1)  # shapes: scenes in `train`; `test` has a tenth as many others
+    shapes_seed: int = bounded(0, 0)  # shapes: scene i is a function of (seed, i)
+    memory_mib: int = bounded(2048, 0)  # images that fit in this are decoded once and kept; others are streamed
+    workers: int = bounded(2, 0)  # decoding processes for a streamed source; 0: threads of this process
+    bad_images: str = choice("error", "error", "skip")  # stop at an unreadable image; or count it and use the next one
+    pixel_limit: int = bounded(2**25, 1)  # larger images are refused before decoding (up to Pillow's own 178 million)
 
 
 class Source(NamedTuple):
