@@ -22,7 +22,7 @@ def get_config(variant: str = "full"):
         data={"source": "tfds", "name": "mnist", "binarize": "dynamic", "limit": 64 if tiny else 0},
         optimizer={"learning_rate": 1e-3, "schedule": "cosine", "ema_half_life": 0.0 if tiny else 200_000.0},
         train={
-            "steps": 4 if tiny else 120_000,
+            "steps": 4 if tiny else 100_000,
             "batch_size": 16 if tiny else 128,
             "log_every": 2 if tiny else 200,
             "evaluate_every": 2 if tiny else 5_000,
