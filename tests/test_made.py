@@ -32,7 +32,7 @@ CASES = {
 def build(spec, **changes):
     family = made.make(dataclasses.replace(DEFAULT, **changes), spec, {"model": core.Optimizer(optax.sgd(0.1))})
     batch = {"image": jnp.zeros((2, *spec.image_shape)), "label": jnp.zeros(2, jnp.int32), "index": jnp.arange(2)}
-    return family, enumeration.enlarged(core.weights(family.init(jax.random.key(0), batch)))
+    return family, enumeration.enlarged(core.weights(jax.jit(family.init)(jax.random.key(0), batch)))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -87,7 +87,7 @@ ORDERS = {"raster": np.arange(9), "random": np.array([4, 0, 7, 2, 8, 1, 3, 6, 5]
 
 def dependence(order: str, kind=MaskedMLP, direct: bool = False, width: int = 16):
     module, rank = kind(9, 1, width, 2, direct), ORDERS[order]
-    params = module.init(jax.random.key(0), jnp.zeros((1, 9)), None, jnp.arange(9))["params"]
+    params = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, 9)), None, jnp.arange(9))["params"]
     params = enumeration.enlarged(core.Weights({"model": params}, {}, {})).params["model"]
 
     def outputs(image):
