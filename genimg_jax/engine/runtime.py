@@ -70,4 +70,4 @@ def _keep_memory() -> bool:
     mallopt = ctypes.CDLL(None).mallopt
     arena_max, mmap_threshold, trim_threshold = -8, -3, -1  # malloc.h
     changes = ((arena_max, 1), (mmap_threshold, 2**30), (trim_threshold, 2**31 - 1))
-    return all([mallopt(parameter, value) for parameter, value in changes])
+    return all(mallopt(parameter, value) for parameter, value in changes)

@@ -74,5 +74,5 @@ class Decoder(nn.Module):
         x = x.reshape(-1, *smallest)
         for size in [*features[-2::-1], None]:
             x = activate(self.activation, Normalization(self.normalization)(x, training))
-            x = Upsample(channels)(x, training) if size is None else Upsample(size, use_bias=use_bias)(x, training)
+            x = Upsample(channels)(x) if size is None else Upsample(size, use_bias=use_bias)(x)
         return x
