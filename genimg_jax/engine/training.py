@@ -131,7 +131,8 @@ def _transfer(state: core.TrainState, store: checkpoint.Store, step: int) -> cor
         name = checkpoint.path_name(path)
         found = theirs.get(name.replace("params/", "ema/", 1), theirs.get(name))
         fits = found is not None and found.shape == mine.shape and found.dtype == mine.dtype
-        return jax.device_put(found, mine.sharding) if fits else mine
+        # Not the parameter's own buffer: the step donates both.
+        return jax.device_put(found, mine.sharding, may_alias=False) if fits else mine
 
     picked = jax.tree_util.tree_map_with_path(pick, state.replace(opt={}, ema={}, extra={}, frozen={}, step=None))
     averaged = jax.tree_util.tree_map_with_path(
