@@ -1,0 +1,121 @@
+"""Autoencoder, plain or denoising (Vincent et al. 2008), with a mixture of Gaussians over its codes to sample from.
+
+An autoencoder has no distribution of its own: the codes of the latest training images, as the averaged weights encode
+them, are kept in `extra`, and whoever samples fits the mixture to them first (well under a second, inside the
+same compiled call). What is drawn follows from the weights and the keys, and training pays one encoder pass.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from genimg_jax import core
+from genimg_jax.networks.image import ImageDecoder, ImageEncoder
+from genimg_jax.objectives import gaussian_mixture
+from genimg_jax.options import bounded, choice
+
+GROUPS = ("model",)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    network: str = choice("mlp", "mlp", "conv")
+    width: int = bounded(512, 1)  # hidden units of the MLP, channels of the first convolution
+    depth: int = bounded(2, 1)  # hidden layers of the MLP
+    latent: int = bounded(16, 1)  # dimensions of the code
+    loss: str = choice("squared_error", "squared_error", "cross_entropy")
+    corruption: str = choice("none", "none", "gaussian", "masking")  # of the images that are encoded in training
+    corruption_level: float = bounded(0.3, 0.0)  # deviation of the noise, or share of the pixels set to mid-grey
+    components: int = bounded(10, 1)  # Gaussians in the mixture over codes
+    bank: int = bounded(4096, 1)  # training images whose codes the mixture is fitted to
+
+
+def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimizer]) -> core.Family:
+    """The family with one parameter group, `model`."""
+    encoder = ImageEncoder(options.network, options.width, options.depth, options.latent)
+    decoder = ImageDecoder(options.network, options.width, options.depth, spec.image_shape)
+    optimizer = optimizers["model"]
+
+    def codes_of(params, image):  # [B, H, W, C] -> f32[B, Z]
+        return encoder.apply({"params": params["encoder"]}, image, None, False).astype(jnp.float32)
+
+    def outputs(params, codes):  # [B, Z] -> f32[B, H, W, C], logits of intensities
+        return decoder.apply({"params": params["decoder"]}, codes, None, False).astype(jnp.float32)
+
+    def loss_from(params, seen, image):  # [B, H, W, C], [B, H, W, C] -> [B]
+        return LOSSES[options.loss](outputs(params, codes_of(params, seen)), image).sum((1, 2, 3))
+
+    def corrupted(image, keys):
+        return CORRUPTIONS[options.corruption](image, keys, options.corruption_level)
+
+    def init(key, batch):
+        first, second = jax.random.split(key)
+        codes = jnp.zeros((batch["image"].shape[0], options.latent))
+        params = {
+            "encoder": encoder.init(first, batch["image"], None, False)["params"],
+            "decoder": decoder.init(second, codes, None, False)["params"],
+        }
+        extra = {"codes": jnp.zeros((options.bank, options.latent))}
+        return core.init_state({"model": params}, optimizers, extra)
+
+    def train_step(state, batch, key):
+        def loss(params, part, key):
+            seen = corrupted(part["image"], core.item_keys(key, part["index"]))
+            return loss_from(params, seen, part["image"]).mean(), {}
+
+        (value, _), gradients = core.value_and_grad(optimizer, loss)(state.params["model"], batch, key)
+        codes = codes_of(core.weights(state).params["model"], batch["image"])
+        latest = jnp.concatenate([codes, state.extra["codes"]])[: options.bank]
+        # The first batch fills the bank, so that every row of it is always a code.
+        latest = jnp.where(state.step == 0, jnp.resize(codes, latest.shape), latest)
+        state, updated = core.update(optimizer, state, "model", gradients, {"codes": latest})
+        return state.replace(step=state.step + 1), {"loss": value, **updated}
+
+    def evaluate(weights, batch, key):
+        """`loss` from the corrupted image, as in training, and `reconstruction` from the image itself."""
+        params, image = weights.params["model"], batch["image"]
+        seen = corrupted(image, core.item_keys(key, batch["index"]))
+        return {"loss": loss_from(params, seen, image), "reconstruction": loss_from(params, image, image)}
+
+    def encode(weights, batch, key):  # [B, H, W, C] -> [B, Z]
+        return codes_of(weights.params["model"], batch["image"])
+
+    def decode(weights, codes, condition):  # [B, Z] -> [B, H, W, C]
+        return jnp.tanh(outputs(weights.params["model"], codes) / 2)
+
+    def prior(weights, keys):  # -> [B, Z]
+        return gaussian_mixture.sample(gaussian_mixture.fit(weights.extra["codes"], options.components), keys)
+
+    def sample(weights, keys, condition):
+        return decode(weights, prior(weights, keys), condition)
+
+    return core.Family(init, train_step, evaluate, sample=sample, encode=encode, decode=decode, prior=prior)
+
+
+def squared_error(outputs: jax.Array, image: jax.Array) -> jax.Array:
+    """Half the squared error of the image: nats, but for a constant, of a Gaussian of unit variance."""
+    # [B, H, W, C], [B, H, W, C] -> f32[B, H, W, C]
+    return 0.5 * jnp.square(jnp.tanh(outputs / 2) - image)
+
+
+def cross_entropy(outputs: jax.Array, image: jax.Array) -> jax.Array:
+    """Between intensities, in nats. No likelihood unless the image is binary: at best it is their entropy, not 0."""
+    # [B, H, W, C], [B, H, W, C] -> f32[B, H, W, C]
+    return jax.nn.softplus(outputs) - 0.5 * (image + 1) * outputs
+
+
+def gaussian_noise(image: jax.Array, keys: jax.Array, level: jax.Array) -> jax.Array:
+    return image + level * core.normal(keys, image.shape[1:])  # key[B] -> f32[B, H, W, C]
+
+
+def masking_noise(image: jax.Array, keys: jax.Array, level: jax.Array) -> jax.Array:
+    """Each pixel set to mid-grey, in all its channels, with probability `level`."""  # key[B] -> f32[B, H, W, C]
+    shape = (*image.shape[1:3], 1)
+    kept = jax.vmap(lambda key: jax.random.uniform(key, shape))(keys) >= level
+    return jnp.where(kept, image, 0.0)
+
+
+LOSSES = {"squared_error": squared_error, "cross_entropy": cross_entropy}
+CORRUPTIONS = {"none": lambda image, keys, level: image, "gaussian": gaussian_noise, "masking": masking_noise}

@@ -1,0 +1,76 @@
+"""A mixture of Gaussians with full covariances, fitted by expectation maximisation inside a compiled program.
+
+The same updates as scikit-learn's `GaussianMixture`, which is what the tests hold them to; that one runs on the host,
+and so cannot be part of a compiled sampler.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+ITERATIONS = 50
+RIDGE = 1e-3  # added to the covariances' diagonals, in units of the mean variance of the points
+
+
+class Mixture(NamedTuple):
+    weights: jax.Array  # f32[K], sums to one
+    means: jax.Array  # f32[K, Z]
+    covariances: jax.Array  # f32[K, Z, Z]
+
+
+def start(points: jax.Array, components: int, seed: int = 0) -> Mixture:
+    """Means at points drawn at random, each component as wide as all points together."""
+    # [N, Z] -> [K], [K, Z], [K, Z, Z]
+    number, size = points.shape
+    chosen = jax.random.choice(jax.random.key(seed), number, (components,), replace=number < components)
+    centred = points - points.mean(0, keepdims=True)
+    covariance = centred.T @ centred / number + ridge(points) * jnp.eye(size)
+    return Mixture(
+        jnp.full(components, 1 / components), points[chosen], jnp.broadcast_to(covariance, (components, size, size))
+    )
+
+
+def ridge(points: jax.Array) -> jax.Array:  # [N, Z] -> []
+    # Where all points are the same, any positive number keeps the covariances invertible.
+    return RIDGE * points.var(0).mean() + 1e-6
+
+
+def log_joint(mixture: Mixture, points: jax.Array) -> jax.Array:
+    """log p(point, component)."""  # [N, Z] -> [N, K]
+    factors = jnp.linalg.cholesky(mixture.covariances)
+    centred = points[None] - mixture.means[:, None]  # [K, N, Z]
+    whitened = jax.scipy.linalg.solve_triangular(factors, centred.swapaxes(1, 2), lower=True)  # [K, Z, N]
+    half_log_determinant = jnp.log(jnp.diagonal(factors, axis1=1, axis2=2)).sum(1)
+    constant = jnp.log(mixture.weights) - half_log_determinant - 0.5 * points.shape[1] * jnp.log(2 * jnp.pi)
+    return (constant[:, None] - 0.5 * jnp.square(whitened).sum(1)).T
+
+
+def improve(mixture: Mixture, points: jax.Array) -> Mixture:
+    """One step of expectation maximisation (Dempster et al. 1977; Bishop 2006, equations 9.23 to 9.26)."""
+    shares = jax.nn.softmax(log_joint(mixture, points), axis=1)  # [N, K]
+    mass = shares.sum(0) + 1e-6  # a component that has lost all its points keeps finite parameters
+    means = shares.T @ points / mass[:, None]
+    centred = points[None] - means[:, None]  # [K, N, Z]
+    covariances = jnp.einsum("nk,kny,knz->kyz", shares, centred, centred) / mass[:, None, None]
+    covariances = covariances + (ridge(points) * jnp.eye(points.shape[1]))[None]
+    return Mixture(mass / mass.sum(), means, covariances)
+
+
+def fit(points: jax.Array, components: int) -> Mixture:
+    """After a fixed number of steps, from a fixed `start`: a function of the points alone."""
+    # [N, Z] -> [K], [K, Z], [K, Z, Z]
+    first = start(points, components)
+    return jax.lax.scan(lambda mixture, _: (improve(mixture, points), None), first, length=ITERATIONS)[0]
+
+
+def sample(mixture: Mixture, keys: jax.Array) -> jax.Array:
+    """One point a key."""  # key[B] -> f32[B, Z]
+    factors = jnp.linalg.cholesky(mixture.covariances)
+
+    def one(key):
+        which, noise = jax.random.split(key)
+        component = jax.random.categorical(which, jnp.log(mixture.weights))
+        return mixture.means[component] + factors[component] @ jax.random.normal(noise, mixture.means.shape[1:])
+
+    return jax.vmap(one)(keys)
