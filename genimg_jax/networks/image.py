@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from genimg_jax.networks.conditioning import ClassEmbedding
 from genimg_jax.networks.convolutional import Decoder, Encoder
 from genimg_jax.networks.mlp import MLP
 
@@ -24,7 +25,7 @@ class ImageEncoder(nn.Module):
         # [B, H, W, C], [B] -> [B, out]
         if self.num_classes:
             height, width = image.shape[1:3]
-            channel = nn.Embed(self.num_classes, height * width, name="class_channel")(label)
+            channel = ClassEmbedding(self.num_classes, height * width)(label)
             image = jnp.concatenate([image, channel.reshape(-1, height, width, 1)], axis=-1)
         if self.network == "mlp":
             flat = image.reshape(image.shape[0], -1)
@@ -49,7 +50,7 @@ class ImageDecoder(nn.Module):
     def __call__(self, code: jax.Array, label: jax.Array | None, training: bool) -> jax.Array:
         # [B, Z], [B] -> [B, H, W, channels]
         if self.num_classes:
-            vector = nn.Embed(self.num_classes, code.shape[-1], name="class_code")(label)
+            vector = ClassEmbedding(self.num_classes, code.shape[-1])(label)
             code = jnp.concatenate([code, vector], axis=-1)
         if self.network == "mlp":
             size = self.shape[0] * self.shape[1] * self.shape[2]
