@@ -157,7 +157,8 @@ double.defvjp(_double_forward, _double_backward)
 
 
 class Normalization(nn.Module):
-    """'none', 'batch' (Ioffe and Szegedy 2015; over the global batch under jit) or 'group' (Wu and He 2018).
+    """'none', 'batch' (Ioffe and Szegedy 2015; over the global batch under jit) or 'group' (Wu and He 2018; 16 channels
+    a group, or fewer where that does not divide them).
 
     The running averages of batch normalisation live in the collection `batch_stats`.
     """
@@ -171,5 +172,5 @@ class Normalization(nn.Module):
         if self.kind == "batch":
             return nn.BatchNorm(use_running_average=not training, momentum=0.9)(x)
         if self.kind == "group":
-            return nn.GroupNorm(num_groups=math.gcd(32, x.shape[-1]))(x)
+            return nn.GroupNorm(num_groups=None, group_size=math.gcd(16, x.shape[-1]))(x)
         raise ConfigError(f"normalization is {self.kind!r}; it must be 'none', 'batch' or 'group'.")

@@ -1,0 +1,53 @@
+"""A problem's training step in this project: what `genimg train` compiles, from bytes to new parameters."""
+
+import itertools
+from collections.abc import Callable
+
+import numpy as np
+from problems import Problem, batches
+
+from genimg_jax.engine import runtime
+
+
+def make(problem: Problem, variant: str) -> tuple[Callable[[int], float], dict]:
+    """A function that takes so many steps and returns the last loss, and what it ran on.
+
+    `variant` is 'tuned' (the problem's runtime options), 'plain' (XLA's defaults), or 'tuned-n' for n host devices.
+    """
+    name, _, devices = variant.partition("-")
+    options = runtime.Options(**problem.runtime) if name == "tuned" else runtime.Options(cpu_tuning=False)
+    if devices:
+        options = runtime.Options(cpu_tuning=True, host_devices=int(devices))
+    applied = runtime.prepare(options)
+
+    import jax  # after the runtime's settings
+
+    from genimg_jax import core, families
+    from genimg_jax.engine import config, parallel, program
+
+    groups = families.load(problem.family).GROUPS
+    adam = {"learning_rate": problem.optimizer["learning_rate"], "arguments": {"b1": problem.optimizer["b1"]}}
+    experiment = config.experiment(
+        problem.family,
+        model=problem.model,
+        optimizer=adam if len(groups) == 1 else dict.fromkeys(groups, adam),
+        train={"batch_size": problem.batch_size},
+        evaluate={"batch_size": problem.batch_size},
+    )
+    built = program.build(config.resolve(experiment), core.Spec(problem.image_shape, 0, 256), 256)
+    state = built.init(np.int32(0))
+    indices = np.arange(problem.batch_size, dtype=np.int32)
+    data = itertools.cycle([{"image": image, "index": indices} for image in batches(problem)])
+
+    def run(steps: int) -> float:
+        nonlocal state
+        for _ in range(steps):
+            state, metrics = built.step(state, parallel.put_batch(next(data), built.mesh), np.int32(0))
+        jax.block_until_ready(state)
+        return float(next(value for name, value in metrics.items() if name.startswith("loss")))
+
+    return run, {
+        "version": f"jax {jax.__version__}",
+        "settings": applied.removeprefix("runtime: "),
+        "parameters": sum(x.size for x in jax.tree.leaves(state.params)),
+    }

@@ -1,0 +1,50 @@
+"""The training steps that are measured, said once for both frameworks. No framework is imported here."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Problem(NamedTuple):
+    family: str
+    model: dict  # the family's options
+    image_shape: tuple[int, int, int]
+    batch_size: int
+    optimizer: dict  # Adam: learning_rate, b1
+    runtime: dict  # `engine.runtime.Options` found fastest for it on two cores
+
+
+GAN_ADAM = {"learning_rate": 2e-4, "b1": 0.5}
+PROBLEMS = {
+    "mlp_gan": Problem(
+        family="gan",
+        model={"network": "mlp", "width": 512, "depth": 3, "latent": 64, "generator_normalization": "batch"},
+        image_shape=(28, 28, 1),
+        batch_size=64,
+        optimizer=GAN_ADAM,
+        runtime={"cpu_tuning": True, "host_devices": 1},
+    ),
+    "dcgan32": Problem(
+        family="gan",
+        model={"network": "conv", "width": 64, "latent": 128, "generator_normalization": "batch"},
+        image_shape=(32, 32, 3),
+        batch_size=64,
+        optimizer=GAN_ADAM,
+        runtime={"cpu_tuning": True, "host_devices": 1},
+    ),
+    "conv_vae": Problem(
+        family="vae",
+        model={"network": "conv", "width": 32, "latent": 64, "likelihood": "discretized_logistic"},
+        image_shape=(32, 32, 3),
+        batch_size=128,
+        optimizer={"learning_rate": 1e-3, "b1": 0.9},
+        runtime={"cpu_tuning": True, "host_devices": 1},
+    ),
+}
+
+
+def batches(problem: Problem, count: int = 8) -> list[np.ndarray]:
+    """Images as a data loader hands them over: bytes."""  # -> count x u8[B, H, W, C]
+    generator = np.random.default_rng(0)
+    shape = (problem.batch_size, *problem.image_shape)
+    return [generator.integers(0, 256, shape, dtype=np.uint8) for _ in range(count)]

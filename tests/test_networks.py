@@ -1,0 +1,128 @@
+"""Whole networks: shapes, dtypes, vectorisation over parameters, sharding, and no parameter in vain."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from genimg_jax.errors import ConfigError
+from genimg_jax.networks.conditioning import ClassEmbedding
+from genimg_jax.networks.convolutional import Decoder, Encoder, levels
+from genimg_jax.networks.mlp import MLP
+
+IMAGE = np.random.default_rng(0).standard_normal((8, 8, 8, 3)).astype(np.float32)
+CODE = np.random.default_rng(1).standard_normal((8, 6)).astype(np.float32)
+NETWORKS = {
+    "mlp": (MLP((16, 12), 5, normalization="batch", spectral=True), CODE),
+    "encoder": (Encoder(8, 5, normalization="batch", spectral=True), np.tile(IMAGE, (1, 2, 2, 1))),
+    "group encoder": (Encoder(16, 5, normalization="group", activation="silu"), np.tile(IMAGE, (1, 2, 2, 1))),
+    "decoder": (Decoder(8, (16, 8, 2), normalization="batch"), CODE),
+    "plain decoder": (Decoder(8, (8, 8, 1)), CODE),
+}
+
+
+@pytest.fixture(params=NETWORKS, scope="module")
+def network(request):
+    module, inputs = NETWORKS[request.param]
+    return module, inputs, jax.jit(module.init, static_argnums=2)(jax.random.key(0), inputs, True)
+
+
+def train(module, variables, inputs):
+    return module.apply(variables, inputs, True, mutable=["batch_stats"])
+
+
+@pytest.mark.parametrize(
+    ("size", "count"), [((8, 8), 1), ((28, 28), 2), ((32, 32), 3), ((64, 64), 4), ((64, 32), 3), ((12, 20), 2)]
+)
+def test_images_are_halved_while_even_and_above_four(size, count):
+    assert levels(*size) == count
+
+
+def test_an_image_that_cannot_be_halved_is_refused():
+    with pytest.raises(ConfigError, match="a 33x32 image cannot be halved; resize or pad it"):
+        levels(33, 32)
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 1), (28, 28, 1), (32, 32, 3), (64, 64, 3), (16, 24, 2)])
+def test_encoder_and_decoder_fit_any_image(shape):
+    image, code = jax.ShapeDtypeStruct((2, *shape), jnp.float32), jax.ShapeDtypeStruct((2, 6), jnp.float32)
+
+    def outputs(module, inputs):
+        return jax.eval_shape(lambda x: module.init_with_output(jax.random.key(0), x, True)[0], inputs)
+
+    assert outputs(Encoder(4, 5), image).shape == (2, 5)
+    assert outputs(Decoder(4, shape), code).shape == (2, *shape)
+
+
+def test_channels_double_up_to_eight_times_the_width():
+    image = jax.ShapeDtypeStruct((1, 256, 256, 3), jnp.float32)
+    variables = jax.eval_shape(lambda x: Encoder(4, 1).init(jax.random.key(0), x, True), image)
+    features = [variables["params"][f"Downsample_{level}"]["kernel"].shape[-1] for level in range(6)]
+    assert features == [4, 8, 16, 32, 32, 32]
+
+
+def test_every_parameter_matters(network):
+    module, inputs, variables = network
+
+    def loss(params):
+        y = train(module, {**variables, "params": params}, inputs)[0]
+        return (y * jax.random.normal(jax.random.key(2), y.shape)).sum()
+
+    for path, gradient in jax.tree_util.tree_leaves_with_path(jax.jit(jax.grad(loss))(variables["params"])):
+        assert np.abs(gradient).max() > 1e-3, f"{jax.tree_util.keystr(path)} has no gradient"
+
+
+def test_bfloat16_parameters_compute_in_bfloat16(network):
+    module, inputs, variables = network
+    params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), variables["params"])
+    apply = jax.jit(lambda params: train(module, {**variables, "params": params}, inputs))
+    half, changed = apply(params)
+    assert half.dtype == jnp.bfloat16
+    assert {x.dtype for x in jax.tree.leaves(changed)} <= {jnp.dtype("float32")}
+    single, _ = apply(variables["params"])
+    assert np.abs(half.astype(jnp.float32) - single).max() < 0.1 * np.abs(single).max()
+
+
+def test_vectorised_over_parameters(network):
+    module, inputs, variables = network
+    scales = np.array([1.0, 0.9], np.float32)
+
+    def gradient(scale):
+        scaled = jax.tree.map(lambda x: scale * x, variables)
+        return jax.grad(lambda params: jnp.square(train(module, {**scaled, "params": params}, inputs)[0]).mean())(
+            scaled["params"]
+        )
+
+    together, alone = jax.jit(jax.vmap(gradient))(scales), jax.jit(gradient)
+    assert_close(jax.tree.map(lambda x: x[0], together), alone(scales[0]))
+    assert_close(jax.tree.map(lambda x: x[1], together), alone(scales[1]))
+
+
+def test_a_batch_over_four_devices_changes_nothing(network):
+    module, inputs, variables = network
+    mesh = Mesh(np.array(jax.devices()[:4]), ("data",))
+    spread = jax.device_put(inputs, NamedSharding(mesh, PartitionSpec("data")))
+    variables_everywhere = jax.device_put(variables, NamedSharding(mesh, PartitionSpec()))
+
+    def loss(variables, x):
+        y, changed = train(module, variables, x)
+        return jnp.square(y).mean(), changed
+
+    step = jax.jit(jax.grad(loss, has_aux=True))
+    assert_close(step(variables_everywhere, spread), step(variables, inputs))
+
+
+def test_classes_have_vectors_of_their_own():
+    embedding = ClassEmbedding(200, 64)
+    labels = jnp.array([3, 0, 3])
+    vectors, variables = embedding.init_with_output(jax.random.key(0), labels)
+    (table,) = jax.tree.leaves(variables)
+    np.testing.assert_array_equal(vectors, table[np.array([3, 0, 3])])
+    assert 0.95 < np.std(table) < 1.05
+
+
+def assert_close(actual, expected):
+    for path, x in jax.tree_util.tree_leaves_with_path(actual):
+        y = dict(jax.tree_util.tree_leaves_with_path(expected))[path]
+        np.testing.assert_allclose(x, y, atol=1e-5 + 1e-4 * np.abs(y).max(), err_msg=jax.tree_util.keystr(path))

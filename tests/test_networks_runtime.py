@@ -1,0 +1,67 @@
+"""Process settings: what is asked for reaches XLA, what the user set is kept, and accelerators are left alone."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from genimg_jax.engine import runtime
+from genimg_jax.engine.runtime import Options, prepare
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_min_max=false")
+    monkeypatch.setattr(runtime, "_keep_memory", lambda: False)  # the tests' own process stays as it is
+    return monkeypatch
+
+
+def test_flags_are_added_to_those_there():
+    said = prepare(Options(cpu_tuning=True, host_devices=3))
+    flags = os.environ["XLA_FLAGS"].split()
+    assert flags[0] == "--xla_cpu_enable_fast_min_max=false"
+    assert "--xla_force_host_platform_device_count=3" in flags
+    assert said.startswith("runtime: 3 host devices, convolutions")
+    prepare(Options(cpu_tuning=True, host_devices=2))
+    assert os.environ["XLA_FLAGS"].split() == flags
+
+
+def test_nothing_asked_for_changes_nothing():
+    assert prepare(Options(cpu_tuning=False, host_devices=1)) == "runtime: nothing changed"
+    assert os.environ["XLA_FLAGS"] == "--xla_cpu_enable_fast_min_max=false"
+
+
+def test_a_flag_that_a_release_may_not_know_is_left_out(environment):
+    environment.setattr(runtime.importlib.metadata, "version", lambda name: "0.11.0")
+    assert prepare(Options()) == "runtime: convolutions as jaxlib 0.11.0 runs them"
+    assert os.environ["XLA_FLAGS"] == "--xla_cpu_enable_fast_min_max=false"
+
+
+@pytest.mark.parametrize("platforms", ["cuda", "tpu,cpu", "cpu,cuda"])
+def test_accelerators_are_left_alone(environment, platforms):
+    environment.setenv("JAX_PLATFORMS", platforms)
+    assert "accelerator" in prepare(Options(host_devices=2))
+    assert os.environ["XLA_FLAGS"] == "--xla_cpu_enable_fast_min_max=false"
+
+
+def test_an_accelerator_plugin_counts_as_one(environment):
+    environment.delenv("JAX_PLATFORMS")
+    environment.setattr(runtime.importlib.metadata, "entry_points", lambda group: [group])
+    assert "accelerator" in prepare(Options())
+
+
+def test_the_installed_xla_accepts_the_flags():
+    program = """
+import sys
+from genimg_jax.engine.runtime import Options, prepare
+print(prepare(Options(cpu_tuning=True, host_devices=2)))
+assert "jax" not in sys.modules
+import jax
+print(len(jax.devices()), float(jax.lax.conv(*2 * [jax.numpy.ones((1, 1, 3, 3))], (1, 1), "VALID").sum()))
+"""
+    environment = {**os.environ, "XLA_FLAGS": ""}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[-2:] == ["2", "9.0"]
