@@ -40,7 +40,7 @@ class TrainOptions:
 
 @dataclass(frozen=True)
 class EvaluateOptions:
-    batch_size: int = bounded(500, 1)  # images a call, in evaluation and sampling; changes no result
+    batch_size: int = bounded(500, 1)  # images a call, or a few more, in evaluation and sampling; no result changes
     likelihood: bool = True  # whether `genimg evaluate` computes `log_prob` where the family has it
 
 

@@ -64,6 +64,11 @@ def check_batch(mesh: Mesh, batch_size: int, what: str) -> None:
         )
 
 
+def shareable(mesh: Mesh, batch_size: int) -> int:
+    """The batch size at least as large that the devices can share, where the size changes no result."""
+    return -(-batch_size // mesh.size) * mesh.size
+
+
 def local_rows(batch_size: int) -> slice:
     """The rows of a global batch that this process hands over."""
     share = batch_size // jax.process_count()

@@ -37,7 +37,6 @@ def build(config: Config, spec: core.Spec, stored_levels: int) -> Program:
     """Everything compiled lazily: building is quick, and a configuration that cannot work fails here."""
     mesh = parallel.make_mesh(config.parallel)
     parallel.check_batch(mesh, config.train.batch_size, "train.batch_size")
-    parallel.check_batch(mesh, config.evaluate.batch_size, "evaluate.batch_size")
     train, average = config.train, parallel.average_over(config.parallel)
     if train.batch_size % train.microbatches:
         raise ConfigError(
@@ -107,7 +106,7 @@ def evaluate(
 
     A value depends on the weights and on its example's position in the dataset, not on the batch size.
     """
-    size = program.config.evaluate.batch_size
+    size = parallel.shareable(program.mesh, program.config.evaluate.batch_size)
     batches = loading.evaluation_batches(source, size, parallel.local_rows(size))
     bar = tqdm(batches, progress, math.ceil(source.size / size), unit="batch", disable=None if progress else True)
     found = []
@@ -141,7 +140,7 @@ def sample(
     # -> f32[count, H, W, C] in [-1, 1]
     if program.family.sample is None:
         raise ConfigError(f"{program.config.family} cannot sample.")
-    size = min(program.config.evaluate.batch_size, -(-count // program.mesh.size) * program.mesh.size)
+    size = parallel.shareable(program.mesh, min(program.config.evaluate.batch_size, count))
     images = []
     for start in tqdm(range(0, count, size), progress, unit="batch", disable=None if progress else True):
         index = np.arange(start, start + size)

@@ -1,0 +1,275 @@
+"""The command line from end to end, and what it answers to mistakes."""
+
+import functools
+import json
+import pathlib
+import re
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_runs import ROOT, SHARED, compiled_once, environment, name_of, steps, train  # noqa: F401
+
+from genimg_jax import core, families
+from genimg_jax.__main__ import COMMANDS, main
+from genimg_jax.data import open_source
+from genimg_jax.engine import config as configs
+from genimg_jax.engine import images, run
+from genimg_jax.engine import program as programs
+
+CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("*.py"))
+
+
+def data_of(config: str, monkeypatch) -> list[str]:
+    """Flags that find the data of a configuration; skips where it is not there."""
+    options = configs.load(name_of(config)).data
+    if options.source == "tfds":
+        if not (SHARED / "tfds" / options.name).is_dir():
+            pytest.skip(f"{SHARED / 'tfds'} has no {options.name}")
+        monkeypatch.setenv("TFDS_DATA_DIR", str(SHARED / "tfds"))
+    if options.source == "folder":
+        place = SHARED / (pathlib.PurePath(options.path).name or "emoji64")
+        if not place.is_dir():
+            pytest.skip(f"there is no {place}")
+        return [f"--config.data.path={place}"]
+    return []
+
+
+@pytest.mark.parametrize("variant", ["", ":tiny"], ids=["full", "tiny"])
+@pytest.mark.parametrize("config", CONFIGS)
+def test_every_variant_fits_its_data(config, variant, monkeypatch):
+    """Step, evaluation and samples have shapes, with the first of the configuration's own images."""
+    flags = dict(flag.split("=") for flag in data_of(config, monkeypatch))
+    values = configs.load(f"{ROOT / 'configs' / config}.py{variant}")
+    values.update({"data": {"limit": 512, "path": flags.get("--config.data.path", values.data.path)}})
+    resolved = configs.resolve(values)
+    source = open_source(resolved.data, resolved.data.train_split)
+    program = programs.build(resolved, source.spec, source.stored_levels)
+    batch = next(programs.train_batches(program, source, 0))
+    after, metrics = jax.eval_shape(program.step, program.like, batch, 0)
+    assert jax.tree.map(lambda x: x.shape, after) == jax.tree.map(lambda x: x.shape, program.like)
+    assert metrics and all(x.shape == () for x in metrics.values())
+    rows = resolved.train.batch_size
+    measured = jax.eval_shape(functools.partial(program.per_example, "evaluate"), core.weights(program.like), batch, 0)
+    assert measured and all(x.shape == (rows,) for x in measured.values())
+    if program.family.sample is not None:
+        index = np.arange(4, dtype=np.int32)
+        condition = programs.condition_for(program, index)
+        made = jax.eval_shape(program.sample, core.weights(program.like), index, condition, 0)
+        assert made.shape == (4, *source.spec.image_shape)
+
+
+@pytest.mark.parametrize(
+    "config", [c if c.endswith("_digits") else pytest.param(c, marks=pytest.mark.slow) for c in CONFIGS]
+)
+def test_a_configuration_trains_evaluates_samples_and_reports(config, tmp_path, monkeypatch, capsys):
+    values = configs.resolve(configs.load(name_of(config)))
+    assert train(tmp_path, *data_of(config, monkeypatch), config=config) == 0
+    workdir = ["--workdir", str(tmp_path)]
+    assert main(["evaluate", *workdir]) == 0
+    assert main(["sample", *workdir, "--count", "3"]) == 0
+    assert main(["report", *workdir]) == 0
+    output = capsys.readouterr()
+    assert "Traceback" not in output.err
+
+    manifest, stored = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("manifest", "config"))
+    assert manifest["config_digest"] == configs.digest(stored) and stored["family"] == values.family
+    height, width, channels = shape = manifest["dataset"]["spec"]["image_shape"]
+
+    evaluation = json.loads((tmp_path / "evaluation" / "best.json").read_text())
+    assert evaluation["step"] in steps(tmp_path) and evaluation["metrics"]
+    for name, metric in evaluation["metrics"].items():
+        low, high = metric["interval"]
+        assert low <= metric["value"] <= high and f"{metric['value']:.4f}" in output.out, name
+    if "bits_per_dimension" in evaluation["metrics"]:
+        nats, bits = (evaluation["metrics"][k]["value"] for k in ("negative_log_likelihood", "bits_per_dimension"))
+        assert bits == pytest.approx(nats / np.log(2) / (height * width * channels))
+        assert "log-likelihood" in evaluation["protocol"]
+
+    (made,) = (tmp_path / "generated").iterdir()
+    pictures = np.load(made / "images.npz")["image"]
+    assert pictures.shape == (3, *shape) and pictures.dtype == np.uint8
+    for i, picture in enumerate(pictures):
+        single = np.asarray(Image.open(made / f"{i:06d}.png")).reshape(shape)
+        np.testing.assert_array_equal(single, picture)
+    np.testing.assert_array_equal(
+        np.asarray(Image.open(made / "grid.png")).reshape(images.grid(pictures).shape), images.grid(pictures)
+    )
+    logged = {line["step"] for line in run.read_metrics(tmp_path) if line["split"] == "train"}
+    assert values.train.steps in logged
+    assert f"{values.train.steps}.png" in {p.name for p in (tmp_path / "samples").iterdir()}
+    assert values.family in (tmp_path / "report.html").read_text()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A conditional GAN: what the flags of `sample` and `evaluate` are tried on."""
+    workdir = tmp_path_factory.mktemp("runs") / "gan"
+    learning = ["--config.optimizer.generator.learning_rate=0.05", "--config.model.conditional=True"]
+    assert train(workdir, *learning, config="gan_digits") == 0
+    return workdir
+
+
+def sampled(workdir, out, *flags: str) -> np.ndarray:
+    named = ["--workdir", str(workdir), "--out", str(out), "--nosingles"]
+    assert main(["sample", *named, *flags]) == 0
+    assert sorted(p.name for p in out.iterdir()) == ["grid.png", "images.npz"]
+    return np.load(out / "images.npz")["image"].astype(int)
+
+
+def test_the_flags_of_sample(finished, tmp_path):
+    few = sampled(finished, tmp_path / "few", "--count", "3", "--seed", "5")
+    many = sampled(finished, tmp_path / "many", "--count", "12", "--seed=5", "--config.evaluate.batch_size=8")
+    assert many.shape[0] == 12 and np.abs(few - many[:3]).max() <= 1  # a level, by rounding
+    one_class = sampled(finished, tmp_path / "class", "--count", "12", "--seed", "5", "--label", "1")
+    same = [np.abs(a - b).max() <= 1 for a, b in zip(one_class, many, strict=True)]
+    assert same == [i % 10 == 1 for i in range(12)]
+    assert np.abs(sampled(finished, tmp_path / "other", "--count", "3", "--seed", "6") - few).max() > 1
+    assert np.abs(sampled(finished, tmp_path / "plain", "--count", "3", "--seed=5", "--noaveraged") - few).max() > 0
+    first = sampled(finished, tmp_path / "first", "--count", "3", "--seed", "5", "--checkpoint", "4")
+    assert np.abs(first - few).max() > 1
+    rows = sampled(finished, tmp_path / "rows", "--interpolate", "2", "--steps", "4", "--seed", "5", "--label", "1")
+    assert rows.shape[0] == 8
+    assert np.abs(rows[[0, 3, 4, 7]] - one_class[:4]).max() <= 1
+
+
+def test_the_flags_of_evaluate(finished, capsys):
+    for flags in (["--checkpoint", "4"], ["--checkpoint", "last", "--noaveraged", "--config.evaluate.batch_size=99"]):
+        assert main(["evaluate", "--workdir", str(finished), *flags]) == 0
+    four, last = (json.loads((finished / "evaluation" / f"{name}.json").read_text()) for name in ("4", "last"))
+    assert (four["step"], last["step"]) == (4, 6)
+    assert four["protocol"]["weights"] == "averaged" and last["protocol"]["weights"] == "as trained"
+    assert four["metrics"]["loss_generator"] != last["metrics"]["loss_generator"]
+
+
+def test_the_families_are_listed_with_what_they_can_do(capsys):
+    assert main(["families"]) == 0
+    listed = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()[1:]}
+    assert listed.keys() == set(families.REGISTRY)
+    assert "log_prob" in listed["vae"] and "lower bound" in listed["vae"]
+    assert "log_prob" not in listed["gan"] and "sample" in listed["gan"]
+    assert main(["families", "--family", "vae"]) == 0
+    output = capsys.readouterr().out
+    assert "Kingma" in output and re.search(r"model.likelihood +'bernoulli' +.*bernoulli", output)
+    assert main(["families", "--family", "vea"]) == 2
+    assert "did you mean 'vae'?" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------------------ mistakes
+
+VAE = ["--config", name_of("vae_digits")]
+HERE = ["--workdir", "UNUSED"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], None),
+        (["trian"], "no command 'trian'; did you mean 'train'?"),
+        (["frobnicate"], "no command 'frobnicate'.\nusage:"),
+        (["train"], "which experiment? Give --config"),
+        (["train", "--config"], "--config needs a value"),
+        (["train", *VAE], "which run? Give --workdir"),
+        (["train", *VAE, *HERE, "--stepps=5"], "Unknown command line flag 'stepps'"),
+        (["train", *VAE, *HERE, "more"], "takes flags only, found 'more'"),
+        (["train", *VAE, *HERE, *HERE], "--workdir is given 2 times"),
+        (["train", *VAE, *VAE, *HERE], "--config is given 2 times"),
+        (["train", *VAE, *HERE, "--config.seed=1", "--config.seed", "2"], "--config.seed is given 2 times"),
+        (["train", *VAE, *HERE, "--config.train.stepps=5"], "did you mean --config.train.steps?"),
+        (["train", *VAE, *HERE, "--config.stepz=5"], "--config.stepz is not in the configuration"),
+        (["train", *VAE, *HERE, "--config.warmup_steps=5"], "did you mean --config.optimizer.warmup_steps?"),
+        (["train", *VAE, *HERE, "--config.train.steps=many"], "many"),
+        (["train", *VAE, *HERE, "--config.train.steps=1.5"], "1.5"),
+        (["train", *VAE, *HERE, "--config.train.steps=0"], "config.train.steps is 0; it must be at least 1"),
+        (["train", *VAE, *HERE, "--config.optimizer.learning_rate=fast"], "fast"),
+        (["train", *VAE, *HERE, "--config.data.flip=perhaps"], "perhaps"),
+        (["train", *VAE, *HERE, "--config.model.network=cnn"], "config.model.network is 'cnn'"),
+        (["train", *VAE, *HERE, "--config.optimizer.name=adamm"], "did you mean 'adam'?"),
+        (["train", *VAE, *HERE, "--config.seed=-1"], "config.seed is -1"),
+        (["train", "--config", "configs/vae_digit.py", *HERE], "no config file configs/vae_digit.py"),
+        (["train", "--config", name_of("vae_digits"), *HERE, "--dry_run=maybe"], "maybe"),
+        (["evaluate"], "which run? Give --workdir"),
+        (["evaluate", "--workdir", "nowhere"], "nowhere is no run directory"),
+        (["sample", "--workdir", "nowhere"], "nowhere is no run directory"),
+        (["report", "--workdir", "nowhere"], "nowhere is no run directory"),
+        (["families", "--familly=vae"], "familly"),
+    ],
+)
+def test_a_mistake_is_answered_with_a_sentence(arguments, message, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT)
+    assert main([argument.replace("UNUSED", str(tmp_path / "unused")) for argument in arguments]) == 2
+    output = capsys.readouterr()
+    assert "Traceback" not in output.err and not list((tmp_path / "unused").glob("*.json"))
+    if message is None:
+        assert output.out.startswith("usage: genimg COMMAND")
+    else:
+        assert output.err.startswith("genimg: ") and message in output.err
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "message"),
+    [
+        (["--checkpoint", "5"], 4, "no checkpoint 5"),
+        (["--count", "0"], 2, "--count"),
+        (["--seed", "-1"], 2, "--seed"),
+        (["--steps", "1", "--interpolate", "1"], 2, "--steps"),
+        (["--label", "10"], 2, "class 10 is not one of 0 to 9"),
+        (["--config.model.width=8"], 4, "model.width"),
+        (["--config.model.widht=8"], 2, "did you mean --config.model.width?"),
+    ],
+)
+def test_a_mistake_about_a_run_is_answered_with_a_sentence(finished, tmp_path, capsys, flags, code, message):
+    assert main(["sample", "--workdir", str(finished), "--out", str(tmp_path / "out"), *flags]) == code
+    error = capsys.readouterr().err
+    assert error.startswith("genimg: ") and message in error and "Traceback" not in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_damaged_run_directory(tmp_path, capsys):
+    (tmp_path / "config.json").write_text('{"family": "va')
+    assert main(["evaluate", "--workdir", str(tmp_path)]) == 2
+    assert f"{tmp_path / 'config.json'} is damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_says_what_a_command_does(command, capsys):
+    with pytest.raises(SystemExit) as exit:
+        main([command, "--help"])
+    assert exit.value.code == 0
+    output = capsys.readouterr().out
+    assert output.startswith(f"genimg {command}: ") and "--" in output
+    if command == "train":
+        assert all(f"--{flag}" in output for flag in ("config", "workdir", "dry_run", "force_resume", "config.SECTION"))
+
+
+WITHOUT_JAX = """
+import sys
+from genimg_jax.__main__ import main
+codes = []
+for arguments in {cases}:
+    try:
+        codes.append(main(arguments))
+    except SystemExit as exit:
+        codes.append(exit.code)
+print(codes, [m for m in ("jax", "flax", "optax", "tensorflow") if m in sys.modules])
+"""
+
+
+def test_help_and_usage_errors_need_no_jax():
+    cases = [["--help"], ["help"], [], ["trian"], ["train"], ["evaluate"], ["sample"], ["report", "--workdirr=x"]]
+    cases += [["evaluate", "--workdir", "a", "--workdir", "b"], *([command, "--help"] for command in COMMANDS)]
+    wanted = [0, 0, 2, 2, 2, 2, 2, 2, 2] + [0] * len(COMMANDS)
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_JAX.format(cases=cases)], capture_output=True, text=True, env=environment()
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == f"{wanted} []"
+
+
+def test_the_module_leaves_with_the_code():
+    command = [sys.executable, "-m", "genimg_jax", "train", "--config"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment())
+    assert (done.returncode, done.stdout) == (2, "") and done.stderr.startswith("genimg: --config needs a value")
