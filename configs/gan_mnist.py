@@ -1,4 +1,4 @@
-"""A convolutional GAN (DCGAN, Radford et al. 2016) on MNIST, its discriminator spectrally normalised, its generator averaged.
+"""A class-conditional convolutional GAN (DCGAN, Radford et al. 2016) on MNIST, its generator averaged.
 
 Prepared data is found in TFDS_DATA_DIR, or where data.path says.
 """
@@ -14,7 +14,8 @@ def get_config(variant: str = "full"):
             "network": "conv",
             "width": 4 if tiny else 32,
             "latent": 8 if tiny else 64,
-            "spectral": True,
+            "discriminator_normalization": "batch",
+            "conditional": True,
         },
         data={"source": "tfds", "name": "mnist", "limit": 64 if tiny else 0},
         optimizer={
@@ -22,7 +23,7 @@ def get_config(variant: str = "full"):
             "discriminator": {"learning_rate": 2e-4, "arguments": {"b1": 0.5}},
         },
         train={
-            "steps": 4 if tiny else 6_000,
+            "steps": 4 if tiny else 8_000,
             "batch_size": 16 if tiny else 64,
             "log_every": 2 if tiny else 100,
             "evaluate_every": 2 if tiny else 2_000,
