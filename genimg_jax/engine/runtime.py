@@ -16,7 +16,7 @@ from genimg_jax.options import bounded
 CONVOLUTIONS = "xla_cpu_experimental_ynn_fusion_type"
 DEVICES = "xla_force_host_platform_device_count"
 # An unknown flag in XLA_FLAGS ends the process, so a release is named here once it has been seen to know this one.
-KNOWS_CONVOLUTIONS = ("0.10.2",)
+KNOWS_CONVOLUTIONS = ("0.10.2", "0.11.2")
 
 
 @dataclass(frozen=True)
