@@ -19,6 +19,7 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, L
 
 from genimg_jax import core
 from genimg_jax.engine import config as configs
+from genimg_jax.engine import parallel
 from genimg_jax.errors import CheckpointError
 
 
@@ -159,5 +160,5 @@ def restore(store: Store, step: int, like: core.TrainState) -> core.TrainState:
 
 def restore_untyped(store: Store, step: int) -> dict[str, jax.Array]:
     """{leaf's path, as `shapes` writes it: array} of a step, whatever model it is of."""
-    restored = store.manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore()))["state"]
-    return _named(restored)
+    args = ocp.args.StandardRestore(fallback_sharding=parallel.one_device())
+    return _named(store.manager.restore(step, args=ocp.args.Composite(state=args))["state"])

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from genimg_jax import core
 from genimg_jax.errors import ConfigError
@@ -81,6 +81,11 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
+
+
+def one_device() -> SingleDeviceSharding:
+    """Where to put what was laid out over devices that are not here."""
+    return SingleDeviceSharding(jax.local_devices()[0])
 
 
 def put_batch(batch: core.Tree, mesh: Mesh) -> core.Tree:
