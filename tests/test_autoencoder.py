@@ -69,6 +69,8 @@ def test_the_loss_is_of_the_clean_image_seen_through_corruption():
     grey = family.encode(weights, {"image": jnp.zeros((6, 4, 4, 1))}, None)
     error = 0.5 * np.square(family.decode(weights, grey, {}) - batch["image"]).sum((1, 2, 3))
     np.testing.assert_allclose(found["loss"], error, rtol=1e-5)
+    trained = family.train_step(state, batch, jax.random.key(0))[1]
+    np.testing.assert_allclose(trained["loss"], error.mean(), rtol=1e-5)
     image = family.decode(weights, family.encode(weights, batch, None), {})
     np.testing.assert_allclose(
         found["reconstruction"], 0.5 * np.square(image - batch["image"]).sum((1, 2, 3)), rtol=1e-5
