@@ -1,4 +1,4 @@
-"""A class-conditional convolutional GAN (DCGAN, Radford et al. 2016) on MNIST, its generator averaged.
+"""A convolutional GAN (DCGAN, Radford et al. 2016) on MNIST, its generator averaged.
 
 Prepared data is found in TFDS_DATA_DIR, or where data.path says.
 """
@@ -15,7 +15,6 @@ def get_config(variant: str = "full"):
             "width": 4 if tiny else 32,
             "latent": 8 if tiny else 64,
             "discriminator_normalization": "batch",
-            "conditional": True,
         },
         data={"source": "tfds", "name": "mnist", "limit": 64 if tiny else 0},
         optimizer={
