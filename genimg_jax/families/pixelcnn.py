@@ -1,0 +1,137 @@
+"""Gated PixelCNN (van den Oord et al. 2016): an exact likelihood, pixel after pixel in raster order.
+
+Channels of a pixel are conditioned on one another in their order (red, green, blue): by groups of features under the
+Bernoulli and categorical likelihoods, and within the mixture by its linear autoregression (PixelCNN++, Salimans et
+al. 2017), which needs one pass a pixel to sample instead of one a channel.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from genimg_jax import core
+from genimg_jax.networks.gated import GatedPixelCNN
+from genimg_jax.objectives.likelihoods import LIKELIHOODS
+from genimg_jax.objectives.mixtures import discretized_logistic_mixture
+from genimg_jax.options import bounded, choice
+from genimg_jax.samplers import ancestral
+
+GROUPS = ("model",)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    features: int = bounded(32, 4)
+    layers: int = bounded(8, 1)  # together, and with the first, they must reach across the image to see all of it
+    reach: int = bounded(1, 1)  # rows above, and columns to either side, that a layer sees
+    first_reach: int = bounded(3, 1)  # the same, of the first layer
+    likelihood: str = choice("bernoulli", "bernoulli", "categorical", "logistic_mixture")
+    components: int = bounded(10, 1)  # of the mixture
+    candidates: int = bounded(1, 1)  # completions drawn an image, of which one is chosen; see `ancestral.resample`
+    conditional: bool = False  # condition on the class
+
+
+def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimizer]) -> core.Family:
+    """The family with one parameter group, `model`. Raises `ConfigError` where the data cannot have the likelihood."""
+
+    def likelihood_of(spec):
+        if options.likelihood == "logistic_mixture":
+            return discretized_logistic_mixture(spec, options.components)
+        return LIKELIHOODS[options.likelihood](spec)
+
+    height, width, channels = spec.image_shape
+    groups = 1 if options.likelihood == "logistic_mixture" else channels
+    likelihood, pixel = likelihood_of(spec), likelihood_of(spec._replace(image_shape=(1, 1, channels)))
+    classes, optimizer, candidates = core.classes(options.conditional, spec), optimizers["model"], options.candidates
+    network = GatedPixelCNN(
+        options.features, options.layers, likelihood.channels, options.reach, options.first_reach, groups, classes
+    )
+
+    def label(batch):
+        return batch["label"] if classes else None
+
+    def log_mass(params, batch):  # [B, H, W, C] -> f32[B]
+        outputs = network.apply({"params": params}, batch["image"], label(batch))
+        return likelihood.log_prob(outputs, batch["image"])
+
+    def init(key, batch):
+        return core.init_state({"model": network.init(key, batch["image"], label(batch))["params"]}, optimizers)
+
+    def train_step(state, batch, key):
+        def loss(params, part, _):
+            return -log_mass(params, part).mean(), {}
+
+        (value, _), gradients = core.value_and_grad(optimizer, loss)(state.params["model"], batch, key)
+        state, updated = core.update(optimizer, state, "model", gradients)
+        return state.replace(step=state.step + 1), {"loss": value, **updated}
+
+    def log_prob(weights, batch, key):
+        return log_mass(weights.params["model"], batch)
+
+    def evaluate(weights, batch, key):
+        return {"loss": -log_prob(weights, batch, key)}
+
+    def fill(params, image, known, keys, condition):
+        """Draws what is not known, row after row; also the log-likelihood of what is."""
+        # [B, H, W, C], bool[B, H, W], key[B] -> [B, H, W, C], f32[B]
+        apply = functools.partial(network.apply, {"params": params})
+        batch, reach = image.shape[0], options.first_reach
+
+        def fill_row(carry, at):
+            above, rows, total = carry
+            number, given, keep = at
+            links, rows = apply(above, label(condition), rows, method="vertical")
+
+            def visit(state, position, given, keep, keys):
+                left, columns = state
+                column = position % width
+                window = jax.lax.dynamic_slice_in_dim(left, column, reach, axis=2)
+                here = tuple(jax.lax.dynamic_slice_in_dim(link, column, 1, axis=2) for link in links)
+                value = given
+                # Each pass settles one channel more: those settled see nothing of the others, and are drawn again as
+                # they were, from the same key.
+                for _ in range(groups):
+                    outputs, following = apply(window, value[:, None, None], here, columns, method="horizontal")
+                    value = jnp.where(keep[:, None], given, pixel.sample(outputs, keys)[:, 0, 0])
+                log_prob = pixel.log_prob(outputs, value[:, None, None])
+                left = jax.lax.dynamic_update_slice_in_dim(left, value[:, None, None], column + reach, axis=2)
+                return (left, following), value, log_prob
+
+            left = jnp.zeros((batch, 1, reach + width, channels))
+            positions = number * width + jnp.arange(width)
+            _, values, weight = ancestral.fill(visit, (left, no_columns), positions, given, keep, keys)
+            above = jnp.concatenate([above[:, 1:], values[:, None]], axis=1)
+            return (above, rows, total + weight), values
+
+        no_rows, no_columns = network.empty(batch, width)
+        above = jnp.zeros((batch, reach, width, channels))
+        along = jnp.arange(height), image.swapaxes(0, 1), known.swapaxes(0, 1)
+        (_, _, total), values = jax.lax.scan(fill_row, (above, no_rows, jnp.zeros(batch)), along)
+        return values.swapaxes(0, 1), total
+
+    def sample(weights, keys, condition):
+        nothing = jnp.zeros((keys.shape[0], *spec.image_shape))
+        return fill(weights.params["model"], nothing, jnp.zeros(nothing.shape[:3], bool), keys, condition)[0]
+
+    def complete(weights, image, mask, keys, condition):
+        """Exact where no known pixel follows an unknown one in raster order; else see `ancestral.resample`."""
+
+        def one(keys, image, mask, condition):
+            return fill(weights.params["model"], image, mask, keys, condition)
+
+        return ancestral.resample(one, candidates, keys, image, mask, condition)
+
+    return core.Family(
+        init,
+        train_step,
+        evaluate,
+        sample=sample,
+        conditions=("label",) if classes else (),
+        log_prob=log_prob,
+        bound="exact",
+        protocol={"complete": "ancestral in raster order; " + ancestral.completion_protocol(candidates)},
+        complete=complete,
+    )

@@ -1,0 +1,130 @@
+"""A Transformer over the values of an image, one level after another in raster order: an exact likelihood.
+
+Every value of a pixel's channels is a token (Chen et al. 2020, Image GPT; Parmar et al. 2018), so that channels are
+conditioned on one another in their order. The class is a token before the first. The network knows tokens on a grid,
+not images, and serves discrete codes alike.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from genimg_jax import core
+from genimg_jax.errors import ConfigError
+from genimg_jax.networks.attention import Decoder
+from genimg_jax.objectives.likelihoods import to_levels, to_values
+from genimg_jax.options import bounded, choice
+from genimg_jax.samplers import ancestral
+
+GROUPS = ("model",)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    width: int = bounded(128, 2)
+    depth: int = bounded(6, 1)
+    heads: int = bounded(4, 1)
+    positions: str = choice("learned", "learned", "rotary")
+    temperature: float = bounded(1.0, 1e-3)  # of samples; this and the next two change no likelihood
+    top_k: int = bounded(0, 0)  # levels that a sample may take, the likeliest; 0: all
+    top_p: float = bounded(1.0, 0.0, 1.0, static=True)  # probability that the levels it may take must cover; 1: all
+    candidates: int = bounded(1, 1)  # completions drawn an image, of which one is chosen; see `ancestral.resample`
+    conditional: bool = False  # condition on the class
+
+
+def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimizer]) -> core.Family:
+    """The family with one parameter group, `model`. Raises `ConfigError` for heads that do not divide the width."""
+    if options.width % (2 * options.heads):
+        raise ConfigError(
+            f"model.width is {options.width}, which {options.heads} heads of an even size cannot share; "
+            f"use a multiple of {2 * options.heads}."
+        )
+    classes, optimizer, candidates = core.classes(options.conditional, spec), optimizers["model"], options.candidates
+    channels = spec.image_shape[-1]
+    grid = tuple(size for size in spec.image_shape if size > 1)
+    network = Decoder(
+        spec.levels, grid, options.width, options.depth, options.heads, options.positions, max(classes, 1)
+    )
+    restrict = functools.partial(
+        ancestral.restrict, temperature=options.temperature, top_k=options.top_k, top_p=options.top_p
+    )
+
+    def prefix(batch, count):  # -> i32[B, 1]
+        return batch["label"][:, None] if classes else jnp.zeros((count, 1), jnp.int32)
+
+    def tokens(image):  # [B, H, W, C] -> i32[B, T]
+        return to_levels(image, spec.levels).reshape(image.shape[0], -1)
+
+    def log_masses(logits, token):  # [..., V], i32[...] -> f32[...]
+        return jnp.take_along_axis(jax.nn.log_softmax(logits), token[..., None], axis=-1)[..., 0]
+
+    def log_mass(params, batch):  # [B, H, W, C] -> f32[B]
+        sequence = tokens(batch["image"])
+        logits = network.apply({"params": params}, prefix(batch, len(sequence)), sequence)
+        return log_masses(logits, sequence).sum(axis=1)
+
+    def init(key, batch):
+        sequence = tokens(batch["image"])
+        params = network.init(key, prefix(batch, len(sequence)), sequence)["params"]
+        return core.init_state({"model": params}, optimizers)
+
+    def train_step(state, batch, key):
+        def loss(params, part, _):
+            return -log_mass(params, part).mean(), {}
+
+        (value, _), gradients = core.value_and_grad(optimizer, loss)(state.params["model"], batch, key)
+        state, updated = core.update(optimizer, state, "model", gradients)
+        return state.replace(step=state.step + 1), {"loss": value, **updated}
+
+    def log_prob(weights, batch, key):
+        return log_mass(weights.params["model"], batch)
+
+    def evaluate(weights, batch, key):
+        return {"loss": -log_prob(weights, batch, key)}
+
+    def fill(params, image, known, keys, condition):
+        """Draws what is not known, token after token; also the log-likelihood of what is."""
+        # [B, H, W, C], bool[B, H, W], key[B] -> [B, H, W, C], f32[B]
+        apply = functools.partial(network.apply, {"params": params})
+        given = tokens(image)
+        keep = jnp.repeat(known.reshape(known.shape[0], -1), channels, axis=1)
+
+        def visit(state, position, given, keep, keys):
+            held, cache = state
+            logits, cache = apply(held, cache, position, method="step")
+            drawn = jax.vmap(jax.random.categorical)(keys, restrict(logits))
+            token = jnp.where(keep, given[:, 0], drawn)
+            return (apply(token, method="hold"), cache), token[:, None], log_masses(logits, token)
+
+        state = apply(prefix(condition, len(given)), method="start")
+        positions = jnp.arange(given.shape[1])
+        _, values, weight = ancestral.fill(visit, state, positions, given[..., None], keep, keys)
+        drawn = to_values(values, spec.levels).reshape(image.shape)
+        return jnp.where(known[..., None], image, drawn), weight
+
+    def sample(weights, keys, condition):
+        nothing = jnp.zeros((keys.shape[0], *spec.image_shape))
+        return fill(weights.params["model"], nothing, jnp.zeros(nothing.shape[:3], bool), keys, condition)[0]
+
+    def complete(weights, image, mask, keys, condition):
+        """Exact where no known pixel follows an unknown one in raster order; else see `ancestral.resample`."""
+
+        def one(keys, image, mask, condition):
+            return fill(weights.params["model"], image, mask, keys, condition)
+
+        return ancestral.resample(one, candidates, keys, image, mask, condition)
+
+    return core.Family(
+        init,
+        train_step,
+        evaluate,
+        sample=sample,
+        conditions=("label",) if classes else (),
+        log_prob=log_prob,
+        bound="exact",
+        protocol={"complete": "ancestral in raster order; " + ancestral.completion_protocol(candidates)},
+        complete=complete,
+    )
