@@ -38,8 +38,14 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
     classes = core.classes(options.conditional, spec)
     shape, normalization = spec.image_shape, options.generator_normalization
     generator = ImageDecoder(options.network, options.width, options.depth, shape, classes, normalization)
+    # One logit a class, of which the image's own counts (Mescheder et al. 2018).
     discriminator = ImageEncoder(
-        options.network, options.width, options.depth, 1, classes, options.discriminator_normalization, options.spectral
+        options.network,
+        options.width,
+        options.depth,
+        max(classes, 1),
+        normalization=options.discriminator_normalization,
+        spectral=options.spectral,
     )
     loss, penalty = LOSSES[options.loss], PENALTIES[options.penalty]
 
@@ -54,15 +60,16 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
 
     def discriminate(params, statistics, image, condition, training):  # [B, H, W, C] -> [B]
         variables = {"params": params, "batch_stats": statistics}
-        outputs, changed = discriminator.apply(variables, image, label(condition), training, mutable=["batch_stats"])
-        return outputs[:, 0].astype(jnp.float32), changed.get("batch_stats", {})
+        outputs, changed = discriminator.apply(variables, image, None, training, mutable=["batch_stats"])
+        logits = jnp.take_along_axis(outputs, condition["label"][:, None], axis=1) if classes else outputs
+        return logits[:, 0].astype(jnp.float32), changed.get("batch_stats", {})
 
     def init(key, batch):
         first, second = jax.random.split(key)
         code = jnp.zeros((batch["image"].shape[0], options.latent))
         variables = {
             "generator": generator.init(first, code, label(batch), True),
-            "discriminator": discriminator.init(second, batch["image"], label(batch), True),
+            "discriminator": discriminator.init(second, batch["image"], None, True),
         }
         params = {group: tree["params"] for group, tree in variables.items()}
         statistics = {group: tree.get("batch_stats", {}) for group, tree in variables.items()}
