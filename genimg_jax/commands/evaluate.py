@@ -35,12 +35,12 @@ def main(arguments: Sequence[str]) -> None:
     program, weights, step, _ = restored.open_run(workdir, values.config.to_dict(), values.checkpoint, values.averaged)
     options, family = program.config.data, program.family
     source = open_source(options, options.evaluate_split)
-    results = programs.evaluate(program, weights, source, "evaluate", "held-out loss")
+    results = programs.evaluate(program, weights, source)
     metrics = programs.summarize(results)
     height, width, channels = program.spec.image_shape
     likelihood = None
     if program.config.evaluate.likelihood and family.log_prob is not None:
-        negative = -programs.evaluate(program, weights, source, "log_prob", "likelihood")["log_prob"]
+        negative = -programs.evaluate(program, weights, source, "log_prob")["log_prob"]
         bits = negative / (height * width * channels * math.log(2))
         metrics |= programs.summarize({"negative_log_likelihood": negative, "bits_per_dimension": bits})
         metrics["negative_log_likelihood"]["unit"] = "nats an image"

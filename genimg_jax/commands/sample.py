@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> None:
         made = programs.interpolate(run.program, run.weights, values.interpolate, values.steps, seed, values.label)
     else:
         name, columns = f"samples-{run.step}-seed{seed}", None
-        made = programs.sample(run.program, run.weights, values.count, seed, values.label, "sampling")
+        made = programs.sample(run.program, run.weights, values.count, seed, values.label)
     if values.label is not None:
         name += f"-class{values.label}"
     out = pathlib.Path(values.out).expanduser() if values.out else workdir / "generated" / name

@@ -3,13 +3,12 @@
 import functools
 import hashlib
 import math
-import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
+from genimg_jax import progress
 from genimg_jax.data import pixels
 from genimg_jax.data.digits import open_digits
 from genimg_jax.data.folder import open_folder
@@ -94,12 +93,12 @@ def _load(recipe: Recipe) -> dict[str, np.ndarray]:
     """All rows, in arrays allocated once."""  # -> u8[N, H, W, C], i32[N]
     count = len(recipe.positions)
     whole = {}
-    with tqdm(total=count, desc="decoding", unit="images", delay=1, leave=False, file=sys.stderr) as progress:
+    with progress.bar("decoding", total=count, unit="image", leave=False) as shown:
         for start in range(0, count, CHUNK):
             indices = np.arange(start, min(start + CHUNK, count))
             for name, array in _rows(recipe, indices).items():
                 whole.setdefault(name, np.empty((count, *array.shape[1:]), array.dtype))[indices] = array
-            progress.update(len(indices))
+            shown.update(len(indices))
     return whole
 
 

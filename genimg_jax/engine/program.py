@@ -10,9 +10,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
-from genimg_jax import core, families
+from genimg_jax import core, families, progress
 from genimg_jax.data import Source, loading, transforms
 from genimg_jax.engine import optimizers, parallel
 from genimg_jax.engine.config import Config
@@ -99,20 +98,19 @@ def train_batches(program: Program, source: Source, start_step: int) -> Iterator
     return loading.train_batches(source, program.config.seed, start_step, size, rows)
 
 
-def evaluate(
-    program: Program, weights: core.Weights, source: Source, name: str = "evaluate", progress: str = ""
-) -> dict[str, np.ndarray]:
+def evaluate(program: Program, weights: core.Weights, source: Source, name: str = "evaluate") -> dict[str, np.ndarray]:
     """One exact pass of the capability `name`, 'evaluate' or 'log_prob', over `source`: {metric: f32[examples]}.
 
     A value depends on the weights and on its example's position in the dataset, not on the batch size.
     """
     size = parallel.shareable(program.mesh, program.config.evaluate.batch_size)
-    batches = loading.evaluation_batches(source, size, parallel.local_rows(size))
-    bar = tqdm(batches, progress, math.ceil(source.size / size), unit="batch", disable=None if progress else True)
-    found = []
-    for raw in bar:
-        raw.pop("mask")
-        found.append(program.per_example(name, weights, parallel.put_batch(raw, program.mesh), EVALUATION_SEED))
+    found: list[core.Metrics] = []
+    with progress.bar(name, total=source.size, unit="image", leave=False) as bar:
+        for raw in loading.evaluation_batches(source, size, parallel.local_rows(size)):
+            raw.pop("mask")
+            found.append(program.per_example(name, weights, parallel.put_batch(raw, program.mesh), EVALUATION_SEED))
+            found[-2:-1] = jax.device_get(found[-2:-1])  # the one before: the devices are never left waiting
+            bar.update(min(size, source.size - bar.n))
     host = jax.device_get(found)
     return {key: np.concatenate([h[key] for h in host])[: source.size] for key in host[0]}
 
@@ -133,20 +131,20 @@ def condition_for(program: Program, index: np.ndarray, label: int | None = None)
     return {"label": labels.astype(np.int32)} if "label" in program.family.conditions else {}
 
 
-def sample(
-    program: Program, weights: core.Weights, count: int, seed: int, label: int | None = None, progress: str = ""
-) -> np.ndarray:
+def sample(program: Program, weights: core.Weights, count: int, seed: int, label: int | None = None) -> np.ndarray:
     """Images 0 to `count` of the set that `seed` names; image i is the same in every such set."""
     # -> f32[count, H, W, C] in [-1, 1]
     if program.family.sample is None:
         raise ConfigError(f"{program.config.family} cannot sample.")
     size = parallel.shareable(program.mesh, min(program.config.evaluate.batch_size, count))
     images = []
-    for start in tqdm(range(0, count, size), progress, unit="batch", disable=None if progress else True):
-        index = np.arange(start, start + size)
-        rows = {"index": index.astype(np.int32), "condition": condition_for(program, index, label)}
-        rows = parallel.put_batch(jax.tree.map(lambda x: x[parallel.local_rows(size)], rows), program.mesh)
-        images.append(jax.device_get(program.sample(weights, rows["index"], rows["condition"], seed)))
+    with progress.bar("sample", total=count, unit="image", leave=False) as bar:
+        for start in range(0, count, size):
+            index = np.arange(start, start + size)
+            rows = {"index": index.astype(np.int32), "condition": condition_for(program, index, label)}
+            rows = parallel.put_batch(jax.tree.map(lambda x: x[parallel.local_rows(size)], rows), program.mesh)
+            images.append(jax.device_get(program.sample(weights, rows["index"], rows["condition"], seed)))
+            bar.update(min(size, count - start))
     return np.concatenate(images)[:count]
 
 

@@ -1,7 +1,6 @@
 """The trainer: one loop for every family, that the same command takes up again wherever it was cut."""
 
 import pathlib
-import sys
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -9,9 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 import optax
-from tqdm import tqdm
 
-from genimg_jax import core
+from genimg_jax import core, progress
 from genimg_jax.data import Source, open_source
 from genimg_jax.engine import checkpoint, images, parallel, run
 from genimg_jax.engine import config as configs
@@ -178,13 +176,7 @@ def _loop(program, store, state, source, held_out, values, workdir, signals) -> 
     skipped: dict[str, int] = {}
     alone = jax.process_count() == 1
     since = time.monotonic()
-    bar = tqdm(
-        total=train.steps * size,
-        initial=step * size,
-        unit="image",
-        unit_scale=True,
-        mininterval=0.2 if sys.stderr.isatty() else 30.0,  # a log file is not a screen
-    )
+    bar = progress.bar("train", total=train.steps * size, initial=step * size, unit="image", unit_scale=True)
     with bar:
         if step == 0 and train.sample_every:
             _save_grid(program, state, workdir, 0)

@@ -1,0 +1,11 @@
+"""Progress bars with rate and time left, on stderr; a log file gets a line now and then instead of a film."""
+
+import sys
+from typing import Any
+
+from tqdm import tqdm
+
+
+def bar(description: str = "", **arguments: Any) -> tqdm:
+    """tqdm's bar, which appears only for work that takes a second."""
+    return tqdm(desc=description, delay=1, mininterval=0.1 if sys.stderr.isatty() else 30.0, **arguments)
