@@ -16,6 +16,7 @@ from genimg_jax import core
 from genimg_jax.networks.masked import MaskedMLP
 from genimg_jax.objectives.likelihoods import LIKELIHOODS
 from genimg_jax.options import bounded, choice
+from genimg_jax.samplers import ancestral
 
 GROUPS = ("model",)
 
@@ -29,6 +30,7 @@ class Options:
     order: str = choice("raster", "raster", "random")  # the first order; any further ones are random
     orders: int = bounded(1, 1)
     order_seed: int = bounded(0, 0)
+    candidates: int = bounded(1, 1)  # completions drawn an image, of which one is chosen; see `ancestral.resample`
     conditional: bool = False  # condition on the class
 
 
@@ -41,6 +43,7 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
     optimizer = optimizers["model"]
     orders = jnp.stack([variable_order(options, spec.image_shape, i) for i in range(options.orders)])
     ranks = jnp.argsort(orders)
+    order_name = options.order if options.orders == 1 else "one of several"
 
     def label(batch):
         return batch["label"] if classes else None
@@ -75,35 +78,39 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
     def evaluate(weights, batch, key):
         return {"loss": -log_prob(weights, batch, key)}
 
-    def complete(weights, image, mask, keys, condition):
-        """Clamped ancestral sampling: each unknown value is drawn given those before it in the order, known or drawn.
+    def fill(params, image, known, keys, condition):
+        """Draws what is not known, in an order of each example's own; also the log-likelihood of what is.
 
-        Exact where every known value comes before every unknown one in the order; elsewhere what is known later does
-        not influence what is drawn earlier. The scan does one hidden layer's work a value, not a whole pass.
-        """
-        params = weights.params["model"]
-        known = jnp.broadcast_to(mask[..., None], image.shape).reshape(-1, count)
-        image = image.reshape(-1, count)
+        A value costs the work of a hidden layer more than the first, not a whole pass.
+        """  # [B, H, W, C], bool[B, H, W], key[B] -> [B, H, W, C], f32[B]
+        batch = image.shape[0]
         which = jax.vmap(lambda key: jax.random.randint(key, (), 0, options.orders))(core.fold_in(keys, count))
-        order = orders[which]  # [B, D]
-        rows = jnp.arange(len(image))
+        order, rank_of = orders[which], ranks[which]  # i32[B, D]
 
-        def step(carry, rank):
-            image, partial = carry
-            variable = order[:, rank]
-            outputs = apply(params, partial, variable, rank, method="conditional")
-            drawn = likelihood.sample(outputs[:, None, None], core.fold_in(keys, rank))[:, 0, 0, 0]
-            value = jnp.where(known[rows, variable], image[rows, variable], drawn)
-            partial = apply(params, partial, value, variable, rank, method="extend")
-            return (image.at[rows, variable].set(value), partial), None
+        def visit(partial, rank, given, known, keys):
+            index = order[:, rank]
+            outputs = apply(params, partial, index, rank, method="conditional")[:, None, None]
+            value = jnp.where(known[:, None], given, likelihood.sample(outputs, keys)[:, 0, 0])
+            partial = apply(params, partial, value[:, 0], index, rank, method="extend")
+            return partial, value, likelihood.log_prob(outputs, value[:, None, None])
 
-        start = apply(params, len(image), label(condition), method="start")
-        (image, _), _ = jax.lax.scan(step, (image, start), jnp.arange(count))
-        return image.reshape(-1, *spec.image_shape)
+        known = jnp.broadcast_to(known[..., None], image.shape)
+        given, known = (jnp.take_along_axis(x.reshape(batch, count), order, axis=1) for x in (image, known))
+        start = apply(params, batch, label(condition), method="start")
+        _, values, weight = ancestral.fill(visit, start, jnp.arange(count), given[..., None], known, keys)
+        return jnp.take_along_axis(values[..., 0], rank_of, axis=1).reshape(image.shape), weight
 
     def sample(weights, keys, condition):
-        image = jnp.zeros((len(keys), *spec.image_shape))
-        return complete(weights, image, jnp.zeros(image.shape[:3], bool), keys, condition)
+        nothing = jnp.zeros((keys.shape[0], *spec.image_shape))
+        return fill(weights.params["model"], nothing, jnp.zeros(nothing.shape[:3], bool), keys, condition)[0]
+
+    def complete(weights, image, mask, keys, condition):
+        """Exact where no known value follows an unknown one in the only order; else see `ancestral.resample`."""
+
+        def one(keys, image, mask, condition):
+            return fill(weights.params["model"], image, mask, keys, condition)
+
+        return ancestral.resample(one, options.candidates, keys, image, mask, condition)
 
     return core.Family(
         init,
@@ -115,8 +122,7 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         conditions=("label",) if classes else (),
         protocol={
             "orders": options.orders,
-            "complete": "clamped ancestral; exact where all known values precede all unknown ones in "
-            + ("raster order" if options.order == "raster" and options.orders == 1 else "the model's orders"),
+            "complete": f"ancestral in {order_name} order; " + ancestral.completion_protocol(options.candidates),
         },
         complete=complete,
     )

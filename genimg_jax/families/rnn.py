@@ -15,6 +15,7 @@ from genimg_jax import core
 from genimg_jax.networks.recurrent import CELLS, RecurrentStack
 from genimg_jax.objectives.likelihoods import LIKELIHOODS
 from genimg_jax.options import bounded, choice
+from genimg_jax.samplers import ancestral
 
 GROUPS = ("model",)
 
@@ -27,6 +28,7 @@ class Options:
     order: str = choice("row", "row", "pixel")
     window: int = bounded(1, 1)  # steps of the past given as input besides the state; two rows reach the pixels above
     likelihood: str = choice("bernoulli", *LIKELIHOODS)
+    candidates: int = bounded(1, 1)  # completions drawn an image, of which one is chosen; see `ancestral.resample`
     conditional: bool = False  # condition on the class
 
 
@@ -81,32 +83,40 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
     def evaluate(weights, batch, key):
         return {"loss": -log_prob(weights, batch, key)}
 
-    def complete(weights, image, mask, keys, condition):
-        """Clamped ancestral sampling: each unknown value is drawn given the steps before its own, known or drawn.
-
-        Exact where no known value belongs to a later step than an unknown one; elsewhere what is known later does not
-        influence what is drawn earlier.
-        """
-        params, count = weights.params["model"], len(image)
-        known = jnp.broadcast_to(mask[..., None], image.shape)
-        image, known = (x.reshape(count, steps, size).swapaxes(0, 1) for x in (image, known))
+    def fill(params, image, known, keys, condition):
+        """Draws what is not known, step after step; also the log-likelihood of what is."""
+        # [B, H, W, C], bool[B, H, W], key[B] -> [B, H, W, C], f32[B]
+        batch = image.shape[0]
+        known = jnp.broadcast_to(known[..., None], image.shape)
+        image, known = (x.reshape(batch, steps, size).swapaxes(0, 1) for x in (image, known))
 
         def step(carry, at):
-            past, states = carry
+            past, states, total = carry
             place, given, fixed = at
             states, outputs = apply(params, states, past, label(condition), place, method="step")
-            outputs = outputs.reshape(count, 1, size, likelihood.channels)
-            drawn = likelihood.sample(outputs, core.fold_in(keys, place)).reshape(count, size)
-            values = jnp.where(fixed, given, drawn)
-            return (jnp.concatenate([past[:, size:], values], axis=1), states), values
+            drawn = likelihood.sample(outputs.reshape(batch, 1, size, -1), core.fold_in(keys, place))
+            values = jnp.where(fixed, given, drawn.reshape(batch, size))
+            # Each value as an image of its own, for only the known ones' likelihoods count.
+            each = likelihood.log_prob(outputs.reshape(batch * size, 1, 1, -1), values.reshape(-1, 1, 1, 1))
+            total = total + jnp.where(fixed, each.reshape(batch, size), 0).sum(1)
+            return (jnp.concatenate([past[:, size:], values], axis=1), states, total), values
 
-        start = jnp.zeros((count, options.window * size)), apply(params, count, method="start")
-        _, values = jax.lax.scan(step, start, (jnp.arange(steps), image, known))
-        return values.swapaxes(0, 1).reshape(-1, *spec.image_shape)
+        past = jnp.zeros((batch, options.window * size))
+        start = past, apply(params, batch, method="start"), jnp.zeros(batch)
+        (_, _, total), values = jax.lax.scan(step, start, (jnp.arange(steps), image, known))
+        return values.swapaxes(0, 1).reshape(-1, *spec.image_shape), total
 
     def sample(weights, keys, condition):
-        image = jnp.zeros((len(keys), *spec.image_shape))
-        return complete(weights, image, jnp.zeros(image.shape[:3], bool), keys, condition)
+        nothing = jnp.zeros((keys.shape[0], *spec.image_shape))
+        return fill(weights.params["model"], nothing, jnp.zeros(nothing.shape[:3], bool), keys, condition)[0]
+
+    def complete(weights, image, mask, keys, condition):
+        """Exact where no known value is in a later step than an unknown one; else see `ancestral.resample`."""
+
+        def one(keys, image, mask, condition):
+            return fill(weights.params["model"], image, mask, keys, condition)
+
+        return ancestral.resample(one, options.candidates, keys, image, mask, condition)
 
     return core.Family(
         init,
@@ -118,9 +128,7 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         conditions=("label",) if classes else (),
         protocol={
             "order": options.order,
-            "complete": "clamped ancestral; exact where no known value is in a later "
-            + ("row than" if options.order == "row" else "place in raster order than")
-            + " an unknown one",
+            "complete": f"ancestral in {options.order} order; " + ancestral.completion_protocol(options.candidates),
         },
         complete=complete,
     )
