@@ -1,4 +1,4 @@
-"""Variational autoencoder: Kingma and Welling 2014; beta, Higgins et al. 2017; importance weights, Burda et al. 2016."""
+"""Variational autoencoder: Kingma and Welling 2014; beta, Higgins et al. 2017; IWAE, Burda et al. 2016."""
 
 import dataclasses
 from collections.abc import Mapping
