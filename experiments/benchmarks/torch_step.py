@@ -81,15 +81,6 @@ def vae(problem: Problem, compiler: Callable):
     model = nn.ModuleList([encoder(problem, 2 * latent), decoder(problem, 2 * channels, normalized=False)])
     optimizer = adam(model, problem)
 
-    def log_prob(outputs, image):
-        location, log_scale = outputs.chunk(2, dim=1)
-        precision = torch.exp(-log_scale.clamp(-7, 7))
-        half = 1 / 255
-        below = functional.logsigmoid((image + half - location) * precision)
-        above = functional.logsigmoid((location - image + half) * precision)
-        inside = below + above + torch.log(-torch.expm1(-2 * half * precision))
-        return torch.where(image < half - 1, below, torch.where(image > 1 - half, above, inside)).sum((1, 2, 3))
-
     @compiler
     def negative_bound(image, noise):
         mean, log_variance = model[0](image).chunk(2, dim=1)
@@ -105,6 +96,17 @@ def vae(problem: Problem, compiler: Callable):
         return loss
 
     return (model,), step
+
+
+def log_prob(outputs: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+    """`objectives.likelihoods.discretized_logistic` for 256 levels."""  # [B, 2C, H, W], [B, C, H, W] -> [B]
+    location, log_scale = outputs.chunk(2, dim=1)
+    precision = torch.exp(-log_scale.clamp(-7, 7))
+    half = 1 / 255
+    below = functional.logsigmoid((image + half - location) * precision)
+    above = functional.logsigmoid((location - image + half) * precision)
+    inside = below + above + torch.log(-torch.expm1(-2 * half * precision))
+    return torch.where(image < half - 1, below, torch.where(image > 1 - half, above, inside)).sum((1, 2, 3))
 
 
 def encoder(problem: Problem, out: int) -> nn.Sequential:

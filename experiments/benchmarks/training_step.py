@@ -24,7 +24,6 @@ from problems import PROBLEMS
 SECONDS = 1.0  # of each turn, about
 WARM_UP_STEPS = 3
 DISTURBED = 0.05  # share of the machine's cores that other processes use
-PATIENCE = 20.0  # seconds to wait for them, a turn
 JAX_VARIANTS = ("tuned", "plain")
 TORCH_VARIANTS = {
     "mlp": ("eager", "compiled"),
@@ -102,7 +101,7 @@ def own_seconds() -> float:
     return sum(os.times()[:2])
 
 
-def measure(problem: str, names: list[str], rounds: int) -> dict:
+def measure(problem: str, names: list[str], rounds: int, patience: float) -> dict:
     """{contender: {images_per_second, turns, disturbed, ...}}"""
     size = PROBLEMS[problem].batch_size
     with tempfile.TemporaryDirectory() as cache:  # a compilation that was interrupted once leaves a damaged one
@@ -113,7 +112,7 @@ def measure(problem: str, names: list[str], rounds: int) -> dict:
     turns = {c.name: [] for c in contenders}
     for _ in range(rounds):
         for contender in contenders:
-            deadline = time.monotonic() + PATIENCE
+            deadline = time.monotonic() + patience
             wait_for_quiet(deadline)
             turn = contender.take_turn()
             while turn["foreign"] >= DISTURBED and time.monotonic() < deadline:
@@ -159,6 +158,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--jax", default=",".join(JAX_VARIANTS), help="tuned, plain, tuned-2 (two host devices), ...")
     parser.add_argument("--torch", default="", help="instead of every variant that suits the problem")
+    parser.add_argument("--patience", type=float, default=20.0, help="seconds a turn waits for a quiet machine")
     parser.add_argument("--output", type=pathlib.Path, help="where to write the results as JSON")
     parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -168,7 +168,7 @@ def main() -> None:
     for problem in options.only.split(","):
         suitable = options.torch.split(",") if options.torch else TORCH_VARIANTS[PROBLEMS[problem].model["network"]]
         names = [f"jax {v}" for v in options.jax.split(",")] + [f"torch {v}" for v in suitable if v != "none"]
-        results[problem] = measure(problem, names, options.rounds)
+        results[problem] = measure(problem, names, options.rounds, options.patience)
         print(table({problem: results[problem]}, options.rounds), "\n", flush=True)
     if options.output:
         options.output.write_text(json.dumps(results, indent=1))

@@ -52,11 +52,17 @@ class SpectralScale(nn.Module):
         return (kernel / _length(matrix @ vector)).astype(kernel.dtype)
 
 
+def he_normal(key: jax.Array, shape: tuple[int, ...], fan_in: int) -> jax.Array:  # -> f32[*shape]
+    """Variance 2 / fan in, as suits the rectifiers that follow (He et al. 2015, equation 10)."""
+    # Drawn flat: the same numbers, and XLA compiles a draw of four axes some ten times slower on a CPU.
+    return math.sqrt(2 / fan_in) * jax.random.normal(key, (math.prod(shape),)).reshape(shape)
+
+
 def parameters(layer: nn.Module, x: jax.Array, window: tuple[int, ...], training: bool):
     """The input in the dtype of the parameters, the kernel [*window, in, features] (spectrally normalised if `layer`
     asks for it), and the bias [features], or 0."""
-    # Variance 2 / fan in (He et al. 2015), as suits the rectifiers that follow.
-    kernel = layer.param("kernel", nn.initializers.he_normal(), (*window, x.shape[-1], layer.features))
+    shape = (*window, x.shape[-1], layer.features)
+    kernel = layer.param("kernel", he_normal, shape, math.prod(shape[:-1]))
     bias = layer.param("bias", nn.initializers.zeros, (layer.features,)) if layer.use_bias else jnp.zeros((), x.dtype)
     if layer.spectral:
         kernel = SpectralScale(name="spectral")(kernel, training)
@@ -118,9 +124,8 @@ class Upsample(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:  # [B, h, w, C] -> [B, 2h, 2w, features]
-        # Only 4 of the 16 taps reach an output pixel: variance 2 / (4 C) is 8 / fan in.
-        initializer = nn.initializers.variance_scaling(8.0, "fan_in", "truncated_normal", in_axis=-1, out_axis=-2)
-        kernel = self.param("kernel", initializer, (4, 4, self.features, x.shape[-1]))
+        # Only 4 of the 16 taps reach an output pixel.
+        kernel = self.param("kernel", he_normal, (4, 4, self.features, x.shape[-1]), 4 * x.shape[-1])
         x = double(x.astype(kernel.dtype), kernel)
         return add(x, self.param("bias", nn.initializers.zeros, (self.features,))) if self.use_bias else x
 
