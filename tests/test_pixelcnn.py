@@ -21,7 +21,7 @@ DEFAULT = pixelcnn.Options(features=8, layers=2, first_reach=1, components=3)
 CASES = {
     "binary, classes": (BINARY, {"conditional": True}),
     "four levels": (core.Spec((2, 2, 1), 0, 4), {"likelihood": "categorical"}),
-    "mixture": (core.Spec((2, 2, 1), 0, 4), {"likelihood": "logistic_mixture"}),
+    "mixture": (core.Spec((2, 2, 1), 0, 4), {"likelihood": "logistic_mixture", "positions": False}),
     "colour": (core.Spec((2, 2, 3), 0, 2), {"layers": 1}),
     "colour mixture": (core.Spec((1, 2, 3), 0, 4), {"likelihood": "logistic_mixture", "layers": 1}),
 }
@@ -72,7 +72,7 @@ def parameters(network: GatedPixelCNN, image: jax.Array, label=None):
 
 def dependence(height, width, channels=1, kind=GatedPixelCNN, layers=3, **changes):
     """Of every output on every earlier value, where the layers reach just far enough."""
-    network = kind(12, layers, channels, 1, 1, groups=channels, **changes)
+    network = kind((height, width), 24, layers, channels, 1, 1, groups=channels, **changes)
     images = jnp.asarray(np.random.default_rng(0).normal(size=(16, 1, height, width, channels)), jnp.float32)
     params, size = parameters(network, images[0]), height * width * channels
 
@@ -92,8 +92,8 @@ def test_sees_all_earlier_values_and_no_other(height, width, channels):
 
 
 class SeesItsRow(GatedPixelCNN):
-    def vertical(self, above, label, cache):
-        return super().vertical(jnp.roll(above, -1, axis=1), label, cache)
+    def vertical(self, above, first, label, cache):
+        return super().vertical(jnp.roll(above, -1, axis=1), first, label, cache)
 
 
 class WithoutLinks(GatedPixelCNN):
@@ -138,14 +138,14 @@ def piecewise(network, params, image, label):
     (batch, height, width, _), reach = image.shape, network.first_reach
     above = gated.before(image, None, 1, reach)
     left = gated.before(image, None, 2, reach)
-    rows, no_columns = network.empty(batch, width)
+    rows, no_columns = network.empty(batch)
 
     def apply(method, *arguments):
         return network.apply({"params": params}, *arguments, method=method)
 
     outputs = []
     for r in range(height):
-        links, rows = apply("vertical", above[:, r : r + reach], label, rows)
+        links, rows = apply("vertical", above[:, r : r + reach], r, label, rows)
         columns = no_columns
         for c in range(width):
             here = [link[:, :, c : c + 1] for link in links]
@@ -159,7 +159,7 @@ def piecewise(network, params, image, label):
 def test_cached_outputs_are_those_of_the_full_pass(kind):
     image = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 3, 2)), jnp.float32)
     label = jnp.array([0, 2])
-    network = kind(8, 2, 4, 1, 2, groups=2, num_classes=3)
+    network = kind((3, 3), 8, 2, 4, 1, 2, groups=2, num_classes=3)
     params = parameters(network, image, label)
     full = jax.jit(network.apply)({"params": params}, image, label)
     cached = jax.jit(lambda p: piecewise(network, p, image, label))(params)
@@ -172,7 +172,7 @@ def test_samples_are_those_of_drawing_from_full_passes():
     spec = core.Spec((3, 4, 3), 5, 6)
     family, weights = build(spec, likelihood="categorical", conditional=True, first_reach=2, features=12)
     keys, label = core.item_keys(jax.random.key(1), jnp.arange(16)), jnp.arange(16) % 5
-    network = GatedPixelCNN(12, 2, 18, 1, 2, groups=3, num_classes=5)
+    network = GatedPixelCNN((3, 4), 12, 2, 18, 1, 2, groups=3, num_classes=5)
     pixel = categorical(core.Spec((1, 1, 3), 0, 6))
 
     def draw(image, position):

@@ -28,6 +28,7 @@ class Options:
     layers: int = bounded(8, 1)  # together, and with the first, they must reach across the image to see all of it
     reach: int = bounded(1, 1)  # rows above, and columns to either side, that a layer sees
     first_reach: int = bounded(3, 1)  # the same, of the first layer
+    positions: bool = True  # tell the network where in the image it is
     likelihood: str = choice("bernoulli", "bernoulli", "categorical", "logistic_mixture")
     components: int = bounded(10, 1)  # of the mixture
     candidates: int = bounded(1, 1)  # completions drawn an image, of which one is chosen; see `ancestral.resample`
@@ -47,7 +48,15 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
     likelihood, pixel = likelihood_of(spec), likelihood_of(spec._replace(image_shape=(1, 1, channels)))
     classes, optimizer, candidates = core.classes(options.conditional, spec), optimizers["model"], options.candidates
     network = GatedPixelCNN(
-        options.features, options.layers, likelihood.channels, options.reach, options.first_reach, groups, classes
+        (height, width),
+        options.features,
+        options.layers,
+        likelihood.channels,
+        options.reach,
+        options.first_reach,
+        groups,
+        options.positions,
+        classes,
     )
 
     def label(batch):
@@ -83,7 +92,7 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         def fill_row(carry, at):
             above, rows, total = carry
             number, given, keep = at
-            links, rows = apply(above, label(condition), rows, method="vertical")
+            links, rows = apply(above, number, label(condition), rows, method="vertical")
 
             def visit(state, position, given, keep, keys):
                 left, columns = state
@@ -106,7 +115,7 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
             above = jnp.concatenate([above[:, 1:], values[:, None]], axis=1)
             return (above, rows, total + weight), values
 
-        no_rows, no_columns = network.empty(batch, width)
+        no_rows, no_columns = network.empty(batch)
         above = jnp.zeros((batch, reach, width, channels))
         along = jnp.arange(height), image.swapaxes(0, 1), known.swapaxes(0, 1)
         (_, _, total), values = jax.lax.scan(fill_row, (above, no_rows, jnp.zeros(batch)), along)

@@ -111,17 +111,25 @@ class GatedLayer(nn.Module):
 
 
 class GatedPixelCNN(nn.Module):
-    """An image to the outputs of each pixel's distribution given the pixels before it in raster order."""
+    """An image to the outputs of each pixel's distribution given the pixels before it in raster order.
 
+    With `positions`, a learned vector for each pixel is added to the vertical stack's first features: windows are the
+    same everywhere, and images that are centred are not.
+    """
+
+    shape: tuple[int, int]  # (height, width) of the image
     features: int
     layers: int
     out: int  # output channels
     reach: int = 1
     first_reach: int = 3  # of the first layer, whose input has few channels
     groups: int = 1  # channels whose outputs are conditioned on one another; 1: none
+    positions: bool = True
     num_classes: int = 0  # 0: unconditional
 
     def setup(self):
+        if self.positions:
+            self.place = self.param("place", nn.initializers.zeros, (*self.shape, self.features))
         window = (self.first_reach, 2 * self.first_reach + 1)
         self.first_down = Convolution(self.features, window, sides=self.first_reach)
         self.first_across = Convolution(self.features, (1, self.first_reach))
@@ -134,13 +142,18 @@ class GatedPixelCNN(nn.Module):
     def __call__(self, image: jax.Array, label: jax.Array | None) -> jax.Array:
         # [B, H, W, C], [B] -> [B, H, W, out]
         nothing = (None,) * self.layers
-        links, _ = self.vertical(before(image[:, :-1], None, 1, self.first_reach), label, nothing)
+        links, _ = self.vertical(before(image[:, :-1], None, 1, self.first_reach), 0, label, nothing)
         return self.horizontal(before(image[:, :, :-1], None, 2, self.first_reach), image, links, nothing)[0]
 
-    def vertical(self, above: jax.Array, label: jax.Array | None, cache: Cache) -> tuple[Cache, Cache]:
-        """Every layer's link for R rows, from the pixels above them, and the next cache."""
-        # [B, first_reach + R - 1, W, C], [B] -> tuple of [B, R, W, 2 F], tuple of [B, reach, W, F]
+    def vertical(
+        self, above: jax.Array, first: int | jax.Array, label: jax.Array | None, cache: Cache
+    ) -> tuple[Cache, Cache]:
+        """Every layer's link for R rows from row `first` on, from the pixels above them, and the next cache."""
+        # [B, first_reach + R - 1, W, C], i32[], [B] -> tuple of [B, R, W, 2 F], tuple of [B, reach, W, F]
         x = self.first_down(above)
+        if self.positions:
+            place = jax.lax.dynamic_slice_in_dim(self.place, first, x.shape[1])
+            x = x + jnp.broadcast_to(place[None], x.shape)
         links, kept = [], []
         for layer, cached in zip(self.stack, cache, strict=True):
             x, link, keep = layer.vertical(x, label, cached)
@@ -161,8 +174,8 @@ class GatedPixelCNN(nn.Module):
             kept.append(keep)
         return self.output(nn.relu(self.hidden(nn.relu(x)))), tuple(kept)
 
-    def empty(self, batch: int, width: int) -> tuple[Cache, Cache]:
+    def empty(self, batch: int) -> tuple[Cache, Cache]:
         """The caches at the start of an image and of a row."""
         # -> tuples of [B, reach, W, F] and of [B, 1, reach, F]
-        rows, columns = (batch, self.reach, width, self.features), (batch, 1, self.reach, self.features)
+        rows, columns = (batch, self.reach, self.shape[1], self.features), (batch, 1, self.reach, self.features)
         return (jnp.zeros(rows),) * self.layers, (jnp.zeros(columns),) * self.layers
