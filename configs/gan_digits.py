@@ -21,4 +21,5 @@ def get_config(variant: str = "full"):
             "checkpoint_every": 4 if tiny else 1000,
             "sample_every": 4 if tiny else 1000,
         },
+        runtime={"cpu_tuning": False},  # made for convolutions: it slows networks without any
     )

@@ -25,4 +25,5 @@ def get_config(variant: str = "full"):
             "sample_every": 4 if tiny else 1000,
             "best": "loss",
         },
+        runtime={"cpu_tuning": False},  # made for convolutions: it slows networks without any
     )

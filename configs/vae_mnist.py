@@ -31,4 +31,5 @@ def get_config(variant: str = "full"):
             "best": "loss",
         },
         evaluate={"batch_size": 16 if tiny else 500},
+        runtime={"cpu_tuning": False},  # made for convolutions: it slows networks without any
     )

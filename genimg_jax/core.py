@@ -215,21 +215,23 @@ def update(
     """
     norm = optax.tree.norm(gradients)
     finite = jnp.isfinite(norm)
+    old = state.params[group], state.opt[group], state.ema.get(group), state.extra
 
-    def keep_finite(new: Tree, old: Tree) -> Tree:
-        return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+    def step():
+        params, opt, ema, _ = old
+        updates, opt = optimizer.transform.update(gradients, opt, params)
+        params = optax.apply_updates(params, updates)
+        if optimizer.ema_decay is not None:
+            decay = jnp.minimum(optimizer.ema_decay, (1 + state.step) / (10 + state.step))
+            ema = optax.incremental_update(params, ema, 1 - decay)
+        return params, opt, ema, old[-1] if extra is None else extra
 
-    updates, opt = optimizer.transform.update(gradients, state.opt[group], state.params[group])
-    params = keep_finite(optax.apply_updates(state.params[group], updates), state.params[group])
-    ema = state.ema
-    if optimizer.ema_decay is not None:
-        decay = jnp.minimum(optimizer.ema_decay, (1 + state.step) / (10 + state.step))
-        decay = jnp.where(finite, decay, 1.0)
-        ema = {**ema, group: optax.incremental_update(params, ema[group], 1 - decay)}
+    # A branch, not a selection: selecting reads every old array once more, a seventh of an MLP's step.
+    params, opt, ema, extra = jax.lax.cond(finite, step, lambda: old)
     state = state.replace(
         params={**state.params, group: params},
-        opt={**state.opt, group: keep_finite(opt, state.opt[group])},
-        ema=ema,
-        extra=state.extra if extra is None else keep_finite(extra, state.extra),
+        opt={**state.opt, group: opt},
+        ema={**state.ema, group: ema} if optimizer.ema_decay is not None else state.ema,
+        extra=extra,
     )
     return state, {f"gradient_norm/{group}": norm, f"skipped/{group}": 1.0 - finite}

@@ -22,7 +22,7 @@ PROBLEMS = {
         image_shape=(28, 28, 1),
         batch_size=64,
         optimizer=GAN_ADAM,
-        runtime={"cpu_tuning": True, "host_devices": 1},
+        runtime={"cpu_tuning": False, "host_devices": 1},
     ),
     "dcgan32": Problem(
         family="gan",
