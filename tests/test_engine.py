@@ -356,6 +356,7 @@ def test_transfer_takes_what_matches(run_of, tmp_path, capsys):
     flags = [f"--config.init_from={run_of('gan_digits')}", "--config.model.latent=6"]
     flags += ["--config.optimizer.generator.learning_rate=0.0", "--config.optimizer.discriminator.learning_rate=0.0"]
     flags += ["--config.optimizer.discriminator.ema_half_life=100.0", "--config.train.steps=1"]
+    flags += ["--config.train.evaluate_every=0", "--config.train.sample_every=0"]
     capsys.readouterr()
     assert train(tmp_path, *flags, config="gan_digits") == 0
     output = capsys.readouterr().out

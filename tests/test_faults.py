@@ -60,7 +60,7 @@ def test_two_killed_runs_end_as_if_they_had_not_been(monkeypatch, capsys):
     """One killed at a random moment and one during a save, of a GAN: two optimisers, averages, batch statistics."""
     for name, value in environment().items():
         monkeypatch.setenv(name, value)
-    code = kill_and_resume("--kills", "2", "--steps", "24", "--config", name_of("gan_digits"))
+    code = kill_and_resume("--kills", "2", "--steps", "15", "--config", name_of("gan_digits"))
     assert code == 0, capsys.readouterr().out
     assert "a save" in capsys.readouterr().out
 

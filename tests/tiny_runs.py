@@ -62,7 +62,8 @@ def environment() -> dict[str, str]:
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled_once():
-    """What one run compiled is read back by the next one."""
+    """What one run compiled is read back by the next one. The devices are up before a test touches XLA_FLAGS."""
+    assert jax.device_count() == 4
     settings = {
         "jax_compilation_cache_dir": CACHE.name,
         "jax_persistent_cache_min_compile_time_secs": 0.0,
