@@ -44,7 +44,8 @@ def make(problem: Problem, variant: str) -> tuple[Callable[[int], float], dict]:
         for _ in range(steps):
             state, metrics = built.step(state, parallel.put_batch(next(data), built.mesh), np.int32(0))
         jax.block_until_ready(state)
-        return float(next(value for name, value in metrics.items() if name.startswith("loss")))
+        found = jax.device_get(metrics).unpack()
+        return next(value for name, value in found.items() if name.startswith("loss"))
 
     return run, {
         "version": f"jax {jax.__version__}",

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +21,18 @@ from genimg_jax.errors import ConfigError
 EVALUATION_SEED = 0  # held-out draws (binarisation, codes) are the same for every run, whatever seed it trained with
 
 
+@flax.struct.dataclass
+class Packed:
+    """A step's metrics as one array: fetching each by itself costs the host more than all else it does in a step."""
+
+    names: tuple[str, ...] = flax.struct.field(pytree_node=False)
+    values: jax.Array  # f32[metrics]
+
+    def unpack(self) -> dict[str, float]:
+        """By name, of metrics that were fetched."""
+        return dict(zip(self.names, self.values.tolist(), strict=True))
+
+
 class Program(NamedTuple):
     config: Config
     spec: core.Spec
@@ -27,7 +40,7 @@ class Program(NamedTuple):
     mesh: jax.sharding.Mesh
     like: core.TrainState  # abstract: shapes, dtypes, shardings
     init: Callable[[jax.Array], core.TrainState]  # compiled, of a seed i32[]
-    step: Callable  # compiled (state, batch from `parallel.put_batch`, seed i32[]) -> (state, metrics)
+    step: Callable  # compiled (state, batch from `parallel.put_batch`, seed i32[]) -> (state, Packed)
     per_example: Callable  # compiled (name, weights, batch, seed) -> {name: f32[B]}, see `evaluate`
     sample: Callable  # compiled (weights, index i32[B], condition, seed) -> f32[B, H, W, C]
 
@@ -56,7 +69,8 @@ def build(config: Config, spec: core.Spec, stored_levels: int) -> Program:
 
     def step(state: core.TrainState, raw: core.Batch, seed: jax.Array):
         batch = prepare(raw, seed, "augment", state.step, True)
-        return family.train_step(state, batch, core.stream(seed, "train", state.step))
+        state, metrics = family.train_step(state, batch, core.stream(seed, "train", state.step))
+        return state, Packed(tuple(metrics), jnp.stack(list(metrics.values())))
 
     def per_example(name: str, weights: core.Weights, raw: core.Batch, seed: jax.Array) -> core.Metrics:
         batch = prepare(raw, seed, "evaluate-data", 0, False)

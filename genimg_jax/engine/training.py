@@ -172,7 +172,7 @@ def _loop(program, store, state, source, held_out, values, workdir, signals) -> 
     step, size = int(state.step), train.batch_size
     batches = programs.train_batches(program, source, step)
     log = run.MetricsLog(workdir, step)
-    window: list[core.Metrics] = []
+    window: list[programs.Packed] = []
     skipped: dict[str, int] = {}
     alone = jax.process_count() == 1
     since = time.monotonic()
@@ -192,7 +192,7 @@ def _loop(program, store, state, source, held_out, values, workdir, signals) -> 
             due = stopping or step == train.steps or step % train.checkpoint_every == 0
             if due or logged:
                 # A checkpoint ends the window too: an interrupted run then has the lines of an uninterrupted one.
-                host = jax.device_get(window)
+                host = [metrics.unpack() for metrics in jax.device_get(window)]
                 means = _means(host)
                 images_per_second = len(window) * size / (time.monotonic() - since)
                 log.write("train", step, step * size, means | {"images_per_second": images_per_second})
@@ -219,11 +219,11 @@ def _loop(program, store, state, source, held_out, values, workdir, signals) -> 
     return state
 
 
-def _means(window: list[core.Metrics]) -> dict[str, float]:
+def _means(window: list[dict[str, float]]) -> dict[str, float]:
     return {name: float(np.mean([metrics[name] for metrics in window], dtype=np.float64)) for name in window[0]}
 
 
-def _check_updated(window: list[core.Metrics], skipped: dict[str, int], step: int, steps: int) -> None:
+def _check_updated(window: list[dict[str, float]], skipped: dict[str, int], step: int, steps: int) -> None:
     """Counts in `skipped` each group's consecutive steps without an update, up to `step`. Raises `NumericsError`."""
     for metrics in window:
         for name in (n for n in metrics if n.startswith("skipped/")):
