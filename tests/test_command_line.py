@@ -57,7 +57,7 @@ def test_every_variant_fits_its_data(config, variant, monkeypatch):
     batch = next(programs.train_batches(program, source, 0))
     after, metrics = jax.eval_shape(program.step, program.like, batch, 0)
     assert jax.tree.map(lambda x: x.shape, after) == jax.tree.map(lambda x: x.shape, program.like)
-    assert metrics and all(x.shape == () for x in metrics.values())
+    assert metrics.names and metrics.values.shape == (len(metrics.names),)
     rows = resolved.train.batch_size
     measured = jax.eval_shape(functools.partial(program.per_example, "evaluate"), core.weights(program.like), batch, 0)
     assert measured and all(x.shape == (rows,) for x in measured.values())
