@@ -7,5 +7,6 @@ from tqdm import tqdm
 
 
 def bar(description: str = "", **arguments: Any) -> tqdm:
-    """tqdm's bar, which appears only for work that takes a second."""
-    return tqdm(desc=description, delay=1, mininterval=0.1 if sys.stderr.isatty() else 30.0, **arguments)
+    """tqdm's bar; on a screen it appears only for work that takes a second."""
+    screen = sys.stderr.isatty()
+    return tqdm(desc=description, delay=1 if screen else 0, mininterval=0.1 if screen else 30.0, **arguments)
