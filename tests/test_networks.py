@@ -62,6 +62,15 @@ def test_channels_double_up_to_eight_times_the_width():
     assert features == [4, 8, 16, 32, 32, 32]
 
 
+def test_the_scale_of_an_image_reaches_the_encoder():
+    module = Encoder(8, 5, normalization="batch")
+    variables = jax.jit(module.init, static_argnums=2)(jax.random.key(0), IMAGE, True)
+    # Without normalisation, and with biases of 0, this network of one level is homogeneous of degree one.
+    np.testing.assert_allclose(
+        module.apply(variables, 3 * IMAGE, True), 3 * module.apply(variables, IMAGE, True), atol=1e-4
+    )
+
+
 def test_every_parameter_matters(network):
     module, inputs, variables = network
 

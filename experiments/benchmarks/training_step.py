@@ -5,7 +5,7 @@
 Each contender is a process of its own. They take turns, a round at a time, while the others wait: what disturbs the
 machine then disturbs all of them. A turn waits for the other processes of the machine to be quiet, and is taken again
 if they were not meanwhile, up to a limit: PyTorch's threads suffer most from sharing a core. Figures are medians over
-the rounds; the table says how many of them were disturbed all the same.
+the undisturbed turns, or over all of them where there was none; the table says how many were disturbed.
 """
 
 import argparse
@@ -123,7 +123,7 @@ def measure(problem: str, names: list[str], rounds: int, patience: float) -> dic
         contender.close()
     return {
         c.name: {
-            "images_per_second": statistics.median(t["rate"] for t in turns[c.name]),
+            "images_per_second": statistics.median(undisturbed(turns[c.name])),
             "disturbed": sum(t["foreign"] >= DISTURBED for t in turns[c.name]),
             "last_loss": turns[c.name][-1]["loss"],
             "turns": [round(t["rate"], 1) for t in turns[c.name]],
@@ -131,6 +131,10 @@ def measure(problem: str, names: list[str], rounds: int, patience: float) -> dic
         }
         for c in contenders
     }
+
+
+def undisturbed(turns: list[dict]) -> list[float]:
+    return [t["rate"] for t in turns if t["foreign"] < DISTURBED] or [t["rate"] for t in turns]
 
 
 def table(results: dict, rounds: int) -> str:
