@@ -1,4 +1,4 @@
-"""Progress bars with rate and time left, on stderr; a log file gets a line now and then instead of a film."""
+"""Progress bars with rate and time left, on stderr."""
 
 import sys
 from typing import Any
@@ -6,7 +6,9 @@ from typing import Any
 from tqdm import tqdm
 
 
-def bar(description: str = "", **arguments: Any) -> tqdm:
-    """tqdm's bar; on a screen it appears only for work that takes a second."""
-    screen = sys.stderr.isatty()
-    return tqdm(desc=description, delay=1 if screen else 0, mininterval=0.1 if screen else 30.0, **arguments)
+def bar(description: str = "", leave: bool = True, **arguments: Any) -> tqdm:
+    """tqdm's bar. On a screen it appears for work that takes a second; a log file gets a line now and then of the bars
+    that are left standing, and none of the passing ones."""
+    if sys.stderr.isatty():
+        return tqdm(desc=description, leave=leave, delay=1, **arguments)
+    return tqdm(desc=description, disable=not leave, mininterval=30.0, **arguments)
