@@ -1,30 +1,39 @@
 """A gated PixelCNN on dynamically binarised MNIST: an exact likelihood within 90 minutes on two cores.
 
-Prepared data is found in TFDS_DATA_DIR, or where data.path says.
+About 115 images a second of two undisturbed cores in training; two host devices, since a convolution of so few
+features does not fill two cores. `large` is for an accelerator. Prepared data is found in TFDS_DATA_DIR, or where
+data.path says.
 """
 
 from genimg_jax.engine.config import experiment
 
 
 def get_config(variant: str = "full"):
-    tiny = variant == "tiny"
+    tiny, large = variant == "tiny", variant == "large"
     return experiment(
         "pixelcnn",
         model={
-            "features": 4 if tiny else 32,
-            "layers": 2 if tiny else 10,
+            "features": 4 if tiny else 96 if large else 32,
+            "layers": 2 if tiny else 14 if large else 10,
             "likelihood": "bernoulli",
         },
         data={"source": "tfds", "name": "mnist", "binarize": "dynamic", "limit": 64 if tiny else 0},
-        optimizer={"learning_rate": 2e-3, "schedule": "cosine", "ema_half_life": 0.0 if tiny else 10_000.0},
+        optimizer={
+            "learning_rate": 1e-3 if large else 2e-3,
+            "schedule": "cosine",
+            "warmup_steps": 0 if tiny else 200,
+            "ema_half_life": 0.0 if tiny else 20_000.0,
+        },
         train={
-            "steps": 4 if tiny else 10_000,
-            "batch_size": 16 if tiny else 32,
+            "steps": 4 if tiny else 20_000 if large else 16_000,
+            "batch_size": 16 if tiny else 64 if large else 32,
+            "precision": "bfloat16" if large else "float32",
             "log_every": 2 if tiny else 100,
-            "evaluate_every": 2 if tiny else 2_000,
+            "evaluate_every": 2 if tiny else 4_000,
             "checkpoint_every": 2 if tiny else 1_000,
-            "sample_every": 2 if tiny else 5_000,
+            "sample_every": 2 if tiny else 8_000,
             "best": "loss",
         },
-        evaluate={"batch_size": 16 if tiny else 100},
+        evaluate={"batch_size": 16 if tiny else 200},
+        runtime={"host_devices": 1 if tiny else 2},
     )
