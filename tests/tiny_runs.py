@@ -14,7 +14,7 @@ from genimg_jax.engine import checkpoint, run
 
 ROOT = pathlib.Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"
-CACHE = tempfile.TemporaryDirectory(prefix="genimg-compiled-")  # shared by every run of the session
+CACHE = tempfile.TemporaryDirectory(prefix="genimg-compiled-")  # shared by every run of the suite
 
 
 def name_of(config: str) -> str:
