@@ -20,7 +20,8 @@ def open_prepared(options: Options) -> Stored:
     """
     import tensorflow_datasets as tfds  # here, because importing it takes half a second
 
-    path = os.path.expanduser(options.path)
+    # TensorFlow Datasets reads the variable when it is imported, which may be too early.
+    path = os.path.expanduser(options.path or os.environ.get("TFDS_DATA_DIR", ""))
     place = f" --data_dir={path}" if path else ""
     command = f"tfds build {options.name or '<name>'} --file_format=array_record{place}"
     try:
