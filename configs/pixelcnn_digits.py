@@ -16,7 +16,7 @@ def get_config(variant: str = "full"):
         data={"source": "digits", "binarize": "dynamic"},
         optimizer={"learning_rate": 2e-3, "schedule": "cosine"},
         train={
-            "steps": 6 if tiny else 2000,
+            "steps": 6 if tiny else 1000,
             "batch_size": 16 if tiny else 64,
             "log_every": 2 if tiny else 50,
             "evaluate_every": 4 if tiny else 250,
