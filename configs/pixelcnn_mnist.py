@@ -25,7 +25,7 @@ def get_config(variant: str = "full"):
             "ema_half_life": 0.0 if tiny else 20_000.0,
         },
         train={
-            "steps": 4 if tiny else 20_000 if large else 16_000,
+            "steps": 4 if tiny else 20_000 if large else 17_500,
             "batch_size": 16 if tiny else 64 if large else 32,
             "precision": "bfloat16" if large else "float32",
             "log_every": 2 if tiny else 100,

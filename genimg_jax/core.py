@@ -95,6 +95,9 @@ class Family(NamedTuple):
     """(weights, batch, key) -> codes [B, ...]."""
     decode: Callable[[Weights, jax.Array, Batch], jax.Array] | None = None
     """(weights, codes [B, ...], condition) -> f32[B, H, W, C] in [-1, 1]."""
+    codes: Spec | None = None
+    """What `encode` returns, for those that a second stage can be trained on: the spec of an image whose values are
+    codes i32[B, h, w, c] from 0 to `levels` - 1."""
     prior: Callable[[Weights, jax.Array], jax.Array] | None = None
     """(weights, keys[B]) -> codes [B, ...], for those whose `sample` is `decode` of codes that can be interpolated."""
     denoise: Callable[..., jax.Array] | None = None
