@@ -89,6 +89,8 @@ class Family(NamedTuple):
     """(weights, batch, key) -> f32[B], the natural logarithm of the probability mass of each image."""
     bound: str | None = None
     """What `log_prob` is: 'exact', 'lower' (a lower bound in expectation) or 'estimate'."""
+    likelihood_of: Spec | None = None
+    """What `log_prob` is the likelihood of, where that is an image of codes and not the image."""
     protocol: Mapping[str, Any] = {}
     """What a reader of `log_prob` must know besides, such as {"importance samples": 500}."""
     encode: Callable[[Weights, Batch, jax.Array], jax.Array] | None = None
@@ -97,7 +99,7 @@ class Family(NamedTuple):
     """(weights, codes [B, ...], condition) -> f32[B, H, W, C] in [-1, 1]."""
     codes: Spec | None = None
     """What `encode` returns, for those that a second stage can be trained on: the spec of an image whose values are
-    codes i32[B, h, w, c] from 0 to `levels` - 1."""
+    codes i32[B, h, w, c] from 0 to `levels` - 1. Such an `encode` draws nothing."""
     prior: Callable[[Weights, jax.Array], jax.Array] | None = None
     """(weights, keys[B]) -> codes [B, ...], for those whose `sample` is `decode` of codes that can be interpolated."""
     denoise: Callable[..., jax.Array] | None = None
@@ -150,6 +152,11 @@ def init_state(
         extra={} if extra is None else extra,
         frozen={} if frozen is None else frozen,
     )
+
+
+def attach(state: TrainState, frozen: Tree) -> TrainState:
+    """The state with these first-stage weights; a copy of them, for the step donates its state's buffers."""
+    return state.replace(frozen=jax.tree.map(jnp.copy, frozen))
 
 
 def classes(conditional: bool, spec: Spec) -> int:

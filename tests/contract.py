@@ -153,10 +153,12 @@ def resumes(case: Case, directory) -> None:
     store = checkpoint.open_store(directory)
     checkpoint.save(store, half, {"family": "x"}, None)
     checkpoint.wait(store)
-    again = checkpoint.restore(store, 2, compiled(case)[1])
+    again = checkpoint.restore(store, 2, compiled(case)[1].replace(frozen=half.frozen))
     identical(half, again)
     identical(whole, train(case, 2, state=again)[0])
-    elsewhere = checkpoint.restore(store, 2, compiled(case, 4, 4)[1])
+    like = compiled(case, 4, 4)[1]
+    frozen = jax.tree.map(lambda x, s: jax.device_put(x, s.sharding), half.frozen, like.frozen)
+    elsewhere = checkpoint.restore(store, 2, like.replace(frozen=frozen))
     checkpoint.close(store)
     close(whole, train(case, 2, 4, 4, state=elsewhere)[0])
 

@@ -37,16 +37,20 @@ def main(arguments: Sequence[str]) -> None:
     source = open_source(options, options.evaluate_split)
     results = programs.evaluate(program, weights, source)
     metrics = programs.summarize(results)
-    height, width, channels = program.spec.image_shape
     likelihood = None
     if program.config.evaluate.likelihood and family.log_prob is not None:
         negative = -programs.evaluate(program, weights, source, "log_prob")["log_prob"]
-        bits = negative / (height * width * channels * math.log(2))
-        metrics |= programs.summarize({"negative_log_likelihood": negative, "bits_per_dimension": bits})
+        shape = (family.likelihood_of or program.spec).image_shape
+        per = "bits_per_code" if family.likelihood_of else "bits_per_dimension"
+        bits = negative / (math.prod(shape) * math.log(2))
+        metrics |= programs.summarize({"negative_log_likelihood": negative, per: bits})
         metrics["negative_log_likelihood"]["unit"] = "nats an image"
-        metrics["bits_per_dimension"]["unit"] = "bits"
+        metrics[per]["unit"] = "bits"
         kinds = {"exact": "exact", "lower": "a bound: the true value is at most this", "estimate": "an estimate"}
         likelihood = {"log-likelihood": kinds[family.bound], **family.protocol}
+        if codes := family.likelihood_of:
+            height, width, channels = codes.image_shape
+            likelihood["of"] = f"{height}x{width}x{channels} codes of {codes.levels} values, not of pixels"
     report = {
         "checkpoint": values.checkpoint,
         "step": step,

@@ -12,6 +12,7 @@ ABOUT = """images of a run: DIRECTORY/grid.png, DIRECTORY/000000.png ..., DIRECT
   genimg sample --workdir runs/vae_digits --count 64
   genimg sample --workdir runs/gan_digits --count 16 --label 3 --seed 7
   genimg sample --workdir runs/vae_digits --interpolate 8 --steps 10
+  genimg sample --workdir runs/vq_digits --reconstruct 32
 
 Image i of a seed is the same whatever the count and the batch size."""
 
@@ -26,6 +27,7 @@ def define(values: flags.FlagValues) -> None:
     )
     flags.DEFINE_integer("label", None, "one class; each in turn if not given", flag_values=values)
     flags.DEFINE_integer("interpolate", 0, "rows of interpolations between pairs of codes", 0, flag_values=values)
+    flags.DEFINE_integer("reconstruct", 0, "held-out images, above what their codes give", 0, flag_values=values)
     flags.DEFINE_integer("steps", 10, "images in a row of interpolations", lower_bound=2, flag_values=values)
     flags.DEFINE_string("out", "", "directory; WORKDIR/generated/NAME if not given", flag_values=values)
     flags.DEFINE_bool("singles", True, "also write each image to a PNG of its own", flag_values=values)
@@ -40,6 +42,7 @@ def main(arguments: Sequence[str]) -> None:
     from genimg_jax.engine import runtime
 
     print(runtime.prepare(configs.resolve(values.config).runtime))
+    from genimg_jax.data import open_source
     from genimg_jax.engine import images, restored
     from genimg_jax.engine import program as programs
 
@@ -48,6 +51,10 @@ def main(arguments: Sequence[str]) -> None:
     if values.interpolate:
         name, columns = f"interpolations-{run.step}-seed{seed}", values.steps
         made = programs.interpolate(run.program, run.weights, values.interpolate, values.steps, seed, values.label)
+    elif values.reconstruct:
+        name, columns = f"reconstructions-{run.step}", 8
+        source = open_source(run.program.config.data, run.program.config.data.evaluate_split)
+        made = programs.reconstruct(run.program, run.weights, source, values.reconstruct, columns)
     else:
         name, columns = f"samples-{run.step}-seed{seed}", None
         made = programs.sample(run.program, run.weights, values.count, seed, values.label)

@@ -142,7 +142,7 @@ def about(store: Store, step: int) -> dict[str, Any]:
 
 
 def restore(store: Store, step: int, like: core.TrainState) -> core.TrainState:
-    """The state of a step in the layout of the abstract state `like`, its `frozen` kept.
+    """The state of a step in the layout of the abstract state `like`, with the arrays of its `frozen`.
 
     Raises `CheckpointError` naming the first arrays that differ in path, shape or dtype, before loading any.
     """
@@ -155,7 +155,7 @@ def restore(store: Store, step: int, like: core.TrainState) -> core.TrainState:
             f"{len(wanted)} that are wanted:\n" + "\n".join(lines)
         )
     args = ocp.args.Composite(state=ocp.args.StandardRestore(_saved(like)))
-    return store.manager.restore(step, args=args)["state"].replace(frozen=like.frozen)
+    return core.attach(store.manager.restore(step, args=args)["state"], like.frozen)
 
 
 def restore_untyped(store: Store, step: int) -> dict[str, jax.Array]:

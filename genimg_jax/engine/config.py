@@ -44,8 +44,15 @@ class EvaluateOptions:
     likelihood: bool = True  # whether `genimg evaluate` computes `log_prob` where the family has it
 
 
+@dataclass(frozen=True)
+class TokenizerOptions:
+    workdir: str = ""  # run over whose codes the family is trained; "": over pixels
+    checkpoint: str = "best"  # best, last, or a step
+
+
 SECTIONS = {
     "data": data.Options,
+    "tokenizer": TokenizerOptions,
     "train": TrainOptions,
     "parallel": parallel.Options,
     "runtime": runtime.Options,
@@ -66,6 +73,7 @@ class Config(NamedTuple):
     family: str
     model: Any  # the family's Options
     data: data.Options
+    tokenizer: TokenizerOptions
     optimizer: dict[str, optimizers.Options]  # by parameter group
     train: TrainOptions
     parallel: parallel.Options
@@ -79,8 +87,8 @@ class Config(NamedTuple):
 def experiment(family: str, **sections: Any) -> ConfigDict:
     """A complete configuration: what is given, over the defaults.
 
-    `model`, `data`, `optimizer`, `train`, `parallel`, `runtime` and `evaluate` are dicts; `optimizer` holds one dict a
-    parameter group where the family has several. Raises `ConfigError` naming the nearest key for one that is unknown.
+    The sections and `model` and `optimizer` are dicts; `optimizer` holds one dict a parameter group where the family
+    has several. Raises `ConfigError` naming the nearest key for one that is unknown.
     """
     module = families.load(family)
     kinds = {"model": module.Options, **SECTIONS}

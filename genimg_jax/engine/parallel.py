@@ -116,6 +116,11 @@ def abstract(state: core.Tree, mesh: Mesh, options: Options) -> core.Tree:
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings)
 
 
+def put(tree: core.Tree, mesh: Mesh, options: Options) -> core.Tree:
+    """Arrays laid out as those of a state."""
+    return jax.device_put(tree, state_shardings(tree, mesh, options))
+
+
 def compile_init(init: Callable, like: core.Tree) -> Callable:
     """`init` with its result laid out as the abstract state `like`."""
     return jax.jit(init, out_shardings=jax.tree.map(lambda x: x.sharding, like))

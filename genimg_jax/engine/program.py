@@ -3,6 +3,7 @@
 Nothing here or above names a family. Everything is laid out by `parallel` and drawn from named random streams.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from genimg_jax.data import Source, loading, transforms
 from genimg_jax.engine import optimizers, parallel
 from genimg_jax.engine.config import Config
 from genimg_jax.errors import ConfigError
+from genimg_jax.families.latent import latent
 
 EVALUATION_SEED = 0  # held-out draws (binarisation, codes) are the same for every run, whatever seed it trained with
 
@@ -33,19 +35,29 @@ class Packed:
         return dict(zip(self.names, self.values.tolist(), strict=True))
 
 
+class Stage(NamedTuple):
+    """A trained first stage: its family, its weights, and what tells them from others, for the record."""
+
+    family: core.Family
+    weights: core.Weights
+    record: dict[str, Any]
+
+
 class Program(NamedTuple):
     config: Config
     spec: core.Spec
     family: core.Family
     mesh: jax.sharding.Mesh
-    like: core.TrainState  # abstract: shapes, dtypes, shardings
+    tokenizer: Stage | None
+    like: core.TrainState  # abstract: shapes, dtypes, shardings; but `frozen`, which holds the tokenizer's weights
     init: Callable[[jax.Array], core.TrainState]  # compiled, of a seed i32[]
     step: Callable  # compiled (state, batch from `parallel.put_batch`, seed i32[]) -> (state, Packed)
     per_example: Callable  # compiled (name, weights, batch, seed) -> {name: f32[B]}, see `evaluate`
     sample: Callable  # compiled (weights, index i32[B], condition, seed) -> f32[B, H, W, C]
+    reconstruct: Callable  # compiled (weights, batch, seed) -> image, image from its codes, f32[B, H, W, C] both
 
 
-def build(config: Config, spec: core.Spec, stored_levels: int) -> Program:
+def build(config: Config, spec: core.Spec, stored_levels: int, tokenizer: Stage | None = None) -> Program:
     """Everything compiled lazily: building is quick, and a configuration that cannot work fails here."""
     mesh = parallel.make_mesh(config.parallel)
     parallel.check_batch(mesh, config.train.batch_size, "train.batch_size")
@@ -59,7 +71,11 @@ def build(config: Config, spec: core.Spec, stored_levels: int) -> Program:
         group: optimizers.make(options, train.steps, train.batch_size, train.microbatches, train.precision, average)
         for group, options in config.optimizer.items()
     }
-    family = families.load(config.family).make(config.model, spec, optimizer)
+
+    def make(spec: core.Spec) -> core.Family:
+        return families.load(config.family).make(config.model, spec, optimizer)
+
+    family = latent(make, tokenizer.family) if tokenizer else make(spec)
 
     def prepare(raw: core.Batch, seed: jax.Array, name: str, at: jax.Array | int, training: bool) -> core.Batch:
         return transforms.prepare(raw, core.stream(seed, name, at), config.data, stored_levels, training)
@@ -80,17 +96,28 @@ def build(config: Config, spec: core.Spec, stored_levels: int) -> Program:
     def sample(weights: core.Weights, index: jax.Array, condition: core.Batch, seed: jax.Array) -> jax.Array:
         return family.sample(weights, core.item_keys(core.stream(seed, "sample"), index), condition)
 
+    def reconstruct(weights: core.Weights, raw: core.Batch, seed: jax.Array) -> tuple[jax.Array, jax.Array]:
+        batch = prepare(raw, seed, "evaluate-data", 0, False)
+        codes = family.encode(weights, batch, core.stream(seed, "encode"))
+        return batch["image"], family.decode(weights, codes, batch)
+
     like = parallel.abstract(jax.eval_shape(init, jnp.int32(0)), mesh, config.parallel)
+    start = parallel.compile_init(init, like)
+    if tokenizer:
+        # Outside what is compiled: inside, they would be its constants.
+        like = like.replace(frozen=parallel.put(tokenizer.weights, mesh, config.parallel))
     return Program(
         config=config,
         spec=spec,
         family=family,
         mesh=mesh,
+        tokenizer=tokenizer,
         like=like,
-        init=parallel.compile_init(init, like),
+        init=lambda seed: core.attach(start(seed), like.frozen),
         step=parallel.compile_step(step, like, mesh, config.parallel),
         per_example=parallel.compile_per_example(per_example, mesh, static=0),
         sample=parallel.compile_per_example(sample, mesh),
+        reconstruct=parallel.compile_per_example(reconstruct, mesh),
     )
 
 
@@ -160,6 +187,23 @@ def sample(program: Program, weights: core.Weights, count: int, seed: int, label
             images.append(jax.device_get(program.sample(weights, rows["index"], rows["condition"], seed)))
             bar.update(min(size, count - start))
     return np.concatenate(images)[:count]
+
+
+def reconstruct(program: Program, weights: core.Weights, source: Source, count: int, columns: int = 8) -> np.ndarray:
+    """Rows of `columns` images of `source`, each above the row of what decoding their codes gives."""
+    # -> f32[2 * count or a few more, H, W, C]
+    family = program.family
+    if family.encode is None or family.decode is None:
+        raise ConfigError(f"{program.config.family} has no codes to reconstruct images from.")
+    size = parallel.shareable(program.mesh, columns)
+    rows = []
+    for raw in itertools.islice(
+        loading.evaluation_batches(source, size, parallel.local_rows(size)), -(-count // columns)
+    ):
+        raw.pop("mask")
+        pair = program.reconstruct(weights, parallel.put_batch(raw, program.mesh), EVALUATION_SEED)
+        rows += [x[:columns] for x in jax.device_get(pair)]
+    return np.concatenate(rows)
 
 
 def interpolate(

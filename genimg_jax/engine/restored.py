@@ -1,15 +1,21 @@
 """A run, opened for use: its configuration and program with the weights of one of its checkpoints. Writes nothing."""
 
+import hashlib
 import pathlib
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any, NamedTuple
+
+import jax
+import numpy as np
 
 from genimg_jax import core
 from genimg_jax.engine import checkpoint, run
 from genimg_jax.engine import config as configs
 from genimg_jax.engine import program as programs
+from genimg_jax.engine.config import Config
 from genimg_jax.engine.program import Program
-from genimg_jax.errors import CheckpointError
+from genimg_jax.errors import CheckpointError, ConfigError
 
 
 class Restored(NamedTuple):
@@ -26,14 +32,56 @@ def open_run(workdir: pathlib.Path, values: Mapping[str, Any], which: str, avera
     """
     config = configs.resolve(values)
     found = [d for d in configs.differences(run.read_json(workdir, "config.json"), values) if not d.safe]
-    changed = [d for d in found if not d.key.startswith("data.")]
+    changed = [d for d in found if not d.key.startswith(("data.", "tokenizer."))]
     if changed:
         raise CheckpointError(f"{workdir} was trained with another configuration:\n{configs.table(changed)}")
-    dataset = run.read_json(workdir, "manifest.json")["dataset"]
+    manifest = run.read_json(workdir, "manifest.json")
+    dataset = manifest["dataset"]
     spec = core.Spec(**dataset["spec"])
     spec = spec._replace(image_shape=tuple(spec.image_shape))
-    program = programs.build(config, spec, dataset["stored_levels"])
+    program = build(config, spec, dataset["stored_levels"])
+    check_tokenizer(manifest, program, workdir)
     store = checkpoint.open_store(workdir, config.train.keep, config.train.best, read_only=True)
     step = checkpoint.choose(store, which)
     state = checkpoint.restore(store, step, program.like)
     return Restored(program, core.weights(state, averaged), step, dataset)
+
+
+def build(config: Config, spec: core.Spec, stored_levels: int) -> Program:
+    """The program of a configuration, over the codes of its tokenizer where it names one.
+
+    Raises `ConfigError` for a run that is no tokenizer, or one of other images.
+    """
+    workdir = pathlib.Path(config.tokenizer.workdir).expanduser()
+    if not config.tokenizer.workdir:
+        return programs.build(config, spec, stored_levels)
+    values = {**run.read_json(workdir, "config.json"), "parallel": asdict(config.parallel)}
+    first = open_run(workdir, values, config.tokenizer.checkpoint)
+    family = first.program.family
+    if family.codes is None:
+        raise ConfigError(
+            f"config.tokenizer.workdir is {workdir}, a run of {values['family']}, which has no codes; "
+            "train a tokenizer, such as configs/vq_digits.py."
+        )
+    if first.program.spec != spec:
+        raise ConfigError(f"the tokenizer {workdir} was trained on {first.program.spec}, and the data is {spec}.")
+    record = {"workdir": str(workdir), "step": first.step, "weights": _hash(first.weights)}
+    return programs.build(config, spec, stored_levels, programs.Stage(family, first.weights, record))
+
+
+def _hash(weights: core.Weights) -> str:
+    found = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(weights):
+        found.update(f"{checkpoint.path_name(path)} {leaf.shape} {leaf.dtype}".encode())
+        found.update(np.ascontiguousarray(jax.device_get(leaf)).tobytes())
+    return found.hexdigest()[:16]
+
+
+def check_tokenizer(manifest: Mapping[str, Any], program: Program, workdir: pathlib.Path) -> None:
+    """Raises `CheckpointError` where the tokenizer is not the one that the run in `workdir` was trained over."""
+    if program.tokenizer and manifest["tokenizer"]["weights"] != program.tokenizer.record["weights"]:
+        was, found = manifest["tokenizer"], program.tokenizer.record
+        raise CheckpointError(
+            f"{workdir} was trained over the codes of {was['workdir']} at step {was['step']}; step {found['step']} of "
+            f"{found['workdir']} has other weights. Name the one with --config.tokenizer.checkpoint={was['step']}."
+        )

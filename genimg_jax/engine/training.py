@@ -11,7 +11,7 @@ import optax
 
 from genimg_jax import core, progress
 from genimg_jax.data import Source, open_source
-from genimg_jax.engine import checkpoint, images, parallel, run
+from genimg_jax.engine import checkpoint, images, parallel, restored, run
 from genimg_jax.engine import config as configs
 from genimg_jax.engine import program as programs
 from genimg_jax.engine.config import Config
@@ -36,7 +36,7 @@ def train(
     with run.lock(records), run.Signals() as signals:
         source = open_source(config.data, config.data.train_split)
         held_out = open_source(config.data, config.data.evaluate_split) if config.train.evaluate_every else None
-        program = programs.build(config, source.spec, source.stored_levels)
+        program = restored.build(config, source.spec, source.stored_levels)
         _check_best(program)
         store = checkpoint.open_store(workdir, config.train.keep, config.train.best)
         try:
@@ -56,7 +56,7 @@ def dry_run(config: Config) -> str:
     if config.parallel.compile != "jit":
         raise ConfigError(f"a dry run of parallel.compile={config.parallel.compile!r} says nothing; set it to 'jit'.")
     source = open_source(config.data, config.data.train_split)
-    program = programs.build(config, source.spec, source.stored_levels)
+    program = restored.build(config, source.spec, source.stored_levels)
     batch = parallel.put_batch(next(programs.train_batches(program, source, 0)), program.mesh)
     memory = program.step.lower(program.like, batch, np.int32(0)).compile().memory_analysis()
     state = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(program.like))
@@ -72,13 +72,13 @@ def _start(program, store, source, values, workdir, force_resume) -> core.TrainS
     step = checkpoint.last_step(store)
     if step is not None:
         _check_same(checkpoint.about(store, step)["config"], values, f"{workdir} step {step}", force_resume)
-        _check_data(run.read_json(workdir, "manifest.json"), source, force_resume)
+        _check_inputs(workdir, program, source, force_resume)
         print(f"resuming {workdir} from step {step}")
         return checkpoint.restore(store, step, program.like)
     if config.resume:
         other = checkpoint.open_store(pathlib.Path(config.resume), read_only=True)
         step = checkpoint.choose(other, "last")
-        _check_data(run.read_json(pathlib.Path(config.resume), "manifest.json"), source, force_resume)
+        _check_inputs(pathlib.Path(config.resume), program, source, force_resume)
         _check_same(checkpoint.about(other, step)["config"], values, f"{config.resume} step {step}", force_resume)
         print(f"continuing {config.resume} from step {step}")
         return checkpoint.restore(other, step, program.like)
@@ -101,9 +101,13 @@ def _check_same(stored: Mapping[str, Any], given: Mapping[str, Any], where: str,
         print(f"changed since {where}:\n{configs.table(found)}")
 
 
-def _check_data(manifest: Mapping[str, Any], source: Source, force_resume: bool) -> None:
+def _check_inputs(workdir: pathlib.Path, program: Program, source: Source, force_resume: bool) -> None:
+    if force_resume:
+        return
+    manifest = run.read_json(workdir, "manifest.json")
+    restored.check_tokenizer(manifest, program, workdir)
     stored = manifest["dataset"]["fingerprint"]
-    if stored != source.fingerprint and not force_resume:
+    if stored != source.fingerprint:
         raise DataError(
             f"the training data changed since this run began: fingerprint {stored} then, {source.fingerprint} now. "
             "Restore it, use another --workdir, or --force_resume to go on."
@@ -160,6 +164,7 @@ def _write_manifest(program, source, state, values, workdir) -> None:
                 "spec": source.spec._asdict(),
                 "stored_levels": source.stored_levels,
             },
+            "tokenizer": program.tokenizer.record if program.tokenizer else None,
             "mesh": dict(program.mesh.shape),
             "parameters": {g: sum(x.size for x in jax.tree.leaves(t)) for g, t in state.params.items()},
         }
@@ -179,7 +184,7 @@ def _loop(program, store, state, source, held_out, values, workdir, signals) -> 
     bar = progress.bar("train", total=train.steps * size, initial=step * size, unit="image", unit_scale=True)
     with bar:
         if step == 0 and train.sample_every:
-            _save_grid(program, state, workdir, 0)
+            _save_grid(program, state, held_out, workdir, 0)
         while step < train.steps:
             batch = parallel.put_batch(next(batches), program.mesh)
             state, metrics = program.step(state, batch, seed)
@@ -205,7 +210,7 @@ def _loop(program, store, state, source, held_out, values, workdir, signals) -> 
                 held_out_means = {name: float(v.mean(dtype=np.float64)) for name, v in found.items()}
                 log.write("evaluation", step, step * size, held_out_means)
             if train.sample_every and (step % train.sample_every == 0 or step == train.steps):
-                _save_grid(program, state, workdir, step)
+                _save_grid(program, state, held_out, workdir, step)
             if due:
                 _check_finite(state, step)
                 checkpoint.save(store, state, values, held_out_means)
@@ -258,8 +263,14 @@ def _check_best(program: Program) -> None:
         raise ConfigError(f"train.best is {train.best!r}, but evaluation measures {found}.")
 
 
-def _save_grid(program: Program, state: core.TrainState, workdir: pathlib.Path, step: int) -> None:
-    """The same keys at every step, so that grids can be compared over time."""
+def _save_grid(program: Program, state: core.TrainState, held_out: Source | None, workdir, step: int) -> None:
+    """The same keys at every step, so that grids can be compared over time; of what cannot sample, reconstructions."""
+    weights, count, columns = core.weights(state), program.config.train.samples, None
     if program.family.sample is not None:
-        pictures = programs.sample(program, core.weights(state), program.config.train.samples, program.config.seed)
-        images.save_png(workdir / "samples" / f"{step}.png", images.grid(pictures))
+        pictures = programs.sample(program, weights, count, program.config.seed)
+    elif program.family.decode is not None and held_out is not None:
+        columns = 8
+        pictures = programs.reconstruct(program, weights, held_out, count // 2, columns)
+    else:
+        return
+    images.save_png(workdir / "samples" / f"{step}.png", images.grid(pictures, columns))

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from genimg_jax import core
+from genimg_jax.families.autoregressive import autoregressive
 from genimg_jax.networks.masked import MaskedMLP
 from genimg_jax.objectives.likelihoods import LIKELIHOODS
 from genimg_jax.options import bounded, choice
@@ -40,7 +41,6 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
     likelihood = LIKELIHOODS[options.likelihood](spec._replace(image_shape=(count, 1, 1)))
     classes = core.classes(options.conditional, spec)
     network = MaskedMLP(count, likelihood.channels, options.width, options.depth, options.direct, classes)
-    optimizer = optimizers["model"]
     orders = jnp.stack([variable_order(options, spec.image_shape, i) for i in range(options.orders)])
     ranks = jnp.argsort(orders)
     order_name = options.order if options.orders == 1 else "one of several"
@@ -58,25 +58,15 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         return likelihood.log_prob(outputs[:, :, None], image[:, :, None, None])
 
     def init(key, batch):
-        arguments = batch["image"].reshape(-1, count), label(batch), ranks[0]
-        return core.init_state({"model": network.init(key, *arguments)["params"]}, optimizers)
+        return network.init(key, batch["image"].reshape(-1, count), label(batch), ranks[0])["params"]
 
-    def train_step(state, batch, key):
-        def loss(params, part, key):
-            return -log_masses(params, part, state.step % options.orders).mean(), {}
+    def train_log_mass(params, batch, step):
+        return log_masses(params, batch, step % options.orders)
 
-        (value, _), gradients = core.value_and_grad(optimizer, loss)(state.params["model"], batch, key)
-        state, updated = core.update(optimizer, state, "model", gradients)
-        return state.replace(step=state.step + 1), {"loss": value, **updated}
-
-    def log_prob(weights, batch, key):
-        """log 1/K sum_k p(x | order k), exact."""
-        params = weights.params["model"]
+    def log_mass(params, batch):
+        """log 1/K sum_k p(x | order k), exact."""  # -> f32[B]
         each = jax.lax.map(lambda which: log_masses(params, batch, which), jnp.arange(options.orders))
         return jax.nn.logsumexp(each, axis=0) - jnp.log(options.orders)
-
-    def evaluate(weights, batch, key):
-        return {"loss": -log_prob(weights, batch, key)}
 
     def fill(params, image, known, keys, condition):
         """Draws what is not known, in an order of each example's own; also the log-likelihood of what is.
@@ -100,31 +90,17 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         _, values, weight = ancestral.fill(visit, start, jnp.arange(count), given[..., None], known, keys)
         return jnp.take_along_axis(values[..., 0], rank_of, axis=1).reshape(image.shape), weight
 
-    def sample(weights, keys, condition):
-        nothing = jnp.zeros((keys.shape[0], *spec.image_shape))
-        return fill(weights.params["model"], nothing, jnp.zeros(nothing.shape[:3], bool), keys, condition)[0]
-
-    def complete(weights, image, mask, keys, condition):
-        """Exact where no known value follows an unknown one in the only order; else see `ancestral.resample`."""
-
-        def one(keys, image, mask, condition):
-            return fill(weights.params["model"], image, mask, keys, condition)
-
-        return ancestral.resample(one, options.candidates, keys, image, mask, condition)
-
-    return core.Family(
+    return autoregressive(
         init,
-        train_step,
-        evaluate,
-        sample=sample,
-        log_prob=log_prob,
-        bound="exact",
-        conditions=("label",) if classes else (),
-        protocol={
-            "orders": options.orders,
-            "complete": f"ancestral in {order_name} order; " + ancestral.completion_protocol(options.candidates),
-        },
-        complete=complete,
+        log_mass,
+        fill,
+        spec,
+        optimizers,
+        classes,
+        order_name,
+        options.candidates,
+        {"orders": options.orders},
+        train_log_mass,
     )
 
 

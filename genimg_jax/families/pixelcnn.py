@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from genimg_jax import core
+from genimg_jax.families.autoregressive import autoregressive
 from genimg_jax.networks.gated import GatedPixelCNN
 from genimg_jax.objectives.likelihoods import LIKELIHOODS
 from genimg_jax.objectives.mixtures import discretized_logistic_mixture
@@ -46,7 +47,7 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
     height, width, channels = spec.image_shape
     groups = 1 if options.likelihood == "logistic_mixture" else channels
     likelihood, pixel = likelihood_of(spec), likelihood_of(spec._replace(image_shape=(1, 1, channels)))
-    classes, optimizer, candidates = core.classes(options.conditional, spec), optimizers["model"], options.candidates
+    classes = core.classes(options.conditional, spec)
     network = GatedPixelCNN(
         (height, width),
         options.features,
@@ -67,21 +68,7 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         return likelihood.log_prob(outputs, batch["image"])
 
     def init(key, batch):
-        return core.init_state({"model": network.init(key, batch["image"], label(batch))["params"]}, optimizers)
-
-    def train_step(state, batch, key):
-        def loss(params, part, _):
-            return -log_mass(params, part).mean(), {}
-
-        (value, _), gradients = core.value_and_grad(optimizer, loss)(state.params["model"], batch, key)
-        state, updated = core.update(optimizer, state, "model", gradients)
-        return state.replace(step=state.step + 1), {"loss": value, **updated}
-
-    def log_prob(weights, batch, key):
-        return log_mass(weights.params["model"], batch)
-
-    def evaluate(weights, batch, key):
-        return {"loss": -log_prob(weights, batch, key)}
+        return network.init(key, batch["image"], label(batch))["params"]
 
     def fill(params, image, known, keys, condition):
         """Draws what is not known, row after row; also the log-likelihood of what is."""
@@ -121,26 +108,4 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         (_, _, total), values = jax.lax.scan(fill_row, (above, no_rows, jnp.zeros(batch)), along)
         return values.swapaxes(0, 1), total
 
-    def sample(weights, keys, condition):
-        nothing = jnp.zeros((keys.shape[0], *spec.image_shape))
-        return fill(weights.params["model"], nothing, jnp.zeros(nothing.shape[:3], bool), keys, condition)[0]
-
-    def complete(weights, image, mask, keys, condition):
-        """Exact where no known pixel follows an unknown one in raster order; else see `ancestral.resample`."""
-
-        def one(keys, image, mask, condition):
-            return fill(weights.params["model"], image, mask, keys, condition)
-
-        return ancestral.resample(one, candidates, keys, image, mask, condition)
-
-    return core.Family(
-        init,
-        train_step,
-        evaluate,
-        sample=sample,
-        conditions=("label",) if classes else (),
-        log_prob=log_prob,
-        bound="exact",
-        protocol={"complete": "ancestral in raster order; " + ancestral.completion_protocol(candidates)},
-        complete=complete,
-    )
+    return autoregressive(init, log_mass, fill, spec, optimizers, classes, "raster", options.candidates)

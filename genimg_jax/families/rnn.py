@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 
 from genimg_jax import core
+from genimg_jax.families.autoregressive import autoregressive
 from genimg_jax.networks.recurrent import CELLS, RecurrentStack
 from genimg_jax.objectives.likelihoods import LIKELIHOODS
 from genimg_jax.options import bounded, choice
-from genimg_jax.samplers import ancestral
 
 GROUPS = ("model",)
 
@@ -43,7 +43,6 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
     network = RecurrentStack(
         options.cell, options.width, options.layers, options.window * size, outputs, places, classes
     )
-    optimizer = optimizers["model"]
 
     def label(batch):
         return batch["label"] if classes else None
@@ -59,29 +58,13 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         return jnp.concatenate([padded[i : i + steps] for i in range(options.window)], axis=-1)
 
     def init(key, batch):
-        return core.init_state(
-            {"model": network.init(key, windows(batch["image"]), label(batch))["params"]}, optimizers
-        )
+        return network.init(key, windows(batch["image"]), label(batch))["params"]
 
-    def log_masses(params, batch):  # -> [B], nats
+    def log_mass(params, batch):  # -> [B], nats
         image = batch["image"]
         outputs = apply(params, windows(image), label(batch)).swapaxes(0, 1)
         outputs = outputs.reshape(len(image), steps, size, likelihood.channels)
         return likelihood.log_prob(outputs, image.reshape(len(image), steps, size, 1))
-
-    def train_step(state, batch, key):
-        def loss(params, part, key):
-            return -log_masses(params, part).mean(), {}
-
-        (value, _), gradients = core.value_and_grad(optimizer, loss)(state.params["model"], batch, key)
-        state, updated = core.update(optimizer, state, "model", gradients)
-        return state.replace(step=state.step + 1), {"loss": value, **updated}
-
-    def log_prob(weights, batch, key):
-        return log_masses(weights.params["model"], batch)
-
-    def evaluate(weights, batch, key):
-        return {"loss": -log_prob(weights, batch, key)}
 
     def fill(params, image, known, keys, condition):
         """Draws what is not known, step after step; also the log-likelihood of what is."""
@@ -106,29 +89,5 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         (_, _, total), values = jax.lax.scan(step, start, (jnp.arange(steps), image, known))
         return values.swapaxes(0, 1).reshape(-1, *spec.image_shape), total
 
-    def sample(weights, keys, condition):
-        nothing = jnp.zeros((keys.shape[0], *spec.image_shape))
-        return fill(weights.params["model"], nothing, jnp.zeros(nothing.shape[:3], bool), keys, condition)[0]
-
-    def complete(weights, image, mask, keys, condition):
-        """Exact where no known value is in a later step than an unknown one; else see `ancestral.resample`."""
-
-        def one(keys, image, mask, condition):
-            return fill(weights.params["model"], image, mask, keys, condition)
-
-        return ancestral.resample(one, options.candidates, keys, image, mask, condition)
-
-    return core.Family(
-        init,
-        train_step,
-        evaluate,
-        sample=sample,
-        log_prob=log_prob,
-        bound="exact",
-        conditions=("label",) if classes else (),
-        protocol={
-            "order": options.order,
-            "complete": f"ancestral in {options.order} order; " + ancestral.completion_protocol(options.candidates),
-        },
-        complete=complete,
-    )
+    protocol = {"order": options.order}
+    return autoregressive(init, log_mass, fill, spec, optimizers, classes, options.order, options.candidates, protocol)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from genimg_jax import core
 from genimg_jax.errors import ConfigError
+from genimg_jax.families.autoregressive import autoregressive
 from genimg_jax.networks.attention import Decoder
 from genimg_jax.objectives.likelihoods import to_levels, to_values
 from genimg_jax.options import bounded, choice
@@ -42,7 +43,7 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
             f"model.width is {options.width}, which {options.heads} heads of an even size cannot share; "
             f"use a multiple of {2 * options.heads}."
         )
-    classes, optimizer, candidates = core.classes(options.conditional, spec), optimizers["model"], options.candidates
+    classes = core.classes(options.conditional, spec)
     channels = spec.image_shape[-1]
     grid = tuple(size for size in spec.image_shape if size > 1)
     network = Decoder(
@@ -68,22 +69,7 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
 
     def init(key, batch):
         sequence = tokens(batch["image"])
-        params = network.init(key, prefix(batch, len(sequence)), sequence)["params"]
-        return core.init_state({"model": params}, optimizers)
-
-    def train_step(state, batch, key):
-        def loss(params, part, _):
-            return -log_mass(params, part).mean(), {}
-
-        (value, _), gradients = core.value_and_grad(optimizer, loss)(state.params["model"], batch, key)
-        state, updated = core.update(optimizer, state, "model", gradients)
-        return state.replace(step=state.step + 1), {"loss": value, **updated}
-
-    def log_prob(weights, batch, key):
-        return log_mass(weights.params["model"], batch)
-
-    def evaluate(weights, batch, key):
-        return {"loss": -log_prob(weights, batch, key)}
+        return network.init(key, prefix(batch, len(sequence)), sequence)["params"]
 
     def fill(params, image, known, keys, condition):
         """Draws what is not known, token after token; also the log-likelihood of what is."""
@@ -105,26 +91,4 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         drawn = to_values(values, spec.levels).reshape(image.shape)
         return jnp.where(known[..., None], image, drawn), weight
 
-    def sample(weights, keys, condition):
-        nothing = jnp.zeros((keys.shape[0], *spec.image_shape))
-        return fill(weights.params["model"], nothing, jnp.zeros(nothing.shape[:3], bool), keys, condition)[0]
-
-    def complete(weights, image, mask, keys, condition):
-        """Exact where no known pixel follows an unknown one in raster order; else see `ancestral.resample`."""
-
-        def one(keys, image, mask, condition):
-            return fill(weights.params["model"], image, mask, keys, condition)
-
-        return ancestral.resample(one, candidates, keys, image, mask, condition)
-
-    return core.Family(
-        init,
-        train_step,
-        evaluate,
-        sample=sample,
-        conditions=("label",) if classes else (),
-        log_prob=log_prob,
-        bound="exact",
-        protocol={"complete": "ancestral in raster order; " + ancestral.completion_protocol(candidates)},
-        complete=complete,
-    )
+    return autoregressive(init, log_mass, fill, spec, optimizers, classes, "raster", options.candidates)

@@ -1,0 +1,75 @@
+"""What the autoregressive families share: an exact likelihood, and images filled in one value after another."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from genimg_jax import core
+from genimg_jax.samplers import ancestral
+
+
+def autoregressive(
+    init: Callable[[jax.Array, core.Batch], core.Tree],
+    log_mass: Callable[[core.Tree, core.Batch], jax.Array],
+    fill: Callable[..., tuple[jax.Array, jax.Array]],
+    spec: core.Spec,
+    optimizers: Mapping[str, core.Optimizer],
+    classes: int,
+    order: str,
+    candidates: int,
+    protocol: Mapping[str, Any] | None = None,
+    train_log_mass: Callable[[core.Tree, core.Batch, jax.Array], jax.Array] | None = None,
+) -> core.Family:
+    """A family with one parameter group, `model`, trained by maximum likelihood.
+
+    `init(key, batch)` draws its parameters; `log_mass(params, batch)` is log p(image), f32[B]; and
+    `fill(params, image [B, H, W, C], known bool[B, H, W], keys[B], condition)` draws what is not known in the model's
+    `order`, and returns with the images the log-likelihood f32[B] of what is, given what comes before it.
+    `train_log_mass(params, batch, step)` is what training maximises, if not `log_mass`. `candidates` are the
+    completions drawn an image: see `ancestral.resample`.
+    """
+
+    def start(key, batch):
+        return core.init_state({"model": init(key, batch)}, optimizers)
+
+    def train_step(state, batch, key):
+        def loss(params, part, _):
+            each = train_log_mass(params, part, state.step) if train_log_mass else log_mass(params, part)
+            return -each.mean(), {}
+
+        (value, _), gradients = core.value_and_grad(optimizers["model"], loss)(state.params["model"], batch, key)
+        state, updated = core.update(optimizers["model"], state, "model", gradients)
+        return state.replace(step=state.step + 1), {"loss": value, **updated}
+
+    def log_prob(weights, batch, key):
+        return log_mass(weights.params["model"], batch)
+
+    def evaluate(weights, batch, key):
+        return {"loss": -log_prob(weights, batch, key)}
+
+    def sample(weights, keys, condition):
+        nothing = jnp.zeros((keys.shape[0], *spec.image_shape))
+        return fill(weights.params["model"], nothing, jnp.zeros(nothing.shape[:3], bool), keys, condition)[0]
+
+    def complete(weights, image, mask, keys, condition):
+        """Exact where no known pixel follows an unknown one in the model's order; else see `ancestral.resample`."""
+
+        def one(keys, image, mask, condition):
+            return fill(weights.params["model"], image, mask, keys, condition)
+
+        return ancestral.resample(one, candidates, keys, image, mask, condition)
+
+    completion = f"ancestral in {order} order; " + ancestral.completion_protocol(candidates)
+    return core.Family(
+        start,
+        train_step,
+        evaluate,
+        sample=sample,
+        conditions=("label",) if classes else (),
+        log_prob=log_prob,
+        bound="exact",
+        protocol={**(protocol or {}), "complete": completion},
+        complete=complete,
+    )
