@@ -1,0 +1,53 @@
+"""Scores of a generated set by itself: they see how varied it is, not whether it is what the data is."""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy.special import rel_entr
+
+from genimg_jax.errors import DataError
+from genimg_jax.metrics.arrays import feature_set
+
+
+class InceptionScore(NamedTuple):
+    """exp of `information`, the mutual information of image and class in nats, with that one's standard error."""
+
+    score: float
+    information: float
+    standard_error: float
+
+
+def inception_score(probabilities: np.ndarray) -> InceptionScore:  # [N, K]
+    """exp(mean over images of KL(p(class | image) || p(class))): Salimans et al. 2016, section 4.
+
+    Between 1 and K. `probabilities` come from a classifier that must be named with the score. Over all N at once: the
+    usual mean over ten parts scores N / 10 samples, and the estimate is biased downwards by order K / N. The standard
+    error is that of the information, whose influence function is the divergence itself less its mean.
+    """
+    probabilities = np.asarray(probabilities, np.float64)
+    if probabilities.ndim != 2 or len(probabilities) < 2:
+        raise DataError(f"class probabilities must be [samples, classes]; found shape {probabilities.shape}.")
+    if not (np.all(probabilities >= 0) and np.allclose(probabilities.sum(axis=1), 1, atol=1e-4)):
+        raise DataError("class probabilities must not be negative and must sum to one; apply a softmax to the logits.")
+    probabilities = probabilities / probabilities.sum(axis=1, keepdims=True)
+    divergences = rel_entr(probabilities, np.broadcast_to(probabilities.mean(axis=0), probabilities.shape)).sum(axis=1)
+    information = divergences.mean()
+    error = divergences.std(ddof=1) / np.sqrt(len(divergences))
+    return InceptionScore(float(np.exp(information)), float(information), float(error))
+
+
+def vendi_score(features: np.ndarray) -> float:  # [N, D]
+    """The effective number of different elements (Friedman and Dieng 2023, definition 3.1), from 1 to min(N, D).
+
+    exp of the entropy of the eigenvalues of the similarity matrix over N, with cosine similarity; they are also those
+    of the D x D matrix of second moments of the normalised features, which is what is solved where D < N.
+    """
+    features = feature_set(features, "given", least=1).astype(np.float64)
+    lengths = np.linalg.norm(features, axis=1, keepdims=True)
+    if not lengths.all():
+        raise DataError("a feature vector is zero, and cosine similarity cannot compare it with any other.")
+    features = features / lengths
+    second = features.T @ features if features.shape[1] < len(features) else features @ features.T
+    weights = np.maximum(np.linalg.eigvalsh(second / len(features)), 0)
+    weights = weights / weights.sum()
+    return float(np.exp(-np.sum(weights * np.log(np.where(weights > 0, weights, 1)))))
