@@ -34,7 +34,7 @@ def make(problem: Problem, variant: str) -> tuple[Callable[[int], float], dict]:
         train={"batch_size": problem.batch_size},
         evaluate={"batch_size": problem.batch_size},
     )
-    built = program.build(config.resolve(experiment), core.Spec(problem.image_shape, 0, 256), 256)
+    built = program.build(config.resolve(experiment), core.Spec(problem.image_shape, 0, problem.levels), problem.levels)
     state = built.init(np.int32(0))
     indices = np.arange(problem.batch_size, dtype=np.int32)
     data = itertools.cycle([{"image": image, "index": indices} for image in batches(problem)])

@@ -12,9 +12,14 @@ class Problem(NamedTuple):
     batch_size: int
     optimizer: dict  # Adam: learning_rate, b1
     runtime: dict  # `engine.runtime.Options` found fastest for it on two cores
+    torch: tuple[str, ...]  # the variants of `torch_step.make` that suit it
+    levels: int = 256
 
 
+PLAIN = ("eager", "compiled")
+CONVOLUTIONS = ("eager", "eager-channels_last", "compiled", "compiled-channels_last")
 GAN_ADAM = {"learning_rate": 2e-4, "b1": 0.5}
+ADAM = {"learning_rate": 1e-3, "b1": 0.9}
 PROBLEMS = {
     "mlp_gan": Problem(
         family="gan",
@@ -23,6 +28,7 @@ PROBLEMS = {
         batch_size=64,
         optimizer=GAN_ADAM,
         runtime={"cpu_tuning": False, "host_devices": 1},
+        torch=PLAIN,
     ),
     "dcgan32": Problem(
         family="gan",
@@ -31,14 +37,55 @@ PROBLEMS = {
         batch_size=64,
         optimizer=GAN_ADAM,
         runtime={"cpu_tuning": True, "host_devices": 1},
+        torch=CONVOLUTIONS,
     ),
     "conv_vae": Problem(
         family="vae",
         model={"network": "conv", "width": 32, "latent": 64, "likelihood": "discretized_logistic"},
         image_shape=(32, 32, 3),
         batch_size=128,
-        optimizer={"learning_rate": 1e-3, "b1": 0.9},
+        optimizer=ADAM,
         runtime={"cpu_tuning": True, "host_devices": 1},
+        torch=CONVOLUTIONS,
+    ),
+    "row_gru": Problem(
+        family="rnn",
+        model={"cell": "gru", "width": 512},
+        image_shape=(28, 28, 1),
+        batch_size=64,
+        optimizer=ADAM,
+        runtime={"cpu_tuning": True, "host_devices": 1},
+        torch=PLAIN,
+        levels=2,
+    ),
+    "row_lstm": Problem(
+        family="rnn",
+        model={"cell": "lstm", "width": 512},
+        image_shape=(28, 28, 1),
+        batch_size=64,
+        optimizer=ADAM,
+        runtime={"cpu_tuning": True, "host_devices": 1},
+        torch=PLAIN,
+        levels=2,
+    ),
+    "pixelcnn": Problem(
+        family="pixelcnn",
+        model={"features": 32, "layers": 10, "reach": 1, "first_reach": 3},
+        image_shape=(28, 28, 1),
+        batch_size=64,
+        optimizer=ADAM,
+        runtime={"cpu_tuning": True, "host_devices": 2},
+        torch=CONVOLUTIONS,
+        levels=2,
+    ),
+    "pixel_transformer": Problem(
+        family="transformer",
+        model={"width": 256, "depth": 6, "heads": 4},
+        image_shape=(16, 16, 1),
+        batch_size=16,
+        optimizer=ADAM,
+        runtime={"cpu_tuning": True, "host_devices": 2},
+        torch=PLAIN,
     ),
 }
 
@@ -47,4 +94,4 @@ def batches(problem: Problem, count: int = 8) -> list[np.ndarray]:
     """Images as a data loader hands them over: bytes."""  # -> count x u8[B, H, W, C]
     generator = np.random.default_rng(0)
     shape = (problem.batch_size, *problem.image_shape)
-    return [generator.integers(0, 256, shape, dtype=np.uint8) for _ in range(count)]
+    return [generator.integers(0, problem.levels, shape, dtype=np.uint8) for _ in range(count)]

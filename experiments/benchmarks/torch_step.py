@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Callable
 
 import torch
+import torch_sequences
 from problems import Problem, batches
 from torch import nn
 from torch.nn import functional
@@ -18,7 +19,12 @@ def make(problem: Problem, variant: str) -> tuple[Callable[[int], float], dict]:
     `variant` joins with '-' any of: 'eager', 'compiled' (losses through `torch.compile`), 'channels_last'.
     """
     channels_last, compiled = "channels_last" in variant, "compiled" in variant
-    modules, step = (gan if problem.family == "gan" else vae)(problem, torch.compile if compiled else lambda f: f)
+    makers = {"gan": gan, "vae": vae}
+    compiler = torch.compile if compiled else lambda f: f
+    if problem.family in makers:
+        modules, step = makers[problem.family](problem, compiler)
+    else:
+        modules, step = single(torch_sequences.MODELS[problem.family](problem), problem, compiler)
     if channels_last:
         for module in modules:
             module.to(memory_format=torch.channels_last)
@@ -28,7 +34,7 @@ def make(problem: Problem, variant: str) -> tuple[Callable[[int], float], dict]:
     def run(steps: int) -> float:
         for _ in range(steps):
             image = torch.from_numpy(next(data)).permute(0, 3, 1, 2).to(torch.float32, memory_format=layout)
-            loss = step(image.div_(127.5).sub_(1))
+            loss = step(image.div_((problem.levels - 1) / 2).sub_(1))
         return loss.item()
 
     return run, {
@@ -41,6 +47,20 @@ def make(problem: Problem, variant: str) -> tuple[Callable[[int], float], dict]:
 def adam(module: nn.Module, problem: Problem) -> torch.optim.Optimizer:
     betas = (problem.optimizer["b1"], 0.999)
     return torch.optim.Adam(module.parameters(), problem.optimizer["learning_rate"], betas, fused=True)
+
+
+def single(model: nn.Module, problem: Problem, compiler: Callable):
+    """A model whose forward pass returns its loss."""
+    optimizer, forward = adam(model, problem), compiler(model)
+
+    def step(image):
+        loss = forward(image)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss
+
+    return (model,), step
 
 
 def gan(problem: Problem, compiler: Callable):

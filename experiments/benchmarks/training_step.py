@@ -25,10 +25,6 @@ SECONDS = 1.0  # of each turn, about
 WARM_UP_STEPS = 3
 DISTURBED = 0.05  # share of the machine's cores that other processes use
 JAX_VARIANTS = ("tuned", "plain")
-TORCH_VARIANTS = {
-    "mlp": ("eager", "compiled"),
-    "conv": ("eager", "eager-channels_last", "compiled", "compiled-channels_last"),
-}
 
 
 class Contender:
@@ -170,7 +166,7 @@ def main() -> None:
         return work(*options.worker)
     results = {}
     for problem in options.only.split(","):
-        suitable = options.torch.split(",") if options.torch else TORCH_VARIANTS[PROBLEMS[problem].model["network"]]
+        suitable = options.torch.split(",") if options.torch else PROBLEMS[problem].torch
         names = [f"jax {v}" for v in options.jax.split(",")] + [f"torch {v}" for v in suitable if v != "none"]
         results[problem] = measure(problem, names, options.rounds, options.patience)
         print(table({problem: results[problem]}, options.rounds), "\n", flush=True)
