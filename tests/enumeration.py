@@ -1,16 +1,21 @@
 """Proofs by enumeration, for families with exact likelihoods: every image of a space so small that all can be listed.
 
-Use `enlarged` weights: freshly initialised networks are close to uniform, and a uniform distribution hides faults.
+`build` gives them random weights: freshly initialised networks are close to uniform, which hides faults.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import scipy.stats
+from random_weights import random_weights
 
-from genimg_jax import core
+from genimg_jax import core, families
+from genimg_jax.families import made, pixelcnn, rnn, transformer
 
 
 def all_images(height: int, width: int, levels: int, channels: int = 1) -> np.ndarray:
@@ -29,12 +34,21 @@ def image_index(images: np.ndarray, levels: int) -> np.ndarray:
     return digits @ levels ** np.arange(flat.shape[1])
 
 
-def enlarged(weights: core.Weights, scale: float = 0.5, seed: int = 0) -> core.Weights:
-    """The weights with normal noise of deviation `scale` on every parameter, biases included."""
-    leaves, structure = jax.tree.flatten(weights.params)
-    keys = jax.random.split(jax.random.key(seed), len(leaves))
-    noisy = [x + scale * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
-    return weights._replace(params=jax.tree.unflatten(structure, noisy))
+SMALL = {
+    "made": made.Options(width=16, depth=2),
+    "rnn": rnn.Options(width=8, cell="gru"),
+    "pixelcnn": pixelcnn.Options(features=8, layers=2, first_reach=1, components=3),
+    "transformer": transformer.Options(width=8, depth=2, heads=2),
+}
+
+
+def build(name: str, spec: core.Spec, **changes: Any) -> tuple[core.Family, core.Weights]:
+    """A small family of this name, and weights far from uniform."""
+    options = dataclasses.replace(SMALL[name], **changes)
+    family = families.load(name).make(options, spec, {"model": core.Optimizer(optax.sgd(0.1))})
+    batch = {"image": jnp.zeros((2, *spec.image_shape)), "label": jnp.zeros(2, jnp.int32), "index": jnp.arange(2)}
+    params = random_weights(lambda key: family.init(key, batch).params, jax.random.key(0), scale=1.5)
+    return family, core.Weights(params, {}, {})
 
 
 def repeated(condition: Mapping[str, int], count: int) -> core.Batch:

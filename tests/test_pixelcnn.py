@@ -1,12 +1,9 @@
-"""The gated PixelCNN is a distribution over every image of a tiny space, without a blind spot, and samples from it."""
-
-import dataclasses
+"""The gated PixelCNN has no blind spot, and its cached features are those of full passes."""
 
 import enumeration
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from random_weights import random_weights
 
@@ -17,50 +14,6 @@ from genimg_jax.networks.gated import GatedPixelCNN
 from genimg_jax.objectives.likelihoods import categorical
 
 BINARY = core.Spec((3, 3, 1), 3, 2)
-DEFAULT = pixelcnn.Options(features=8, layers=2, first_reach=1, components=3)
-CASES = {
-    "binary, classes": (BINARY, {"conditional": True}),
-    "four levels": (core.Spec((2, 2, 1), 0, 4), {"likelihood": "categorical"}),
-    "mixture": (core.Spec((2, 2, 1), 0, 4), {"likelihood": "logistic_mixture", "positions": False}),
-    "colour": (core.Spec((2, 2, 3), 0, 2), {"layers": 1}),
-    "colour mixture": (core.Spec((1, 2, 3), 0, 4), {"likelihood": "logistic_mixture", "layers": 1}),
-}
-
-
-def build(spec, **changes):
-    family = pixelcnn.make(dataclasses.replace(DEFAULT, **changes), spec, {"model": core.Optimizer(optax.sgd(0.1))})
-    batch = {"image": jnp.zeros((2, *spec.image_shape)), "label": jnp.zeros(2, jnp.int32), "index": jnp.arange(2)}
-    params = random_weights(lambda key: family.init(key, batch).params, jax.random.key(0), scale=1.5)
-    return family, core.Weights(params, {}, {})
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_is_a_distribution_and_is_sampled(name):
-    spec, changes = CASES[name]
-    family, weights = build(spec, **changes)
-    condition = {"label": 2} if family.conditions else None
-    enumeration.check_sums_to_one(family, weights, spec, condition)
-    enumeration.check_sampling_frequencies(family, weights, spec, condition=condition)
-    if condition:
-        one, two = (enumeration.probabilities(family, weights, spec, {"label": c}) for c in (0, 1))
-        assert np.abs(one - two).sum() > 0.1
-
-
-CHESSBOARD = np.where(np.arange(9).reshape(3, 3, 1) % 2, 1.0, -1.0).astype(np.float32)
-
-
-def test_completes_exactly_where_known_pixels_come_first():
-    family, weights = build(BINARY)
-    enumeration.check_completion_frequencies(family, weights, BINARY, CHESSBOARD, np.arange(9).reshape(3, 3) < 4)
-
-
-def test_many_candidates_make_up_for_known_pixels_that_come_later():
-    mask = np.arange(9).reshape(3, 3) >= 4
-    family, weights = build(BINARY, candidates=32)
-    enumeration.check_completion_frequencies(family, weights, BINARY, CHESSBOARD, mask, samples=2000)
-    family, weights = build(BINARY)
-    with pytest.raises(AssertionError):
-        enumeration.check_completion_frequencies(family, weights, BINARY, CHESSBOARD, mask, samples=2000)
 
 
 # --------------------------------------------------------------------------------------------------- the network
@@ -123,10 +76,10 @@ def test_faults_are_caught(monkeypatch):
         dependence(3, 3, kind=SeesItsRow)
     monkeypatch.setattr(pixelcnn, "GatedPixelCNN", SeesItsPixel)
     with pytest.raises(AssertionError):
-        enumeration.check_sums_to_one(*build(BINARY), BINARY)
+        enumeration.check_sums_to_one(*enumeration.build("pixelcnn", BINARY), BINARY)
     monkeypatch.setattr(pixelcnn, "GatedPixelCNN", Forgetful)
     with pytest.raises(AssertionError):
-        enumeration.check_sampling_frequencies(*build(BINARY), BINARY)
+        enumeration.check_sampling_frequencies(*enumeration.build("pixelcnn", BINARY), BINARY)
     convolution = gated.Convolution
     monkeypatch.setattr(gated, "Convolution", lambda *a, strict=False, **k: convolution(*a, **k))  # sees its channel
     with pytest.raises(AssertionError, match="not before"):
@@ -170,7 +123,9 @@ def test_cached_outputs_are_those_of_the_full_pass(kind):
 def test_samples_are_those_of_drawing_from_full_passes():
     """With the same keys, recomputing the whole image for every channel of every pixel draws the same images."""
     spec = core.Spec((3, 4, 3), 5, 6)
-    family, weights = build(spec, likelihood="categorical", conditional=True, first_reach=2, features=12)
+    family, weights = enumeration.build(
+        "pixelcnn", spec, likelihood="categorical", conditional=True, first_reach=2, features=12
+    )
     keys, label = core.item_keys(jax.random.key(1), jnp.arange(16)), jnp.arange(16) % 5
     network = GatedPixelCNN((3, 4), 12, 2, 18, 1, 2, groups=3, num_classes=5)
     pixel = categorical(core.Spec((1, 1, 3), 0, 6))

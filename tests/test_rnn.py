@@ -1,12 +1,9 @@
-"""Recurrent models are distributions in both orders; the hand-written gradients equal those of a plain scan."""
-
-import dataclasses
+"""Recurrent models see all earlier steps and no other; the hand-written gradients equal those of a plain scan."""
 
 import enumeration
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from genimg_jax import core
@@ -14,52 +11,6 @@ from genimg_jax.families import rnn
 from genimg_jax.networks import recurrent
 
 BINARY = core.Spec((3, 3, 1), 3, 2)
-DEFAULT = rnn.Options(width=8, cell="gru")
-CASES = {
-    "rows": (BINARY, {"order": "row", "layers": 2}),
-    "classes": (BINARY, {"order": "row", "conditional": True, "window": 2, "cell": "tanh"}),
-    "pixels": (BINARY, {"order": "pixel", "cell": "lstm", "window": 4}),
-    "four levels": (core.Spec((2, 2, 1), 0, 4), {"order": "pixel", "likelihood": "categorical", "layers": 2}),
-    "colour": (core.Spec((2, 2, 3), 0, 2), {"order": "pixel"}),
-}
-
-
-def build(spec, **changes):
-    family = rnn.make(dataclasses.replace(DEFAULT, **changes), spec, {"model": core.Optimizer(optax.sgd(0.1))})
-    batch = {"image": jnp.zeros((2, *spec.image_shape)), "label": jnp.zeros(2, jnp.int32), "index": jnp.arange(2)}
-    return family, enumeration.enlarged(core.weights(jax.jit(family.init)(jax.random.key(0), batch)))
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_is_a_distribution_and_is_sampled(name):
-    spec, changes = CASES[name]
-    family, weights = build(spec, **changes)
-    condition = {"label": 2} if family.conditions else None
-    enumeration.check_sums_to_one(family, weights, spec, condition)
-    enumeration.check_sampling_frequencies(family, weights, spec, condition=condition)
-
-
-def test_classes_differ():
-    family, weights = build(BINARY, conditional=True)
-    one, two = (enumeration.probabilities(family, weights, BINARY, {"label": c}) for c in (0, 1))
-    assert np.abs(one - two).sum() > 0.1
-
-
-PLACE = np.arange(9).reshape(3, 3)
-CHESSBOARD = np.where(PLACE % 2, 1.0, -1.0).astype(np.float32)[..., None]
-KNOWN_FIRST = {"pixel": PLACE < 4, "row": (PLACE < 3) | (PLACE == 4)}
-
-
-@pytest.mark.parametrize("order", KNOWN_FIRST)
-def test_completes_exactly_where_known_values_come_first(order):
-    enumeration.check_completion_frequencies(*build(BINARY, order=order), BINARY, CHESSBOARD, KNOWN_FIRST[order])
-
-
-def test_many_candidates_make_up_for_known_values_that_come_later():
-    mask = ~KNOWN_FIRST["row"]
-    enumeration.check_completion_frequencies(*build(BINARY, candidates=64), BINARY, CHESSBOARD, mask, 2000)
-    with pytest.raises(AssertionError):
-        enumeration.check_completion_frequencies(*build(BINARY), BINARY, CHESSBOARD, mask, 2000)
 
 
 def dependence(monkeypatch, order, fault=False, **changes):
@@ -78,7 +29,7 @@ def dependence(monkeypatch, order, fault=False, **changes):
     rnn_bernoulli = rnn.LIKELIHOODS["bernoulli"]
     with monkeypatch.context() as patch:
         patch.setitem(rnn.LIKELIHOODS, "bernoulli", spy)
-        family, weights = build(BINARY, order=order, **changes)
+        family, weights = enumeration.build("rnn", BINARY, order=order, **changes)
 
     def outputs(image):
         image = jnp.roll(image, -1, 2) if fault else image
