@@ -1,0 +1,19 @@
+"""Which noise is paired with which image."""
+
+import jax
+import jax.numpy as jnp
+from optax.assignment import hungarian_algorithm
+
+
+def optimal_transport(image: jax.Array, noise: jax.Array) -> jax.Array:
+    """The noises of a batch, in the order that makes the sum of squared distances to its images least.
+
+    Minibatch optimal-transport coupling (Tong et al. 2024, section 3.2; Pooladian et al. 2023), by exact assignment.
+    Paths cross less, and each noise is still used once. An example's noise then depends on its batch, unlike elsewhere;
+    the work grows with the cube of the batch and is sequential (256: 70 ms of one core).
+    """  # [B, ...], [B, ...] -> [B, ...]
+    flat_image, flat_noise = (jax.lax.stop_gradient(x.reshape(len(x), -1)) for x in (image, noise))
+    # The squares are the same whatever the order; only the products matter.
+    cost = -jnp.matmul(flat_image, flat_noise.T, precision="highest")
+    rows, columns = hungarian_algorithm(cost)
+    return noise[columns[jnp.argsort(rows)]]

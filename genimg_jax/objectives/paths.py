@@ -1,0 +1,272 @@
+"""Paths from images to noise, what a network may predict along them, and exact conversions between those predictions.
+
+A path mixes an image x_0 with standard normal noise n: x_t = alpha(t) x_0 + sigma(t) n. Whatever a network predicts is
+another mixture of the two, a(t) x_0 + b(t) n, so that a target is a pair of coefficients, and x_t with any one
+prediction gives every other by solving two linear equations.
+
+The noise level of x_t is sigma(t) / alpha(t). Dividing by alpha turns every path into z = x_0 + level n, and that
+is the only form that samplers and `Family.denoise` know; `denoiser` makes the change of variables, which is exact.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+class Path(NamedTuple):
+    """A path as functions of time, elementwise. They may close over traced arrays: a learned path is a path as well."""
+
+    alpha: Callable[[jax.Array], jax.Array]
+    """The factor of the image."""
+    sigma: Callable[[jax.Array], jax.Array]
+    """The factor of the noise."""
+    log_snr: Callable[[jax.Array], jax.Array]
+    """log(alpha^2 / sigma^2), which falls as time passes; infinite where one of them is 0."""
+    time: Callable[[jax.Array], jax.Array]
+    """The inverse of `log_snr`."""
+    bounds: tuple[float, float]
+    """The times it is used between, from clean to noisy."""
+
+
+Target = Callable[[Path, jax.Array], tuple[jax.Array, jax.Array]]
+"""(path, t f32[B]) -> the factors (a f32[B], b f32[B]) of image and noise in what a network predicts."""
+Predict = Callable[[jax.Array, jax.Array], jax.Array]
+"""(x_t [B, ...], t f32[B]) -> the prediction [B, ...]."""
+
+
+# --------------------------------------------------------------------------------------------------------- paths
+
+
+def variance_preserving(
+    log_snr: Callable[[jax.Array], jax.Array], time: Callable[[jax.Array], jax.Array], bounds: tuple[float, float]
+) -> Path:
+    """alpha^2 + sigma^2 = 1, from its log signal-to-noise ratio alone (Kingma et al. 2021, section 3)."""
+
+    def alpha(t: jax.Array) -> jax.Array:
+        return jnp.sqrt(jax.nn.sigmoid(log_snr(t)))
+
+    def sigma(t: jax.Array) -> jax.Array:
+        return jnp.sqrt(jax.nn.sigmoid(-log_snr(t)))
+
+    return Path(alpha, sigma, log_snr, time, bounds)
+
+
+def linear_beta(least: float = 0.1, greatest: float = 20.0, earliest: float = 1e-5) -> Path:
+    """The variance preserving diffusion whose rate beta(t) rises linearly (Song et al. 2021, equations 32 and 33).
+
+    -2 log alpha(t) = least t + (greatest - least) t^2 / 2. The path's derivative is infinite at t = 0.
+    """
+    rise = greatest - least
+
+    def log_snr(t: jax.Array) -> jax.Array:
+        decay = t * (least + 0.5 * rise * t)
+        return -decay - jnp.log(-jnp.expm1(-decay))
+
+    def time(log_snr: jax.Array) -> jax.Array:
+        # The root of the quadratic in the form that subtracts nothing.
+        decay = jax.nn.softplus(-log_snr)
+        return 2 * decay / (least + jnp.sqrt(least**2 + 2 * rise * decay))
+
+    return variance_preserving(log_snr, time, (earliest, 1.0))
+
+
+def discrete(betas: np.ndarray | None = None) -> Path:
+    """DDPM's chain of T Gaussian steps, step k at t = k / T (Ho et al. 2020, equation 4); their 1000 by default.
+
+    Between the steps the log signal-to-noise ratio is interpolated linearly, so that other samplers can use it.
+    """
+    betas = np.linspace(1e-4, 0.02, 1000) if betas is None else np.asarray(betas, np.float64)
+    log_kept = np.cumsum(np.log1p(-betas))
+    times = np.arange(1, len(betas) + 1) / len(betas)
+    ratios = log_kept - np.log(-np.expm1(log_kept))
+
+    def log_snr(t: jax.Array) -> jax.Array:
+        return jnp.interp(t, times, ratios)
+
+    def time(log_snr: jax.Array) -> jax.Array:
+        return jnp.interp(-log_snr, -ratios, times)
+
+    return variance_preserving(log_snr, time, (1 / len(betas), 1.0))
+
+
+def linear_log_snr(first: float | jax.Array = 13.3, last: float | jax.Array = -5.0) -> Path:
+    """The log signal-to-noise ratio falls linearly from `first` at t = 0 to `last` at t = 1, which may be learned.
+
+    Kingma et al. 2021, appendix H; the ends are those their learned schedules start from.
+    """
+
+    def log_snr(t: jax.Array) -> jax.Array:
+        return first + (last - first) * t
+
+    def time(log_snr: jax.Array) -> jax.Array:
+        return (log_snr - first) / (last - first)
+
+    return variance_preserving(log_snr, time, (0.0, 1.0))
+
+
+def cosine() -> Path:
+    """alpha = cos(pi t / 2), sigma = sin(pi t / 2): Nichol and Dhariwal 2021, equation 17, without its offset."""
+
+    def sine(t: jax.Array) -> jax.Array:
+        return jnp.sin(0.5 * jnp.pi * t)
+
+    def alpha(t: jax.Array) -> jax.Array:
+        return sine(1 - t)  # keeps the digits near t = 1 that the cosine loses
+
+    def log_snr(t: jax.Array) -> jax.Array:
+        return 2 * (jnp.log(alpha(t)) - jnp.log(sine(t)))
+
+    def time(log_snr: jax.Array) -> jax.Array:
+        return jnp.arctan(jnp.exp(-0.5 * log_snr)) * (2 / jnp.pi)
+
+    return Path(alpha, sine, log_snr, time, (0.0, 1.0))
+
+
+def rectified() -> Path:
+    """alpha = 1 - t, sigma = t: the straight lines of rectified flow (Liu et al. 2023), with the noise at t = 1."""
+
+    def alpha(t: jax.Array) -> jax.Array:
+        return 1 - t
+
+    def sigma(t: jax.Array) -> jax.Array:
+        return t
+
+    def log_snr(t: jax.Array) -> jax.Array:
+        return 2 * (jnp.log1p(-t) - jnp.log(t))
+
+    def time(log_snr: jax.Array) -> jax.Array:
+        return jax.nn.sigmoid(-0.5 * log_snr)
+
+    return Path(alpha, sigma, log_snr, time, (0.0, 1.0))
+
+
+def variance_exploding(least: float = 0.002, greatest: float = 80.0) -> Path:
+    """alpha = 1, sigma = t: time is the noise level (Karras et al. 2022, table 1, last column)."""
+
+    def sigma(t: jax.Array) -> jax.Array:
+        return t
+
+    def log_snr(t: jax.Array) -> jax.Array:
+        return -2 * jnp.log(t)
+
+    def time(log_snr: jax.Array) -> jax.Array:
+        return jnp.exp(-0.5 * log_snr)
+
+    return Path(jnp.ones_like, sigma, log_snr, time, (least, greatest))
+
+
+def derivatives(path: Path, t: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """d alpha / dt and d sigma / dt."""  # [B] -> [B], [B]
+    ones = jnp.ones_like(t)
+    return jax.jvp(path.alpha, (t,), (ones,))[1], jax.jvp(path.sigma, (t,), (ones,))[1]
+
+
+def noise_level(path: Path, t: jax.Array) -> jax.Array:
+    """sigma(t) / alpha(t)."""  # [B] -> [B]
+    return jnp.exp(-0.5 * path.log_snr(t))
+
+
+# ------------------------------------------------------------------------------------------------------- targets
+
+
+def image_target(path: Path, t: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """x_0. At sigma = 0 it says nothing of the noise."""
+    return jnp.ones_like(t), jnp.zeros_like(t)
+
+
+def noise_target(path: Path, t: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """n (Ho et al. 2020, equation 14). At alpha = 0 it says nothing of the image."""
+    return jnp.zeros_like(t), jnp.ones_like(t)
+
+
+def angular_velocity_target(path: Path, t: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """v = alpha n - sigma x_0, the `v-prediction` of Salimans and Ho 2022, appendix D.
+
+    On a variance preserving path, the derivative of x_t by the angle arctan(sigma / alpha), and not by time.
+    """
+    return -path.sigma(t), path.alpha(t)
+
+
+def flow_velocity_target(path: Path, t: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """dx_t / dt = alpha' x_0 + sigma' n, what flow matching regresses (Lipman et al. 2023, equation 14)."""
+    return derivatives(path, t)
+
+
+def edm_target(data_std: float) -> Target:
+    """The raw network F of Karras et al. 2022, equation 7: expected image = c_skip(level) z + c_out(level) F.
+
+    Solved for F, with r^2 = sigma^2 + alpha^2 data_std^2: (sigma x_0 / data_std - alpha data_std n) / r. It is -v
+    where images have unit variance and the path preserves it.
+    """
+
+    def target(path: Path, t: jax.Array) -> tuple[jax.Array, jax.Array]:
+        alpha, sigma, scale = path.alpha(t), path.sigma(t), input_scale(path, t, data_std)
+        return scale * sigma / data_std, -scale * alpha * data_std
+
+    return target
+
+
+def input_scale(path: Path, t: jax.Array, data_std: float) -> jax.Array:
+    """What x_t is multiplied with to have unit variance; c_in of Karras et al. 2022, table 1."""  # [B] -> [B]
+    return jax.lax.rsqrt(path.sigma(t) ** 2 + (path.alpha(t) * data_std) ** 2)
+
+
+def determinant(path: Path, target: Target, t: jax.Array) -> jax.Array:
+    """alpha b - sigma a: where it is 0, x_t and the prediction do not determine image and noise.
+
+    An error of the prediction is |determinant| / sigma times the error of the image it implies.
+    """  # [B] -> [B]
+    a, b = target(path, t)
+    return path.alpha(t) * b - path.sigma(t) * a
+
+
+# ----------------------------------------------------------------------------------------------------- conversion
+
+
+def per_example(values: jax.Array, like: jax.Array) -> jax.Array:
+    """Numbers of examples in a shape to multiply them with."""  # [B], [B, ...] -> [B, 1, ...]
+    return values.reshape(values.shape + (1,) * (like.ndim - values.ndim))
+
+
+def mix(path: Path, t: jax.Array, image: jax.Array, noise: jax.Array) -> jax.Array:
+    """x_t = alpha(t) image + sigma(t) noise."""  # [B], [B, ...], [B, ...] -> [B, ...]
+    return per_example(path.alpha(t), image) * image + per_example(path.sigma(t), image) * noise
+
+
+def value(target: Target, path: Path, t: jax.Array, image: jax.Array, noise: jax.Array) -> jax.Array:
+    """What a network with this target should predict."""  # [B], [B, ...], [B, ...] -> [B, ...]
+    a, b = target(path, t)
+    return per_example(a, image) * image + per_example(b, image) * noise
+
+
+def convert(
+    path: Path, t: jax.Array, noisy: jax.Array, prediction: jax.Array, source: Target, target: Target
+) -> jax.Array:
+    """The prediction of `target` that a prediction of `source` at x_t = `noisy` implies.
+
+    Exact, and not finite where the source does not determine it: from noise at alpha = 0, from the image at sigma = 0.
+    """  # [B], [B, ...], [B, ...] -> [B, ...]
+    if source is target:
+        return prediction
+    (a, b), (c, d) = source(path, t), target(path, t)
+    area = path.alpha(t) * b - path.sigma(t) * a
+    of_prediction = (path.alpha(t) * d - path.sigma(t) * c) / area
+    of_noisy = (b * c - a * d) / area
+    return per_example(of_noisy, noisy) * noisy + per_example(of_prediction, noisy) * prediction
+
+
+def denoiser(path: Path, target: Target, predict: Predict) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """The callback of every sampler, (z [B, ...], level f32[B]) -> the expected clean image [B, ...].
+
+    z = x_0 + level n. The network sees x_t = alpha(t) z at the time t of that level, which must be above 0.
+    """
+
+    def denoise(noisy: jax.Array, level: jax.Array) -> jax.Array:
+        t = path.time(-2 * jnp.log(level))
+        x = per_example(path.alpha(t), noisy) * noisy
+        return convert(path, t, x, predict(x, t), target, image_target)
+
+    return denoise

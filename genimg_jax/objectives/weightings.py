@@ -1,0 +1,126 @@
+"""How much each time counts in training: the weight of its loss, and how often it is drawn.
+
+The two are separate here, as in most papers, but only their product matters to what is learned. Weightings are stated
+on the squared error of the image (Karras et al. 2022, section 5) and turned into factors of the prediction's squared
+error, whatever the network predicts. Times are drawn by the inverse of their distribution function from a uniform
+number, so that any of them can be stratified.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from genimg_jax.objectives.paths import Path, Target, determinant
+
+Weighting = Callable[[Path, Target, jax.Array], jax.Array]
+"""(path, target, t f32[B]) -> f32[B], the factor of the squared error of the prediction."""
+Times = Callable[[Path, jax.Array], jax.Array]
+"""(path, uniform f32[B] within (0, 1)) -> t f32[B] within the path's bounds, rising."""
+
+
+# ---------------------------------------------------------------------------------------------------- weightings
+
+
+def uniform(path: Path, target: Target, t: jax.Array) -> jax.Array:
+    """Every prediction counts the same: the simple loss of DDPM for noise, conditional flow matching for velocity."""
+    return jnp.ones_like(t)
+
+
+def of_image(weight: Callable[[Path, jax.Array], jax.Array]) -> Weighting:
+    """The weighting whose factor of the image's squared error is `weight(path, t)`, for a network of any target."""
+
+    def weighting(path: Path, target: Target, t: jax.Array) -> jax.Array:  # [B] -> [B]
+        return weight(path, t) * (path.sigma(t) / determinant(path, target, t)) ** 2
+
+    return weighting
+
+
+@of_image
+def noise_error(path: Path, t: jax.Array) -> jax.Array:
+    """DDPM's simple loss whatever is predicted: the squared error of the noise is SNR times that of the image."""
+    return jnp.exp(path.log_snr(t))
+
+
+@of_image
+def variational(path: Path, t: jax.Array) -> jax.Array:
+    """-SNR'(t) / 2: with times uniform on [0, 1], the variational bound (Kingma et al. 2021, equation 15)."""
+    log_snr, slope = jax.jvp(path.log_snr, (t,), (jnp.ones_like(t),))
+    return -0.5 * slope * jnp.exp(log_snr)
+
+
+def edm(data_std: float) -> Weighting:
+    """(level^2 + data_std^2) / (level data_std)^2 = SNR + 1 / data_std^2: Karras et al. 2022, table 1.
+
+    It gives the raw network of `edm_target` a weight of 1 everywhere.
+    """
+    return of_image(lambda path, t: jnp.exp(path.log_snr(t)) + 1 / data_std**2)
+
+
+def min_snr(limit: float = 5.0) -> Weighting:
+    """min(SNR, limit): Hang et al. 2023, section 3.4."""
+    return of_image(lambda path, t: jnp.minimum(jnp.exp(path.log_snr(t)), limit))
+
+
+# --------------------------------------------------------------------------------------------------------- times
+
+
+def independent(keys: jax.Array) -> jax.Array:
+    """A uniform number of each example's own key, never 0 or 1."""  # key[B] -> f32[B]
+    return _to_unit(jax.vmap(lambda key: jax.random.bits(key, (), jnp.uint32))(keys))
+
+
+def stratified(key: jax.Array, index: jax.Array) -> jax.Array:
+    """Uniform numbers spread evenly over a batch, each uniform by itself, from one key and the examples' indices.
+
+    Steps of the golden ratio around a circle, from a random start: any run of indices is spread about as evenly as an
+    equal division of [0, 1] (Kingma et al. 2021, appendix I.1), which would need to know the batch's size. In integers,
+    so that no index is too large.
+    """  # key[], i32[B] -> f32[B]
+    return _to_unit(index.astype(jnp.uint32) * jnp.uint32(2654435769) + jax.random.bits(key, (), jnp.uint32))
+
+
+def _to_unit(bits: jax.Array) -> jax.Array:  # u32[B] -> f32[B]: odd multiples of 2^-24
+    return ((bits >> 9).astype(jnp.float32) + 0.5) * 2.0**-23
+
+
+def uniform_times(path: Path, uniform: jax.Array) -> jax.Array:
+    """Uniform within the path's bounds."""  # [B] -> [B]
+    first, last = path.bounds
+    return first + (last - first) * uniform
+
+
+def discrete_times(steps: int) -> Times:
+    """1 / steps, 2 / steps, ..., 1, equally often: the times of `paths.discrete`."""
+    return lambda path, uniform: (jnp.floor(uniform * steps) + 1) / steps
+
+
+def log_normal_levels(mean: float = -1.2, std: float = 1.2) -> Times:
+    """The logarithm of the noise level is normal: Karras et al. 2022, table 1, whose figures are the defaults."""
+
+    def times(path: Path, uniform: jax.Array) -> jax.Array:  # [B] -> [B]
+        t = path.time(-2 * (mean + std * jax.scipy.special.ndtri(uniform)))
+        return jnp.clip(t, *path.bounds)
+
+    return times
+
+
+def logit_normal_times(mean: float = 0.0, std: float = 1.0) -> Times:
+    """The logit of time, as a fraction of the bounds, is normal: Esser et al. 2024, equation 19."""
+
+    def times(path: Path, uniform: jax.Array) -> jax.Array:  # [B] -> [B]
+        return uniform_times(path, jax.nn.sigmoid(mean + std * jax.scipy.special.ndtri(uniform)))
+
+    return times
+
+
+def times_of(other: Path) -> Times:
+    """Noise levels as often as another path meets them at uniform times.
+
+    `times_of(cosine())` on the rectified path is the CosMap of Esser et al. 2024, equation 21.
+    """
+
+    def times(path: Path, uniform: jax.Array) -> jax.Array:  # [B] -> [B]
+        return jnp.clip(path.time(other.log_snr(uniform_times(other, uniform))), *path.bounds)
+
+    return times

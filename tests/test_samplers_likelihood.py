@@ -1,0 +1,128 @@
+"""Log densities of the probability-flow ODE against those of Gaussians and mixtures, whose every marginal is known."""
+
+import gaussian_score as toys
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from genimg_jax.core import item_keys
+from genimg_jax.objectives import paths
+from genimg_jax.samplers import grids, likelihood
+
+RNG = np.random.default_rng(0)
+SIZE = 4
+GAUSSIAN = toys.gaussian(RNG.normal(size=SIZE) * 0.5, toys.random_covariance(RNG, SIZE))
+MIXTURE = toys.mixture(
+    [0.6, 0.4], RNG.normal(size=(2, SIZE)), [toys.random_covariance(RNG, SIZE, 0.5) for _ in range(2)]
+)
+LEAST, GREATEST = 0.05, 5000.0
+
+
+def exact(toy, x, level):
+    return np.asarray(jax.jit(lambda x: toys.log_density(toy, x, jnp.full(len(x), level)))(x), np.float64)
+
+
+def data(toy, count):
+    return jnp.asarray(toys.draw(toy, np.random.default_rng(1), count), jnp.float32)
+
+
+def levels(steps):
+    return grids.log_uniform(steps, LEAST, GREATEST)[-2::-1]
+
+
+@pytest.mark.parametrize("toy", [GAUSSIAN, MIXTURE], ids=["gaussian", "mixture"])
+def test_log_density_is_the_analytic_one(toy):
+    """The start's density is that of pure noise: at the greatest level the data's own share is below the tolerance."""
+    x = data(toy, 8)
+    found = jax.jit(lambda x: likelihood.log_density(toys.denoiser(toy), x, levels(400)))(x)
+    np.testing.assert_allclose(found.log_prob, exact(toy, x, LEAST), atol=2e-3)
+    np.testing.assert_array_equal(found.standard_error, 0)
+    change = exact(toy, x, LEAST) - exact(toy, found.latent, GREATEST)
+    np.testing.assert_allclose(found.log_volume, change, atol=2e-3)
+
+
+def test_adaptive_log_density_keeps_its_tolerance_whatever_the_batch():
+    x = data(MIXTURE, 6).at[3].mul(20.0)  # one image that needs other steps
+    run = jax.jit(
+        lambda x, tolerance, steps: likelihood.adaptive_log_density(
+            toys.denoiser(MIXTURE), x, LEAST, GREATEST, None, tolerance, 200
+        ),
+        static_argnums=2,
+    )
+    expected = exact(MIXTURE, x, LEAST)
+    errors = [np.abs(run(x, tolerance, 200).log_prob - expected)[[0, 1, 2, 4, 5]].max() for tolerance in (1e-2, 1e-5)]
+    assert errors[1] < 1e-3 < errors[0]
+    alone = run(jnp.repeat(x[:1], 6, axis=0), 1e-5, 200).log_prob
+    np.testing.assert_allclose(alone, np.repeat(run(x, 1e-5, 200).log_prob[:1], 6), atol=1e-5)
+
+
+def test_adaptive_log_density_says_where_it_failed():
+    x = data(GAUSSIAN, 2)
+    found = jax.jit(
+        lambda x: likelihood.adaptive_log_density(toys.denoiser(GAUSSIAN), x, LEAST, GREATEST, None, 1e-6, 3)
+    )
+    assert np.isnan(found(x).log_prob).all()
+
+
+def test_order_of_fixed_steps_is_2():
+    with jax.enable_x64(True):
+        x = jnp.asarray(toys.draw(MIXTURE, np.random.default_rng(2), 4))
+        found = [
+            jax.jit(lambda x, n=n: likelihood.log_density(toys.denoiser(MIXTURE), x, levels(n)))(x)
+            for n in (65, 129, 257)
+        ]
+        start = exact(MIXTURE, x, LEAST)
+        errors = [np.abs(start - exact(MIXTURE, f.latent, GREATEST) - f.log_volume).max() for f in found]
+    order = -np.polyfit(np.log([64, 128, 256]), np.log(errors), 1)[0]
+    assert abs(order - 2) < 0.25, errors
+
+
+def test_hutchinson_is_within_its_standard_error():
+    """Unbiased, and the error that it states is the error that it makes."""
+    count = 64
+    x, keys = data(MIXTURE, count), item_keys(jax.random.key(3), jnp.arange(count))
+
+    @jax.jit
+    def run(x, keys):
+        denoise, grid = toys.denoiser(MIXTURE), levels(60)
+        probes = likelihood.rademacher(keys, 16, (SIZE,))
+        return likelihood.log_density(denoise, x, grid), likelihood.log_density(denoise, x, grid, probes)
+
+    truth, estimate = run(x, keys)
+    scores = np.asarray((estimate.log_prob - truth.log_prob) / estimate.standard_error)
+    assert np.median(np.abs(scores)) < 1
+    assert (np.abs(scores) < 3).mean() > 0.93  # Student's t of 15 degrees of freedom: 0.99
+    assert 0.7 < scores.std() < 1.5
+    assert abs(scores.mean()) < 3 * scores.std() / np.sqrt(count)
+    assert (estimate.standard_error > 0.01).all()
+    order = np.roll(np.arange(count), 5)
+    np.testing.assert_allclose(run(x[order], keys[order])[1].log_prob, estimate.log_prob[order], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("path", "target"),
+    [
+        (paths.rectified(), paths.flow_velocity_target),
+        (paths.cosine(), paths.angular_velocity_target),
+        (paths.linear_beta(), paths.noise_target),
+        (paths.variance_exploding(), paths.edm_target(0.5)),
+    ],
+    ids=["rectified", "cosine", "linear_beta", "edm"],
+)
+def test_every_path_has_the_same_density(path, target):
+    """The ideal network of any path and target, through the change of variables, is the ideal denoiser."""
+    ideal = toys.denoiser(MIXTURE)
+
+    def predict(x, t):
+        level = paths.noise_level(path, t)
+        z = x / paths.per_example(path.alpha(t), x)
+        return paths.convert(path, t, x, ideal(z, level), paths.image_target, target)
+
+    x = data(MIXTURE, 4).reshape(4, 2, 2, 1)
+    grid = grids.log_uniform(200, LEAST, 50.0)[-2::-1]
+    found, expected = (
+        jax.jit(lambda x, d=d: likelihood.log_density(d, x, grid))(x).log_prob
+        for d in (paths.denoiser(path, target, predict), ideal)
+    )
+    np.testing.assert_allclose(found, expected, atol=5e-3)

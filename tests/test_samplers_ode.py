@@ -1,0 +1,228 @@
+"""Samplers against exact solutions for Gaussians, a reference integrator for mixtures, and their papers' equations."""
+
+import itertools
+
+import gaussian_score as toys
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.integrate
+
+from genimg_jax.core import item_keys
+from genimg_jax.objectives import paths
+from genimg_jax.samplers import grids, ode, sde
+from genimg_jax.samplers.guidance import guide
+
+RNG = np.random.default_rng(0)
+GAUSSIAN = toys.gaussian([0.7, -0.4], toys.random_covariance(RNG, 2))
+MIXTURE = toys.mixture(
+    [0.5, 0.3, 0.2], [[1.0, 0.5], [-1.0, 0.2], [0.1, -1.2]], [toys.random_covariance(RNG, 2, 0.2) for _ in range(3)]
+)
+KEYS = item_keys(jax.random.key(0), jnp.arange(4))
+STEPS = (32, 64, 128)
+
+
+def slope(errors):
+    """The order of convergence: how fast the error falls with the number of steps, on logarithmic axes."""
+    return -np.polyfit(np.log(STEPS), np.log(errors), 1)[0]
+
+
+def levels(steps, least=0.1, greatest=10.0):
+    return grids.karras()(steps + 1, least, greatest)[:-1]
+
+
+def test_toy_denoiser_is_tweedie_of_its_density():
+    x = jnp.asarray(np.random.default_rng(1).normal(size=(5, 2)), jnp.float32)
+    level = jnp.array([0.2, 0.5, 1.0, 3.0, 10.0])
+    score = jax.grad(lambda x: toys.log_density(MIXTURE, x, level).sum())(x)
+    np.testing.assert_allclose(toys.denoiser(MIXTURE)(x, level), x + level[:, None] ** 2 * score, atol=2e-4)
+
+
+@pytest.mark.parametrize("name", ["gaussian", "mixture"])
+@pytest.mark.parametrize(("step", "order"), [(ode.euler, 1), (ode.heun, 2), (ode.dpm_solver, 2)])
+def test_order_of_convergence(name, step, order):
+    toy = GAUSSIAN if name == "gaussian" else MIXTURE
+    denoise = toys.denoiser(toy)
+    with jax.enable_x64(True):
+        start = jnp.asarray(np.random.default_rng(2).normal(size=(4, 2)) * 10)
+        found = [jax.jit(lambda z, n=n: ode.integrate(step, denoise, z, levels(n), KEYS))(start) for n in STEPS]
+        if name == "gaussian":
+            exact = toys.flow(toy, start, 10.0, 0.1)
+        else:
+            at = jax.jit(denoise)
+
+            def field(log_level, z):
+                z = z.reshape(start.shape)
+                return np.ravel(z - at(jnp.asarray(z), jnp.full(4, np.exp(log_level))))
+
+            ends = np.log([10.0, 0.1])
+            exact = scipy.integrate.solve_ivp(field, ends, np.ravel(start), method="DOP853", rtol=1e-9, atol=1e-9).y[
+                :, -1
+            ]
+            exact = exact.reshape(start.shape)
+        errors = [np.abs(np.asarray(z) - exact).max() for z in found]
+    assert abs(slope(errors) - order) < 0.25, errors
+
+
+@pytest.mark.parametrize(
+    ("make", "order"),
+    [
+        (lambda steps: sde.ancestral, 1),
+        (lambda steps: sde.ddim(0.6), 1),
+        (lambda steps: sde.stochastic(steps, 5.0, 0.2, 5.0, 1.0), 2),
+    ],
+    ids=["ancestral", "ddim", "stochastic"],
+)
+def test_order_of_convergence_of_the_covariance(make, order):
+    """For a Gaussian a step is affine in image and noise, and so the sampler's covariance is known without sampling."""
+    denoise = toys.denoiser(GAUSSIAN)
+    mean, covariance = toys.moments(GAUSSIAN)
+    with jax.enable_x64(True):
+
+        def moments_after(steps):
+            step, zeros = make(steps), jnp.zeros((1, 2))
+
+            def visit(moments, ends):
+                center, spread = moments
+
+                def one(z, noise):
+                    return step(denoise, ode.State(z, z, ends[0]), *ends, noise).noisy[0]
+
+                of_image, of_noise = (jac[:, 0] for jac in jax.jacfwd(one, (0, 1))(center[None], zeros))
+                spread = of_image @ spread @ of_image.T + of_noise @ of_noise.T
+                return (one(center[None], zeros), spread), None
+
+            grid = levels(steps)
+            start = jnp.asarray(mean), jnp.asarray(covariance) + grid[0] ** 2 * jnp.eye(2)
+            return jax.lax.scan(visit, start, (grid[:-1], grid[1:]))[0]
+
+        found = [jax.jit(lambda n=n: moments_after(n))() for n in STEPS]
+    exact = covariance + 0.1**2 * np.eye(2)
+    assert abs(slope([np.abs(np.asarray(spread) - exact).max() for _, spread in found]) - order) < 0.25
+    np.testing.assert_allclose(found[-1][0], mean, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("step", "steps"),
+    [
+        (ode.euler, 200),
+        (ode.heun, 40),
+        (ode.dpm_solver, 40),
+        (sde.ddim(0.5), 200),
+        (sde.ancestral, 200),
+        (sde.stochastic(60, 20.0, 0.05, 50.0, 1.0), 60),
+    ],
+    ids=["euler", "heun", "dpm_solver", "ddim", "ancestral", "stochastic"],
+)
+def test_samples_have_the_mean_and_covariance_of_the_data(step, steps):
+    count = 4096
+    keys = item_keys(jax.random.key(1), jnp.arange(count))
+    grid = grids.karras()(steps, 0.002, 80.0)
+    found = jax.jit(lambda keys: ode.sample(step, toys.denoiser(MIXTURE), grid, keys, (2,)))(keys)
+    found = np.asarray(found, np.float64)
+    mean, covariance = toys.moments(MIXTURE)
+    scores = (found.mean(axis=0) - mean) / np.sqrt(np.diagonal(covariance) / count)
+    products = np.einsum("bd,be->bde", found - mean, found - mean)
+    more = (products.mean(axis=0) - covariance) / (products.std(axis=0) / np.sqrt(count))
+    assert np.abs(scores).max() < 3.5
+    assert np.abs(more).max() < 3.5
+
+
+def test_ancestral_and_ddim_match_their_papers():
+    """Ho et al. 2020, algorithm 2, and Song et al. 2021, equation 12, in the variables of the papers."""
+    betas = np.linspace(1e-4, 0.02, 1000)
+    kept = np.cumprod(1 - betas)
+    path = paths.discrete(betas)
+    ks = np.arange(1000, 0, -1)
+    denoise = paths.denoiser(path, paths.noise_target, lambda x, t: jnp.tanh(x + paths.per_example(t, x)))
+    at_steps = jnp.append(paths.noise_level(path, jnp.asarray(ks / 1000, jnp.float32)), 0.0)
+    start = np.random.default_rng(3).normal(size=(4, 2))
+
+    def reference(chain, eta):
+        x = start.copy()
+        for number, (k, following) in enumerate(zip(chain, [*chain[1:], 0], strict=True), 1):
+            noise = np.asarray(ode.core.normal(ode.core.fold_in(KEYS, number), (2,)), np.float64)
+            predicted = np.tanh(x + k / 1000)
+            now, then = kept[k - 1], kept[following - 1] if following else 1.0
+            if eta is None:
+                x = (x - betas[k - 1] / np.sqrt(1 - now) * predicted) / np.sqrt(1 - betas[k - 1])
+                x += np.sqrt((1 - then) / (1 - now) * betas[k - 1]) * noise
+            else:
+                std = eta * np.sqrt((1 - then) / (1 - now)) * np.sqrt(1 - now / then)
+                clean = (x - np.sqrt(1 - now) * predicted) / np.sqrt(now)
+                x = np.sqrt(then) * clean + np.sqrt(1 - then - std**2) * predicted + std * noise
+        return x
+
+    for step, chain, eta in ((sde.ancestral, ks, None), (sde.ddim(0.4), ks[::50], 0.4), (ode.euler, ks[::50], 0.0)):
+        grid = jnp.append(at_steps[:-1][1000 - chain], 0.0)
+        z = jnp.asarray(start / np.sqrt(kept[chain[0] - 1]), jnp.float32)
+        found = jax.jit(lambda z, step=step, grid=grid: ode.integrate(step, denoise, z, grid, KEYS))(z)
+        expected = reference(chain, eta)
+        np.testing.assert_allclose(found, expected, atol=2e-3 * np.abs(expected).max())
+
+
+def test_euler_on_the_linear_grid_is_eulers_method_for_rectified_flow():
+    path = paths.rectified()
+
+    def velocity(x, t):
+        return jnp.tanh(2 * x) - x * paths.per_example(t, x)
+
+    grid = grids.linear(20, 1 / 19, 1e4)  # t = 0.9999 to 1 / 20, and 0
+    x = start = np.random.default_rng(4).normal(size=(4, 2)).astype(np.float32)
+    times = np.append(np.linspace(0.9999, 1 / 20, 20), 0)
+    for t, following in itertools.pairwise(times):
+        x = x + (following - t) * np.asarray(velocity(jnp.asarray(x, jnp.float32), jnp.full(4, t, jnp.float32)))
+    denoise = paths.denoiser(path, paths.flow_velocity_target, velocity)
+    found = jax.jit(lambda x: ode.integrate(ode.euler, denoise, x * (1 + grid[0]), grid, KEYS))(start)
+    np.testing.assert_allclose(found, x, atol=1e-3)
+
+
+def test_stochastic_without_churn_and_ddim_without_eta_are_the_ode():
+    denoise, start = toys.denoiser(MIXTURE), jax.random.normal(jax.random.key(5), (4, 2)) * 80
+    grid = grids.karras()(12, 0.002, 80.0)
+    for step, same in ((sde.stochastic(12, 0.0), ode.heun), (sde.ddim(0.0), ode.euler)):
+        found, expected = (
+            jax.jit(lambda z, s=s: ode.integrate(s, denoise, z, grid, KEYS))(start) for s in (step, same)
+        )
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("step", [ode.dpm_solver, sde.ancestral, sde.stochastic(6)], ids=["ode", "ddpm", "edm"])
+def test_an_image_depends_on_its_own_key_alone(step):
+    grid = grids.karras()(6, 0.01, 80.0)
+    run = jax.jit(lambda keys: ode.sample(step, toys.denoiser(MIXTURE), grid, keys, (2,)))
+    keys, order = item_keys(jax.random.key(6), jnp.arange(4)), np.array([2, 0, 3, 1])
+    images = np.asarray(run(keys))
+    np.testing.assert_allclose(run(keys[order]), images[order], rtol=1e-6)
+    assert len(np.unique(images[:, 0])) == 4
+
+
+@pytest.mark.parametrize(
+    ("grid", "warp"),
+    [
+        (grids.karras(7.0), lambda s: s ** (1 / 7)),
+        (grids.linear, lambda s: s / (1 + s)),
+        (grids.cosine, np.arctan),
+        (grids.log_uniform, np.log),
+    ],
+    ids=["karras", "linear", "cosine", "log_uniform"],
+)
+def test_grids_match_their_formulas(grid, warp):
+    found = np.asarray(grid(18, 0.002, 80.0), np.float64)
+    assert found.shape == (19,)
+    assert found[-1] == 0
+    np.testing.assert_allclose(found[[0, -2]], [80.0, 0.002], rtol=2e-5)
+    np.testing.assert_allclose(warp(found[:-1]), np.linspace(warp(80.0), warp(0.002), 18), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(grid(1, 0.002, 80.0), [80.0, 0.0], rtol=2e-5)
+
+
+def test_guidance_at_0_and_1_and_its_interval():
+    better, worse = toys.denoiser(GAUSSIAN), toys.denoiser(MIXTURE)
+    z, level = jax.random.normal(jax.random.key(7), (3, 2)), jnp.array([0.1, 1.0, 10.0])
+    good, bad = np.asarray(better(z, level)), np.asarray(worse(z, level))
+    np.testing.assert_array_equal(guide(better, worse, 0.0)(z, level), bad)
+    np.testing.assert_array_equal(guide(better, worse, 1.0)(z, level), good)
+    guided = guide(better, worse, 3.0, (0.5, 5.0))(z, level)
+    np.testing.assert_array_equal(guided[::2], good[::2])
+    np.testing.assert_allclose(guided[1], bad[1] + 3 * (good - bad)[1], rtol=1e-5)
