@@ -2,10 +2,12 @@
 
 import os
 
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
-os.environ["JAX_PLATFORMS"] = "cpu"
+from genimg_jax.engine import runtime
 
-import jax  # noqa: E402
+os.environ["JAX_PLATFORMS"] = "cpu"
+runtime.prepare(runtime.Options(cpu_tuning=False, host_devices=4))
+
+import jax  # noqa: E402, the devices are made first
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "standard")

@@ -14,6 +14,8 @@ from genimg_jax.engine.runtime import Options, prepare
 def environment(monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_min_max=false")
+    monkeypatch.setenv("PJRT_NPROC", "1")  # so that it is put back
+    monkeypatch.delenv("PJRT_NPROC")
     monkeypatch.setattr(runtime, "_keep_memory", lambda: False)  # the tests' own process stays as it is
     return monkeypatch
 
@@ -23,6 +25,8 @@ def test_flags_are_added_to_those_there():
     flags = os.environ["XLA_FLAGS"].split()
     assert flags[0] == "--xla_cpu_enable_fast_min_max=false"
     assert "--xla_force_host_platform_device_count=3" in flags
+    assert "--xla_cpu_collective_call_terminate_timeout_seconds=3600" in flags
+    assert int(os.environ["PJRT_NPROC"]) >= 6
     assert said.startswith("runtime: 3 host devices, convolutions")
     prepare(Options(cpu_tuning=True, host_devices=2))
     assert os.environ["XLA_FLAGS"].split() == flags

@@ -15,8 +15,9 @@ from genimg_jax.options import bounded
 
 CONVOLUTIONS = "xla_cpu_experimental_ynn_fusion_type"
 DEVICES = "xla_force_host_platform_device_count"
-# An unknown flag in XLA_FLAGS ends the process, so a release is named here once it has been seen to know this one.
-KNOWS_CONVOLUTIONS = ("0.10.2", "0.11.2")
+PATIENCE = "xla_cpu_collective_call_terminate_timeout_seconds"
+# An unknown flag in XLA_FLAGS ends the process, so a release is named here once it has been seen to know ours.
+KNOWN_RELEASES = ("0.10.2", "0.11.2")
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,16 @@ def prepare(options: Options) -> str:
     if not _cpu_only():
         return "runtime: an accelerator may be present, nothing changed"
     done = []
+    release = importlib.metadata.version("jaxlib")
     if options.host_devices > 1:
         done.append(_flag(DEVICES, str(options.host_devices), f"{options.host_devices} host devices"))
+        # Devices wait for each other in threads of one pool: with no more threads than devices, those that wait may
+        # hold all that there are. And XLA ends a process whose devices wait 40 s, as they may on a busy machine.
+        os.environ.setdefault("PJRT_NPROC", str(max(2 * options.host_devices, os.cpu_count() or 1)))
+        if release in KNOWN_RELEASES:
+            _flag(PATIENCE, "3600", "")
     if options.cpu_tuning:
-        release = importlib.metadata.version("jaxlib")
-        if release in KNOWS_CONVOLUTIONS:
+        if release in KNOWN_RELEASES:
             # Without this, convolutions become fusions that run on one core.
             done.append(_flag(CONVOLUTIONS, "-individual_convolution", "convolutions on every core"))
         else:
