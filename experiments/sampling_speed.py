@@ -4,8 +4,9 @@
 
 Both samplers are compiled once and take turns; figures are medians over the rounds. The whole-pass sampler is timed
 over the first few of an image's steps (a pixel, or a row of them) where all would take minutes: each is a pass over
-the whole image and costs the same, so its time is multiplied to all of them. Both draw from the same keys, so what they have drawn by then must be
-the same; the table says how many of these pixels are. Weights are the initial ones: speed does not depend on them.
+the whole image and costs the same, so its time is multiplied to all of them. Both draw from the same keys, so what they
+have drawn by then must be the same; the table says how many of these pixels are. Weights are the initial ones: speed
+does not depend on them.
 """
 
 import argparse
