@@ -43,7 +43,7 @@ def polynomial_means(mean, variance):
 
 
 def test_is_unbiased_for_gaussians_in_closed_form():
-    """In one dimension (x y + 1)^3 = 1 + 3 x y + 3 x^2 y^2 + x^3 y^3: the distance is one of the first three moments."""
+    """In one dimension (x y + 1)^3 = 1 + 3 x y + 3 x^2 y^2 + x^3 y^3, so the distance is one of three moments."""
     target = sum(
         weight * (a - b) ** 2
         for weight, a, b in zip((3, 3, 1), polynomial_means(0, 1), polynomial_means(0.5, 0.64), strict=True)

@@ -1,0 +1,154 @@
+"""Has a run collapsed or diverged? Each finding gives its evidence; the verdict is the worst of them.
+
+The bounds are judgements, not tests of significance, which any generator fails with enough samples: they are set so
+that a fair model of its data passes, and a person would call what fails them broken.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from genimg_jax.errors import DataError
+from genimg_jax.metrics.arrays import feature_sets
+from genimg_jax.metrics.classifier_tests import class_balance, proportion
+from genimg_jax.metrics.neighbours import nearest_within
+from genimg_jax.metrics.pairs import BLOCK
+
+HEALTHY, SUSPICIOUS, COLLAPSED = STATUSES = ("healthy", "suspicious", "collapsed")
+
+# Nearer than this fraction of the data's median nearest distance, two images are one.
+DUPLICATE = 0.25
+# A class is missing when it surely has less than this fraction of its share in the data.
+MISSING = 0.1
+# Log odds of real over generated at which a discriminator errs once in ten thousand.
+WON = 9.2
+
+
+class Finding(NamedTuple):
+    name: str
+    status: str
+    value: float
+    expected: float
+    """The value of a generator as good as the data."""
+    sentence: str
+
+
+class Verdict(NamedTuple):
+    status: str
+    findings: list[Finding]
+
+
+def _status(badness: float, suspicious: float, collapsed: float) -> str:
+    return STATUSES[int(badness >= suspicious) + int(badness >= collapsed)]
+
+
+def verdict(findings: Sequence[Finding]) -> Verdict:
+    """The worst status, and what speaks for it first."""
+    ordered = sorted(findings, key=lambda finding: -STATUSES.index(finding.status))
+    return Verdict(ordered[0].status if ordered else HEALTHY, ordered)
+
+
+def class_findings(predictions: np.ndarray, reference: np.ndarray, classes: int) -> list[Finding]:  # i[N], i[M]
+    """The modes that a classifier can tell, from classes read in generated and in reference images."""
+    balance = class_balance(predictions, reference, classes)
+    present = np.flatnonzero(balance.expected > 0)
+    upper = [proportion(round(balance.shares[c] * len(predictions)), len(predictions)).high for c in present]
+    missing = [int(c) for c, high in zip(present, upper, strict=True) if high < MISSING * balance.expected[c]]
+    left = len(present) - len(missing)
+    names = f"; missing: {', '.join(map(str, missing))}" if missing else ""
+    variation = balance.total_variation
+    return [
+        Finding(
+            "modes",
+            _status(len(missing) / len(present), 1e-9, 0.5),
+            left,
+            len(present),
+            f"{left} of the data's {len(present)} classes are generated{names}.",
+        ),
+        Finding(
+            "class histogram",
+            # Chance alone moves a histogram of few samples far.
+            HEALTHY if balance.p_value > 1e-3 else _status(variation, 0.15, 0.5),
+            variation,
+            0.0,
+            f"{variation:.0%} of the images would have to change class to match the data (p {balance.p_value:.2g}).",
+        ),
+    ]
+
+
+def diversity_findings(
+    generated: np.ndarray, reference: np.ndarray, seed: int = 0, block: int = BLOCK
+) -> list[Finding]:  # [N, D], [M, D]
+    """Repetition and spread of generated features, beside as many reference features, drawn by the seed."""
+    generated, reference = feature_sets(least=3, generated=generated, reference=reference)
+    if not reference.std(axis=0).any():
+        raise DataError("the reference features do not vary at all; nothing can be told from them.")
+    rng, count = np.random.default_rng(seed), min(len(generated), len(reference))
+    ours, data = (one[np.sort(rng.permutation(len(one))[:count])] for one in (generated, reference))
+    near, data_near = (nearest_within(one, 1, block).distances[:, 0] for one in (ours, data))
+    bound = DUPLICATE * np.median(data_near)
+    rate, data_rate = np.mean(near <= bound), np.mean(data_near <= bound)
+    spread = float(ours.var(axis=0, dtype=np.float64).sum() / data.var(axis=0, dtype=np.float64).sum())
+    return [
+        Finding(
+            "duplicates",
+            _status(rate - data_rate, 0.05, 0.5),
+            float(rate),
+            float(data_rate),
+            f"{rate:.1%} of {count} generated images have a near copy among them, and {data_rate:.1%} of the data's.",
+        ),
+        Finding(
+            "spread",
+            _status(-spread, -0.5, -0.1),
+            spread,
+            1.0,
+            f"The features vary {spread:.2f} times as much as the data's.",
+        ),
+    ]
+
+
+def _values(history: Sequence[Mapping[str, float | None]], name: str) -> np.ndarray:  # -> f64[records with the name]
+    """None, which JSON has for what is not finite, is read so."""
+    found = [record[name] for record in history if name in record]
+    return np.array([np.nan if value is None else value for value in found], np.float64)
+
+
+def history_findings(history: Sequence[Mapping[str, float | None]], log_odds: bool = True) -> list[Finding]:
+    """What the training metrics tell: records {name: value} in order of steps, of the training split alone.
+
+    Looks for values that are not finite, steps skipped for it (`skipped/<group>`), a `loss` that ends above where it
+    began, and a discriminator whose `logit_real` and `logit_fake` no longer meet. `log_odds` is False for critics,
+    such as a Wasserstein loss's, whose outputs have no such scale.
+    """
+    names = sorted({name for record in history for name, value in record.items() if not isinstance(value, str)})
+    series = {name: _values(history, name) for name in names}
+    broken = [name for name, values in series.items() if not np.isfinite(values).all()]
+    ends_broken = [name for name in broken if not np.isfinite(series[name][-1])]
+    listed = ", ".join(broken) if broken else "none"
+    findings = [
+        Finding(
+            "finite",
+            COLLAPSED if ends_broken else SUSPICIOUS if broken else HEALTHY,
+            len(broken),
+            0,
+            f"Metrics that were not finite: {listed}{' (some to the end)' if ends_broken else ''}.",
+        )
+    ]
+    skipped = [np.nanmean(values) for name, values in series.items() if name.startswith("skipped/")]
+    if skipped:
+        worst = float(max(skipped))
+        sentence = f"{worst:.1%} of the steps were skipped, their gradients not finite."
+        findings.append(Finding("skipped steps", _status(worst, 0.001, 0.1), worst, 0.0, sentence))
+    last = slice(-max(len(history) // 4, 1), None)
+    if "loss" in series and len(series["loss"]) > 1:
+        first, final = float(series["loss"][0]), float(np.median(series["loss"][last]))
+        status = HEALTHY if final <= first else SUSPICIOUS
+        findings.append(
+            Finding("loss", status, final, first, f"The loss began at {first:.4g} and ended at {final:.4g}.")
+        )
+    if log_odds and {"logit_real", "logit_fake"} <= series.keys():
+        gap = float(np.median(series["logit_real"][last] - series["logit_fake"][last]))
+        sentence = f"The discriminator's log odds of real and generated images ended {gap:.1f} nats apart."
+        findings.append(Finding("discriminator", SUSPICIOUS if gap > WON else HEALTHY, gap, 0.0, sentence))
+    return findings

@@ -1,0 +1,122 @@
+"""Does a generator repeat its training images? Held-out images say how near is near.
+
+Three questions, each with a null under which training and held-out images are alike to the generator:
+
+- `nearer_to_train`: are generated images nearer to the training set than to the held-out set? Which of the pooled real
+  images were trained on is a label that may be permuted. (Counting generated images as independent coin tosses, a
+  binomial test, is wrong: an image in a crowded place is nearest to many of them, and its label decides for all.)
+- `copies`: is a generated image nearer to the training set, relative to the held-out set, than held-out images are?
+- `data_copying`: are generated images nearer to the training set than held-out images are? (Meehan et al. 2020)
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import scipy.stats
+
+from genimg_jax.metrics.arrays import feature_sets
+from genimg_jax.metrics.neighbours import nearest, nearest_within
+from genimg_jax.metrics.pairs import BLOCK
+
+# Of held-out images, the share that may look like copies: those of a pair that the data itself holds twice, or nearly.
+NULL_RATE = 0.001
+PAIRS = 10
+
+
+class Preference(NamedTuple):
+    """Of generated images, the share whose nearest real image was trained on; its expectation, standard deviations
+    above it and one-sided p-value if labels mean nothing."""
+
+    share: float
+    expected: float
+    z: float
+    p_value: float
+
+
+class Copies(NamedTuple):
+    """Generated images whose distance to the training set, over that to the held-out set, is below `threshold`: their
+    share, the share expected of images unlike any in training, and the one-sided p-value of the excess."""
+
+    rate: float
+    null_rate: float
+    threshold: float
+    p_value: float
+
+
+class Pair(NamedTuple):
+    """A generated image and its nearest training image; `ratio` is their distance over that to the nearest held-out."""
+
+    generated: int
+    train: int
+    distance: float
+    ratio: float
+
+
+class Audit(NamedTuple):
+    nearer_to_train: Preference
+    copies: Copies
+    data_copying: float
+    """Standard normal under the null; well below 0 where generated images are nearer to the training set than held-out
+    images are, well above where they are further away, as those of a poor generator are."""
+    closest: list[Pair]
+    """Those of least ratio, nearest first: for a person to look at."""
+
+
+def preference(to_train: np.ndarray, owners: np.ndarray, train: int, held_out: int) -> Preference:  # bool[N], i64[N]
+    """The permutation test, in closed form up to a normal approximation.
+
+    `to_train` says whether the nearest pooled image of each generated one was trained on, `owners` which image it is.
+    With c(z) generated images nearest to pooled image z, the statistic is the sum of c over a random `train` of the
+    pooled images: its mean and variance are those of sampling without replacement.
+    """
+    pooled = train + held_out
+    counts = np.bincount(owners, minlength=pooled)
+    expected = train / pooled
+    variance = train * held_out / (pooled - 1) * np.var(counts)
+    z = (to_train.sum() - expected * len(to_train)) / np.sqrt(variance) if variance else 0.0
+    return Preference(float(to_train.mean()), expected, float(z), float(scipy.stats.norm.sf(z)))
+
+
+def copies(ratios: np.ndarray, held_out_ratios: np.ndarray, null_rate: float = NULL_RATE) -> Copies:  # [N], [H]
+    """The threshold is an order statistic of the held-out images' own ratios: an image like them falls below the j-th
+    of H with probability j / (H + 1), and the number of N that do is beta-binomial, whatever the distribution."""
+    held_out = len(held_out_ratios)
+    rank = max(int(null_rate * (held_out + 1)), 1)
+    threshold = np.partition(held_out_ratios, rank - 1)[rank - 1]
+    below = int(np.sum(ratios < threshold))
+    p_value = scipy.stats.betabinom.sf(below - 1, len(ratios), rank, held_out + 1 - rank)
+    return Copies(below / len(ratios), rank / (held_out + 1), float(threshold), float(p_value))
+
+
+def data_copying(generated_to_train: np.ndarray, held_out_to_train: np.ndarray) -> float:  # [N], [H] -> f64[]
+    """The Mann-Whitney statistic, standardised (Meehan et al. 2020, section 3, over one cell)."""
+    return float(scipy.stats.ranksums(generated_to_train, held_out_to_train).statistic)
+
+
+def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:  # [N], [N] -> f64[N]: 1 where both are 0
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(above == below, 1.0, above / below)
+
+
+def audit(generated: np.ndarray, train: np.ndarray, held_out: np.ndarray, seed: int = 0, block: int = BLOCK) -> Audit:
+    """Compare generated [N, D] with training [M, D] and held-out features [H, D] of the same kind of images.
+
+    M and H may differ: every statistic is calibrated for that. The training set should be all that was trained on, or
+    copies of what is left out go unseen. Held-out images must be ones that nothing was chosen by. The seed tosses a
+    coin for generated images equally near to both sets, as images of few grey levels can be.
+    """
+    generated, train, held_out = feature_sets(generated=generated, train=train, held_out=held_out)
+    to_train, to_held_out = nearest(generated, train, 1, block), nearest(generated, held_out, 1, block)
+    near, far = to_train.distances[:, 0], to_held_out.distances[:, 0]
+    own_near = nearest(held_out, train, 1, block).distances[:, 0]
+    own_far = nearest_within(held_out, 1, block).distances[:, 0]
+    ratios = _ratio(near, far)
+    trained = (near < far) | ((near == far) & (np.random.default_rng(seed).random(len(near)) < 0.5))
+    owners = np.where(trained, to_train.indices[:, 0], len(train) + to_held_out.indices[:, 0])
+    order = np.argsort(ratios, kind="stable")[:PAIRS]
+    return Audit(
+        preference(trained, owners, len(train), len(held_out)),
+        copies(ratios, _ratio(own_near, own_far)),
+        data_copying(near, own_near),
+        [Pair(int(i), int(to_train.indices[i, 0]), float(near[i]), float(ratios[i])) for i in order],
+    )

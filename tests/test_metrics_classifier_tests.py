@@ -1,0 +1,75 @@
+"""Intervals of accuracies against their published examples, their coverage by enumeration, and class balance."""
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from genimg_jax.errors import DataError
+from genimg_jax.metrics import classifier_tests as tests
+from genimg_jax.metrics.intervals import paired_difference
+
+
+def coverages(trials, probabilities, exact):
+    """By enumeration of all outcomes."""
+    ends = np.array([tests.proportion(k, trials, exact=exact)[1:3] for k in range(trials + 1)])
+    covered = (ends[:, :1] <= probabilities) & (probabilities <= ends[:, 1:])
+    masses = scipy.stats.binom.pmf(np.arange(trials + 1)[:, None], trials, probabilities)
+    return (masses * covered).sum(axis=0)
+
+
+def test_wilson_covers_on_average_and_the_exact_interval_always():
+    probabilities = np.linspace(0.5, 0.99, 200)
+    assert 0.94 < coverages(60, probabilities, False).mean() < 0.96
+    assert coverages(60, probabilities, False).min() < 0.95 <= coverages(60, probabilities, True).min()
+
+
+def test_wilson_is_the_root_of_the_score_equation():
+    found = tests.proportion(8, 10)
+    for end in (found.low, found.high):
+        np.testing.assert_allclose((0.8 - end) ** 2, 1.959964**2 * end * (1 - end) / 10, rtol=1e-5)
+
+
+def test_accuracies_by_class():
+    labels = np.array([0, 0, 0, 2, 2])
+    found = tests.class_accuracies(np.array([0, 0, 1, 2, 0]), labels, 3)
+    assert [one and one.estimate for one in found] == [2 / 3, None, 1 / 2]
+    assert tests.accuracy(np.array([0, 0, 1, 2, 0]), labels).estimate == 3 / 5
+
+
+def test_paired_difference_of_accuracies():
+    labels, first, second = np.array([1, 1, 0, 0, 2]), np.array([1, 1, 0, 1, 2]), np.array([1, 0, 0, 1, 1])
+    found = tests.accuracy_difference(first, second, labels)
+    expected = paired_difference(np.array([1.0, 1, 1, 0, 1]), np.array([1.0, 0, 1, 0, 0]))
+    assert found == expected
+    assert found.estimate == pytest.approx(0.4)
+
+
+def test_independent_difference_is_newcombes():
+    """Newcombe 1998, table II, example (a): 56/70 - 48/80 has the interval 0.0524 to 0.3339."""
+    found = tests.independent_difference(tests.proportion(56, 70), tests.proportion(48, 80))
+    np.testing.assert_allclose(found[:3], (0.2, 0.0524, 0.3339), atol=5e-5)
+
+
+def test_class_balance():
+    reference = np.repeat(np.arange(4), 50)
+    same = tests.class_balance(np.repeat(np.arange(4), 10), reference, 5)
+    assert (same.total_variation, same.p_value) == (0, 1)
+    swapped = tests.class_balance(np.repeat([0, 1, 2, 2], 10), reference, 5)
+    np.testing.assert_allclose(swapped.shares, [0.25, 0.25, 0.5, 0, 0])
+    np.testing.assert_allclose(swapped.total_variation, 0.25)
+    assert swapped.p_value < 1e-3
+
+
+def test_class_balance_p_values_are_uniform_under_the_null():
+    rng = np.random.default_rng(0)
+    found = [tests.class_balance(*rng.integers(6, size=(2, 300)), 6).p_value for _ in range(500)]
+    assert scipy.stats.kstest(found, "uniform").pvalue > 1e-3
+
+
+def test_refusals():
+    with pytest.raises(DataError, match="class numbers"):
+        tests.accuracy(np.array([0.5]), np.array([1]))
+    with pytest.raises(DataError, match="3 predictions for 2"):
+        tests.accuracy(np.array([1, 2, 3]), np.array([1, 2]))
+    with pytest.raises(DataError, match="there are 3 classes"):
+        tests.class_balance(np.array([3]), np.array([0]), 3)

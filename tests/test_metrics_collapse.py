@@ -1,0 +1,125 @@
+"""Planted collapse is flagged with its evidence; a generator as good as the data is healthy."""
+
+import json
+
+import numpy as np
+import pytest
+
+from genimg_jax.errors import DataError
+from genimg_jax.metrics import collapse
+
+
+def statuses(findings):
+    return {finding.name: finding.status for finding in findings}
+
+
+def diversity(generated, reference):
+    return statuses(collapse.diversity_findings(generated, reference, block=512))
+
+
+def data(rng, count):  # -> f32[count, 20]: ten clusters
+    return (3 * np.eye(10, 20)[rng.integers(10, size=count)] + rng.normal(size=(count, 20))).astype(np.float32)
+
+
+def test_a_generator_as_good_as_the_data_is_healthy():
+    rng = np.random.default_rng(0)
+    assert set(diversity(data(rng, 400), data(rng, 600)).values()) == {"healthy"}
+    for count in (30, 5000):
+        classes = rng.integers(10, size=(2, count))
+        assert set(statuses(collapse.class_findings(*classes, 10)).values()) == {"healthy"}
+
+
+def test_a_slightly_blurry_and_unbalanced_generator_is_still_healthy():
+    """As every VAE's samples are; significance alone would condemn them."""
+    rng = np.random.default_rng(1)
+    assert set(diversity(0.85 * data(rng, 400), data(rng, 400)).values()) == {"healthy"}
+    shares = np.full(10, 0.1) + np.array([0.02, -0.02] * 5)
+    found = collapse.class_findings(rng.choice(10, 20_000, p=shares), rng.integers(10, size=20_000), 10)
+    assert set(statuses(found).values()) == {"healthy"}
+
+
+def test_one_image_for_all_has_collapsed():
+    rng = np.random.default_rng(2)
+    reference = data(rng, 400)
+    found = diversity(reference[:1] + 1e-3 * rng.normal(size=(400, 20)), reference)
+    assert found == {"duplicates": "collapsed", "spread": "collapsed"}
+
+
+def test_a_few_images_repeated_are_duplicates_though_they_spread():
+    rng = np.random.default_rng(3)
+    found = diversity(data(rng, 12)[rng.integers(12, size=400)], data(rng, 400))
+    assert found == {"duplicates": "collapsed", "spread": "healthy"}
+
+
+def test_duplicates_of_the_data_are_no_fault_of_the_generator():
+    rng = np.random.default_rng(4)
+    twice = np.repeat(data(rng, 200), 2, axis=0)
+    assert diversity(np.repeat(data(rng, 200), 2, axis=0), twice)["duplicates"] == "healthy"
+
+
+def test_missing_classes_are_counted_and_named():
+    rng = np.random.default_rng(5)
+    reference = rng.integers(10, size=5000)
+    modes, histogram = collapse.class_findings(rng.integers(8, size=1000), reference, 10)
+    assert (modes.status, modes.value, modes.expected) == ("suspicious", 8, 10)
+    assert "8, 9" in modes.sentence
+    assert histogram.status == "suspicious"
+    modes, histogram = collapse.class_findings(np.zeros(1000, int), reference, 10)
+    assert (modes.status, modes.value, histogram.status) == ("collapsed", 1, "collapsed")
+
+
+def test_a_class_that_few_samples_happen_to_miss_is_not_missing():
+    found = collapse.class_findings(np.arange(9), np.random.default_rng(6).integers(10, size=5000), 10)
+    assert set(statuses(found).values()) == {"healthy"}
+
+
+def records(**series):
+    length = max(map(len, series.values()))
+    return [
+        {"step": i, "split": "train", **{name: values[i] for name, values in series.items() if i < len(values)}}
+        for i in range(length)
+    ]
+
+
+HEALTHY_RUN = {"loss": [9.0, 5, 4, 3], "skipped/model": [0.0] * 4}
+
+
+@pytest.mark.parametrize(
+    ("changes", "name", "status"),
+    [
+        ({}, None, "healthy"),
+        ({"loss": [9.0, 5, float("nan"), 3]}, "finite", "suspicious"),
+        ({"loss": [9.0, 5, 4, None]}, "finite", "collapsed"),
+        ({"skipped/model": [0.0, 0.01, 0, 0]}, "skipped steps", "suspicious"),
+        ({"skipped/model": [0.0, 1, 1, 1]}, "skipped steps", "collapsed"),
+        ({"loss": [9.0, 5, 4, 11]}, "loss", "suspicious"),
+        ({"logit_real": [1.0, 2, 8, 8], "logit_fake": [-1.0, -2, -8, -8]}, "discriminator", "suspicious"),
+        ({"logit_real": [8.0, 8, 8, 1], "logit_fake": [-8.0, -8, -8, -1]}, None, "healthy"),
+    ],
+)
+def test_histories(changes, name, status):
+    found = collapse.verdict(collapse.history_findings(records(**{**HEALTHY_RUN, **changes})))
+    assert found.status == status
+    if name:
+        assert (found.findings[0].name, found.findings[0].status) == (name, status)
+
+
+def test_a_critic_has_no_log_odds():
+    won = records(logit_real=[50.0] * 4, logit_fake=[-50.0] * 4)
+    assert collapse.verdict(collapse.history_findings(won)).status == "suspicious"
+    assert collapse.verdict(collapse.history_findings(won, log_odds=False)).status == "healthy"
+
+
+def test_the_verdict_is_the_worst_and_can_be_written_down():
+    rng = np.random.default_rng(7)
+    found = collapse.verdict(
+        collapse.class_findings(np.zeros(1000, int), rng.integers(10, size=1000), 10)
+        + collapse.history_findings(records(**HEALTHY_RUN))
+        + collapse.diversity_findings(data(rng, 100), data(rng, 100), block=128)
+    )
+    assert found.status == "collapsed"
+    order = [collapse.STATUSES.index(finding.status) for finding in found.findings]
+    assert order == sorted(order, reverse=True)
+    assert json.loads(json.dumps(found))[0] == "collapsed"
+    with pytest.raises(DataError, match="vary"):
+        collapse.diversity_findings(data(rng, 10), np.ones((10, 20)))

@@ -1,0 +1,112 @@
+"""The audit finds planted copies, and calls an innocent generator innocent as often as it says it does."""
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from genimg_jax.metrics.memorisation import audit, copies, preference
+
+BLOCK = 512
+
+
+def images(rng, count, width=32):  # -> f32[count, width]
+    """Clusters of unequal density, so that distances alone say little."""
+    scale = rng.choice([0.3, 1.0, 3.0], size=(count, 1))
+    return (scale * rng.normal(size=(count, width)) + 4 * rng.integers(3, size=(count, 1))).astype(np.float32)
+
+
+def test_one_copy_in_a_hundred_is_found():
+    rng = np.random.default_rng(0)
+    train, held_out, generated = images(rng, 1500), images(rng, 500), images(rng, 1000)
+    planted, source = rng.permutation(1000)[:10], rng.permutation(1500)[:10]
+    generated[planted] = train[source] + 0.01 * rng.normal(size=(10, 32)).astype(np.float32)
+    found = audit(generated, train, held_out, block=BLOCK)
+    assert {(pair.generated, pair.train) for pair in found.closest} == set(zip(planted, source, strict=True))
+    # 500 held-out images allow one of them, or 0.2 %, to look like a copy.
+    assert 0.01 <= found.copies.rate <= 0.014
+    assert found.copies.p_value < 0.02
+    assert found.closest == sorted(found.closest, key=lambda pair: pair.ratio)
+
+
+def test_exact_copies_are_at_ratio_zero_and_images_of_both_sets_at_one():
+    rng = np.random.default_rng(1)
+    train, held_out = images(rng, 300), images(rng, 300)
+    held_out[0] = train[0]
+    found = audit(np.stack([train[0], train[5], held_out[7]]), train, held_out, block=BLOCK)
+    pairs = {pair.generated: pair for pair in found.closest}
+    assert (pairs[1].distance, pairs[1].ratio, pairs[1].train) == (0, 0, 5)
+    assert pairs[0].ratio == 1
+    assert pairs[2].ratio == np.inf
+
+
+def null(rng, generated, train, held_out, width):
+    return audit(
+        *(rng.normal(size=(n, width)) for n in (generated, train, held_out)), seed=int(rng.integers(9)), block=BLOCK
+    )
+
+
+def test_independent_sets_give_the_null():
+    """At once for every statistic; 1,500 generated images to 300 real ones, where coin tosses are far from enough."""
+    rng = np.random.default_rng(2)
+    found = [null(rng, 1500, 200, 100, 24) for _ in range(80)]
+    z = np.array([one.nearer_to_train.z for one in found])
+    assert abs(z.mean()) < 4 / np.sqrt(len(z))
+    assert 0.8 < z.std() < 1.2
+    shares = np.array([one.nearer_to_train.share for one in found])
+    tosses = (shares - 2 / 3) / np.sqrt(2 / 9 / 1500)
+    assert tosses.std() > 1.7
+    rates = np.array([one.copies.rate for one in found])
+    expected = found[0].copies.null_rate
+    assert abs(rates.mean() - expected) < 4 * rates.std() / np.sqrt(len(rates))
+    assert abs(np.mean([one.data_copying for one in found])) < 4 / np.sqrt(len(found))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("generated", "train", "held_out", "width"), [(500, 500, 500, 64), (1000, 400, 100, 8)])
+def test_rejection_rates_under_the_null(generated, train, held_out, width):
+    """At 5 %, of 1,000 innocent generators: between 3 and 7 % are accused by each test of copying."""
+    rng = np.random.default_rng(width)
+    found = [null(rng, generated, train, held_out, width) for _ in range(1000)]
+    assert 0.03 <= np.mean([one.nearer_to_train.p_value < 0.05 for one in found]) <= 0.07
+    assert 0.03 <= np.mean([abs(one.data_copying) > 1.96 for one in found]) <= 0.07
+    # Beta-binomial: the p-value takes few values, so the rate can only be bounded.
+    assert np.mean([one.copies.p_value < 0.05 for one in found]) <= 0.07
+
+
+def test_a_generator_that_lives_near_its_training_images_is_caught_without_a_single_copy():
+    rng = np.random.default_rng(3)
+    train, held_out = rng.normal(size=(2, 400, 16)).astype(np.float32)
+    generated = train + 0.7 * rng.normal(size=train.shape).astype(np.float32)
+    found = audit(generated / np.sqrt(1.49), train, held_out, block=BLOCK)
+    assert found.nearer_to_train.p_value < 1e-6
+    assert found.data_copying < -3
+
+
+def test_a_blurry_generator_is_not_accused():
+    """Samples drawn towards the mean are near to everything; only what compares both sets can tell."""
+    rng = np.random.default_rng(4)
+    train, held_out, generated = rng.normal(size=(3, 500, 16)).astype(np.float32)
+    found = audit(0.5 * generated, train, held_out, block=BLOCK)
+    assert found.nearer_to_train.p_value > 0.01
+    assert found.copies.p_value > 0.01
+
+
+def test_preference_has_the_mean_and_variance_of_random_labels():
+    rng = np.random.default_rng(5)
+    owners = rng.choice(30, size=200, p=rng.dirichlet(np.full(30, 0.3)))
+    found = preference(owners < 20, owners, 20, 10)
+    shuffled = [np.isin(owners, rng.permutation(30)[:20]).sum() for _ in range(4000)]
+    np.testing.assert_allclose(found.expected, 2 / 3)
+    z = ((owners < 20).sum() - np.mean(shuffled)) / np.std(shuffled)
+    np.testing.assert_allclose(found.z, z, atol=0.1)
+    np.testing.assert_allclose(found.p_value, scipy.stats.norm.sf(found.z))
+
+
+def test_copies_are_counted_against_ranks_alone():
+    """Two of five lie below the least of nine: the chance of at least that, by enumeration of orders."""
+    held_out, ratios = np.arange(1.0, 10.0), np.array([0.1, 0.5, 3.0, 4.0, 20.0])
+    found = copies(ratios, held_out)
+    assert (found.rate, found.null_rate, found.threshold) == (0.4, 0.1, 1.0)
+    # The two least of all fourteen must both be generated: 5/14 x 4/13.
+    np.testing.assert_allclose(found.p_value, 5 / 14 * 4 / 13)
+    np.testing.assert_allclose(copies(np.exp(ratios), np.exp(held_out)).p_value, found.p_value)
