@@ -7,7 +7,7 @@ import pytest
 import scipy.stats
 
 from genimg_jax.core import item_keys
-from genimg_jax.objectives import paths, weightings
+from genimg_jax.objectives import paths, targets, weightings
 
 PATHS = {
     "linear_beta": paths.linear_beta(),
@@ -17,14 +17,17 @@ PATHS = {
     "rectified": paths.rectified(),
     "variance_exploding": paths.variance_exploding(),
 }
-EDM = paths.edm_target(0.5)
+EDM = targets.edm_target(0.5)
 TARGETS = (
-    paths.image_target,
-    paths.noise_target,
-    paths.angular_velocity_target,
-    paths.flow_velocity_target,
+    targets.image_target,
+    targets.noise_target,
+    targets.angular_velocity_target,
+    targets.flow_velocity_target,
     EDM,
 )
+
+
+WEIGHTINGS = (weightings.noise_error, weightings.variational, weightings.edm(0.5), weightings.min_snr())
 
 
 @pytest.fixture
@@ -85,14 +88,20 @@ def example(seed, dtype):
 @pytest.mark.parametrize("name", PATHS)
 def test_every_target_gives_every_other(name, double):
     path, t = PATHS[name], jnp.asarray(times(name)[-8:])
-    image, noise = example(0, float)
-    noisy = paths.mix(path, t, image, noise)
-    for source in TARGETS:
-        prediction = paths.value(source, path, t, image, noise)
-        for target in TARGETS:
-            found = paths.convert(path, t, noisy, prediction, source, target)
-            expected = paths.value(target, path, t, image, noise)
-            np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6 * float(jnp.abs(expected).max()))
+
+    @jax.jit
+    def conversions(image, noise):  # -> converted and direct, of each source and target
+        noisy = paths.mix(path, t, image, noise)
+        values = [targets.value(target, path, t, image, noise) for target in TARGETS]
+        return values, [
+            [targets.convert(path, t, noisy, value, source, target) for target in TARGETS]
+            for source, value in zip(TARGETS, values, strict=True)
+        ]
+
+    expected, found = conversions(*example(0, float))
+    for converted in found:
+        for value, direct in zip(converted, expected, strict=True):
+            np.testing.assert_allclose(value, direct, rtol=1e-6, atol=1e-6 * np.abs(direct).max())
 
 
 @pytest.mark.parametrize("name", PATHS)
@@ -103,12 +112,12 @@ def test_conversions_are_stable_in_float32_where_the_target_determines_the_image
     image, noise = example(1, jnp.float32)
     noisy = paths.mix(path, t, image, noise)
     steep = path.bounds[1] > 1 or name == "linear_beta"  # alone at its end, a velocity there is lost in rounding
-    for source in (paths.angular_velocity_target, EDM) if steep else (*TARGETS[2:4], EDM):
-        prediction = paths.value(source, path, t, image, noise)
-        found = paths.convert(path, t, noisy, prediction, source, paths.image_target)
+    for source in (targets.angular_velocity_target, EDM) if steep else (*TARGETS[2:4], EDM):
+        prediction = targets.value(source, path, t, image, noise)
+        found = targets.convert(path, t, noisy, prediction, source, targets.image_target)
         scale = 1 + paths.noise_level(path, t)[:4].max()
         np.testing.assert_allclose(found[:4], image[:4], atol=1e-5)
-        found = paths.convert(path, t, noisy, prediction, source, paths.noise_target)
+        found = targets.convert(path, t, noisy, prediction, source, targets.noise_target)
         np.testing.assert_allclose(found[4:], noise[4:], atol=2e-5 * float(scale))
 
 
@@ -120,12 +129,12 @@ def test_velocities_are_derivatives(double):
         path = PATHS[name]
         slope = (paths.mix(path, t + h, image, noise) - paths.mix(path, t - h, image, noise)) / (2 * h)
         np.testing.assert_allclose(
-            paths.value(paths.flow_velocity_target, path, t, image, noise), slope, rtol=1e-6, atol=1e-6
+            targets.value(targets.flow_velocity_target, path, t, image, noise), slope, rtol=1e-6, atol=1e-6
         )
         if name != "rectified":
             angle = [jnp.arctan(paths.noise_level(path, x)) for x in (t - h, t + h)]
             by_angle = slope * paths.per_example(2 * h / (angle[1] - angle[0]), slope)
-            v = paths.value(paths.angular_velocity_target, path, t, image, noise)
+            v = targets.value(targets.angular_velocity_target, path, t, image, noise)
             np.testing.assert_allclose(by_angle, v, rtol=1e-5, atol=1e-5)
 
 
@@ -145,15 +154,15 @@ def test_edm_preconditioning_matches_table_1():
     path = PATHS["variance_exploding"]
 
     def predict(x, t):
-        scaled = paths.per_example(paths.input_scale(path, t, data_std), x) * x
+        scaled = paths.per_example(targets.input_scale(path, t, data_std), x) * x
         return jnp.tanh(scaled) + 0.3 * scaled
 
-    denoise = paths.denoiser(path, EDM, predict)
+    denoise = targets.denoiser(path, EDM, predict)
     np.testing.assert_allclose(
         denoise(jnp.asarray(z, jnp.float32), jnp.asarray(level, jnp.float32)), expected, atol=1e-6
     )
     t = jnp.asarray(level, jnp.float32)
-    np.testing.assert_allclose(weightings.edm(data_std)(path, paths.image_target, t), 1 / out**2, rtol=1e-6)
+    np.testing.assert_allclose(weightings.edm(data_std)(path, targets.image_target, t), 1 / out**2, rtol=1e-6)
     np.testing.assert_allclose(weightings.edm(data_std)(path, EDM, t), 1, rtol=2e-6)
 
 
@@ -162,7 +171,7 @@ def test_noise_prediction_matches_table_1():
     level = np.geomspace(0.01, 100, 8).reshape(-1, 1, 1, 1)
     z = np.random.default_rng(4).normal(size=(8, 2, 2, 1)) * level
     expected = z - level * np.tanh(z / np.sqrt(level**2 + 1))
-    denoise = paths.denoiser(PATHS["linear_beta"], paths.noise_target, lambda x, t: jnp.tanh(x))
+    denoise = targets.denoiser(PATHS["linear_beta"], targets.noise_target, lambda x, t: jnp.tanh(x))
     found = denoise(jnp.asarray(z, jnp.float32), jnp.asarray(level.ravel(), jnp.float32))
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6 * level.max())
 
@@ -175,22 +184,25 @@ def test_min_snr_matches_its_paper(name):
     weighting, limited = weightings.min_snr(5.0), np.minimum(snr, 5)
     for target, expected in zip(TARGETS[:3], (limited, limited / snr, limited / (snr + 1)), strict=True):
         np.testing.assert_allclose(weighting(path, target, t), expected, rtol=1e-5)
-    np.testing.assert_allclose(weightings.noise_error(path, paths.noise_target, t), 1, rtol=1e-5)
+    np.testing.assert_allclose(weightings.noise_error(path, targets.noise_target, t), 1, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", PATHS)
 def test_a_weighting_of_the_image_does_not_depend_on_the_target(name, double):
     """A wrong image counts the same, whichever prediction said so."""
     path, t = PATHS[name], jnp.asarray(times(name)[-7:-1])
-    image, noise = (x[:6] for x in example(5, float))
-    noisy = paths.mix(path, t, image, noise)
-    for weighting in (weightings.noise_error, weightings.variational, weightings.edm(0.5), weightings.min_snr()):
-        losses = []
+
+    @jax.jit
+    def losses(image, noise):  # -> of each target and weighting
+        noisy, found = paths.mix(path, t, image, noise), []
         for target in TARGETS:
-            wrong = paths.convert(path, t, noisy, image + 0.1, paths.image_target, target)
-            error = jnp.sum((wrong - paths.value(target, path, t, image, noise)) ** 2, axis=(1, 2, 3))
-            losses.append(weighting(path, target, t) * error)
-        np.testing.assert_allclose(losses[1:], np.broadcast_to(losses[0], (4, 6)), rtol=1e-6)
+            wrong = targets.convert(path, t, noisy, image + 0.1, targets.image_target, target)
+            error = jnp.sum((wrong - targets.value(target, path, t, image, noise)) ** 2, axis=(1, 2, 3))
+            found.append(jnp.stack([weighting(path, target, t) * error for weighting in WEIGHTINGS]))
+        return jnp.stack(found)
+
+    found = np.asarray(losses(*(x[:6] for x in example(5, float))))
+    np.testing.assert_allclose(found[1:], np.broadcast_to(found[0], found[1:].shape), rtol=1e-6)
 
 
 UNIFORM = (np.arange(999) + 1) / 1000
@@ -225,17 +237,17 @@ def test_discrete_times_are_equally_frequent():
 
 def test_uniform_numbers_are_spread_and_inside():
     index = jnp.arange(4096)
-    spread = np.asarray(weightings.stratified(jax.random.key(0), index))
-    alone = np.asarray(weightings.independent(item_keys(jax.random.key(0), index)))
+    keys = item_keys(jax.random.key(0), index)
+    spread, alone = (np.asarray(u) for u in (weightings.stratified(keys[0], index), weightings.independent(keys)))
     for u in (spread, alone):
         assert 0 < u.min() < u.max() < 1
         assert np.isfinite(jax.scipy.special.ndtri(jnp.asarray(u))).all()
     # The largest gap from the uniform distribution: about log(n) / n if spread, and 1 / sqrt(n) if not.
     assert scipy.stats.kstest(spread[1000:2000], "uniform").statistic < 3e-3
     assert scipy.stats.kstest(alone, "uniform").pvalue > 1e-3
-    starts = [weightings.stratified(jax.random.key(seed), jnp.array([3]))[0] for seed in range(500)]
+    starts = jax.vmap(weightings.stratified, (0, None))(keys[:500], jnp.array(3))
     assert scipy.stats.kstest(starts, "uniform").pvalue > 1e-3
-    np.testing.assert_array_equal(weightings.stratified(jax.random.key(0), index[2048:]), spread[2048:])
+    np.testing.assert_array_equal(weightings.stratified(keys[0], index[2048:]), spread[2048:])
 
 
 def test_learned_ends_have_gradients():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from genimg_jax.core import item_keys
-from genimg_jax.objectives import paths
+from genimg_jax.objectives import paths, targets
 from genimg_jax.samplers import grids, likelihood
 
 RNG = np.random.default_rng(0)
@@ -103,10 +103,10 @@ def test_hutchinson_is_within_its_standard_error():
 @pytest.mark.parametrize(
     ("path", "target"),
     [
-        (paths.rectified(), paths.flow_velocity_target),
-        (paths.cosine(), paths.angular_velocity_target),
-        (paths.linear_beta(), paths.noise_target),
-        (paths.variance_exploding(), paths.edm_target(0.5)),
+        (paths.rectified(), targets.flow_velocity_target),
+        (paths.cosine(), targets.angular_velocity_target),
+        (paths.linear_beta(), targets.noise_target),
+        (paths.variance_exploding(), targets.edm_target(0.5)),
     ],
     ids=["rectified", "cosine", "linear_beta", "edm"],
 )
@@ -117,12 +117,12 @@ def test_every_path_has_the_same_density(path, target):
     def predict(x, t):
         level = paths.noise_level(path, t)
         z = x / paths.per_example(path.alpha(t), x)
-        return paths.convert(path, t, x, ideal(z, level), paths.image_target, target)
+        return targets.convert(path, t, x, ideal(z, level), targets.image_target, target)
 
     x = data(MIXTURE, 4).reshape(4, 2, 2, 1)
     grid = grids.log_uniform(200, LEAST, 50.0)[-2::-1]
     found, expected = (
         jax.jit(lambda x, d=d: likelihood.log_density(d, x, grid))(x).log_prob
-        for d in (paths.denoiser(path, target, predict), ideal)
+        for d in (targets.denoiser(path, target, predict), ideal)
     )
     np.testing.assert_allclose(found, expected, atol=5e-3)

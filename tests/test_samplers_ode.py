@@ -10,7 +10,7 @@ import pytest
 import scipy.integrate
 
 from genimg_jax.core import item_keys
-from genimg_jax.objectives import paths
+from genimg_jax.objectives import paths, targets
 from genimg_jax.samplers import grids, ode, sde
 from genimg_jax.samplers.guidance import guide
 
@@ -135,7 +135,7 @@ def test_ancestral_and_ddim_match_their_papers():
     kept = np.cumprod(1 - betas)
     path = paths.discrete(betas)
     ks = np.arange(1000, 0, -1)
-    denoise = paths.denoiser(path, paths.noise_target, lambda x, t: jnp.tanh(x + paths.per_example(t, x)))
+    denoise = targets.denoiser(path, targets.noise_target, lambda x, t: jnp.tanh(x + paths.per_example(t, x)))
     at_steps = jnp.append(paths.noise_level(path, jnp.asarray(ks / 1000, jnp.float32)), 0.0)
     start = np.random.default_rng(3).normal(size=(4, 2))
 
@@ -173,7 +173,7 @@ def test_euler_on_the_linear_grid_is_eulers_method_for_rectified_flow():
     times = np.append(np.linspace(0.9999, 1 / 20, 20), 0)
     for t, following in itertools.pairwise(times):
         x = x + (following - t) * np.asarray(velocity(jnp.asarray(x, jnp.float32), jnp.full(4, t, jnp.float32)))
-    denoise = paths.denoiser(path, paths.flow_velocity_target, velocity)
+    denoise = targets.denoiser(path, targets.flow_velocity_target, velocity)
     found = jax.jit(lambda x: ode.integrate(ode.euler, denoise, x * (1 + grid[0]), grid, KEYS))(start)
     np.testing.assert_allclose(found, x, atol=1e-3)
 

@@ -10,7 +10,7 @@ import scipy.integrate
 import scipy.special
 import scipy.stats
 
-from genimg_jax.objectives import paths, variational
+from genimg_jax.objectives import paths, targets, variational
 
 LEVELS = 5
 VALUES = np.linspace(-1, 1, LEVELS)
@@ -36,7 +36,7 @@ def terms(path, masses, image, shrink, steps):  # -> prior, reconstruction and l
         deviations = (x - distances) / paths.per_example(path.sigma(t), x)
         shares = jax.nn.softmax(jnp.log(masses).reshape(1, 1, 1, -1) - 0.5 * deviations**2)
         clean = shrink * jnp.sum(shares * jnp.asarray(VALUES, jnp.float32).reshape(1, 1, 1, -1), -1, keepdims=True)
-        return paths.convert(path, t, x, clean, paths.image_target, paths.noise_target)
+        return targets.convert(path, t, x, clean, targets.image_target, targets.noise_target)
 
     error = jnp.sum((noise - predict(paths.mix(path, grid_t, images, noise), grid_t)) ** 2, axis=(1, 2, 3))
     if steps:

@@ -11,7 +11,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from genimg_jax.objectives.paths import Path, Target, determinant
+from genimg_jax.objectives.paths import Path
+from genimg_jax.objectives.targets import Target, determinant
 
 Weighting = Callable[[Path, Target, jax.Array], jax.Array]
 """(path, target, t f32[B]) -> f32[B], the factor of the squared error of the prediction."""
