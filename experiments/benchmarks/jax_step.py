@@ -22,19 +22,14 @@ def make(problem: Problem, variant: str) -> tuple[Callable[[int], float], dict]:
 
     import jax  # after the runtime's settings
 
-    from genimg_jax import core, families
-    from genimg_jax.engine import config, parallel, program
+    from genimg_jax.engine import parallel
 
-    groups = families.load(problem.family).GROUPS
-    adam = {"learning_rate": problem.optimizer["learning_rate"], "arguments": {"b1": problem.optimizer["b1"]}}
-    experiment = config.experiment(
-        problem.family,
-        model=problem.model,
-        optimizer=adam if len(groups) == 1 else dict.fromkeys(groups, adam),
-        train={"batch_size": problem.batch_size},
-        evaluate={"batch_size": problem.batch_size},
-    )
-    built = program.build(config.resolve(experiment), core.Spec(problem.image_shape, 0, problem.levels), problem.levels)
+    if problem.family == "denoiser":
+        import denoiser
+
+        built = denoiser.build(problem)
+    else:
+        built = program_of(problem)
     state = built.init(np.int32(0))
     indices = np.arange(problem.batch_size, dtype=np.int32)
     data = itertools.cycle([{"image": image, "index": indices} for image in batches(problem)])
@@ -52,3 +47,21 @@ def make(problem: Problem, variant: str) -> tuple[Callable[[int], float], dict]:
         "settings": applied.removeprefix("runtime: "),
         "parameters": sum(x.size for x in jax.tree.leaves(state.params)),
     }
+
+
+def program_of(problem: Problem):
+    """The problem's family as `genimg train` compiles it."""
+    from genimg_jax import core, families
+    from genimg_jax.engine import config, program
+
+    groups = families.load(problem.family).GROUPS
+    adam = {"learning_rate": problem.optimizer["learning_rate"], "arguments": {"b1": problem.optimizer["b1"]}}
+    experiment = config.experiment(
+        problem.family,
+        model=problem.model,
+        optimizer=adam if len(groups) == 1 else dict.fromkeys(groups, adam),
+        train={"batch_size": problem.batch_size},
+        evaluate={"batch_size": problem.batch_size},
+    )
+    spec = core.Spec(problem.image_shape, 0, problem.levels)
+    return program.build(config.resolve(experiment), spec, problem.levels)

@@ -6,8 +6,8 @@ import numpy as np
 
 
 class Problem(NamedTuple):
-    family: str
-    model: dict  # the family's options
+    family: str  # or 'denoiser', a network by itself
+    model: dict  # the family's options, or the network and its fields
     image_shape: tuple[int, int, int]
     batch_size: int
     optimizer: dict  # Adam: learning_rate, b1
@@ -83,6 +83,33 @@ PROBLEMS = {
         model={"width": 256, "depth": 6, "heads": 4},
         image_shape=(16, 16, 1),
         batch_size=16,
+        optimizer=ADAM,
+        runtime={"cpu_tuning": True, "host_devices": 2},
+        torch=PLAIN,
+    ),
+    "unet": Problem(
+        family="denoiser",
+        model={"network": "unet", "width": 64, "multipliers": (1, 2, 2), "blocks": 1, "attention": (16,)},
+        image_shape=(32, 32, 3),
+        batch_size=32,
+        optimizer=ADAM,
+        runtime={"cpu_tuning": True, "host_devices": 2},
+        torch=CONVOLUTIONS,
+    ),
+    "dit_4": Problem(
+        family="denoiser",
+        model={"network": "dit", "patch": 4, "width": 256, "depth": 6, "heads": 4},
+        image_shape=(32, 32, 3),
+        batch_size=64,
+        optimizer=ADAM,
+        runtime={"cpu_tuning": True, "host_devices": 1},
+        torch=PLAIN,
+    ),
+    "dit_2": Problem(
+        family="denoiser",
+        model={"network": "dit", "patch": 2, "width": 256, "depth": 6, "heads": 4},
+        image_shape=(32, 32, 3),
+        batch_size=32,
         optimizer=ADAM,
         runtime={"cpu_tuning": True, "host_devices": 2},
         torch=PLAIN,

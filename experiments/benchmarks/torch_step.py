@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Callable
 
 import torch
+import torch_denoisers
 import torch_sequences
 from problems import Problem, batches
 from torch import nn
@@ -24,7 +25,8 @@ def make(problem: Problem, variant: str) -> tuple[Callable[[int], float], dict]:
     if problem.family in makers:
         modules, step = makers[problem.family](problem, compiler)
     else:
-        modules, step = single(torch_sequences.MODELS[problem.family](problem), problem, compiler)
+        models = {**torch_sequences.MODELS, **torch_denoisers.MODELS}
+        modules, step = single(models[problem.family](problem), problem, compiler)
     if channels_last:
         for module in modules:
             module.to(memory_format=torch.channels_last)

@@ -24,11 +24,24 @@ def causal_attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.
     times faster.
     """  # 3 x [B, heads, T, D] -> [B, heads, T, D]
     if jax.default_backend() == "gpu":
-        implementation = "cudnn" if query.dtype.itemsize == 2 else "xla"
-        query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
-        found = jax.nn.dot_product_attention(query, key, value, is_causal=True, implementation=implementation)
-        return found.swapaxes(1, 2)
+        return _fused_attention(query, key, value, is_causal=True)
     return masked_attention(query, key, value, 0)
+
+
+def full_attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    """The same of every slot to all slots."""  # [B, heads, T, D], 2 x [B, heads, S, D] -> [B, heads, T, D]
+    if jax.default_backend() == "gpu":
+        return _fused_attention(query, key, value, is_causal=False)
+    # Scaling the query, not the scores, is one pass less over the largest array.
+    scores = jnp.einsum("bhnd,bhsd->bhns", query / math.sqrt(query.shape[-1]), key).astype(jnp.float32)
+    return jnp.einsum("bhns,bhsd->bhnd", jax.nn.softmax(scores).astype(value.dtype), value)
+
+
+def _fused_attention(query: jax.Array, key: jax.Array, value: jax.Array, is_causal: bool) -> jax.Array:
+    implementation = "cudnn" if query.dtype.itemsize == 2 else "xla"
+    query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
+    found = jax.nn.dot_product_attention(query, key, value, is_causal=is_causal, implementation=implementation)
+    return found.swapaxes(1, 2)
 
 
 def masked_attention(query: jax.Array, key: jax.Array, value: jax.Array, first: int | jax.Array) -> jax.Array:

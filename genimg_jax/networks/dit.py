@@ -1,0 +1,154 @@
+"""A diffusion Transformer with adaptive layer normalisation (Peebles and Xie 2023, "adaLN-Zero").
+
+An image is cut into patches, a token each; every block is told the noise level and the class as scales, shifts and
+gates of what it does, all 0 at first: it then hands on what it is given. Tokens that are no patches may stand in
+front: registers (Darcet et al. 2024), the class once more in context, and a given context such as an encoded text.
+See `denoising` for what goes in and out.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from genimg_jax.errors import ConfigError
+from genimg_jax.networks.conditioning import ClassEmbedding
+from genimg_jax.networks.denoising import Condition, SelfAttention, normal, or_null
+from genimg_jax.networks.layers import Dense
+
+
+def patchify(image: jax.Array, patch: int) -> jax.Array:
+    """Patches of `patch` x `patch` pixels in raster order, the values of each in raster order.
+
+    Raises `ConfigError` where they do not divide the image.
+    """  # [B, H, W, C] -> [B, H W / patch^2, patch^2 C]
+    batch, height, width, channels = image.shape
+    if height % patch or width % patch:
+        raise ConfigError(f"patches of {patch}x{patch} do not divide a {height}x{width} image; resize it or them.")
+    x = image.reshape(batch, height // patch, patch, width // patch, patch, channels)
+    return x.swapaxes(2, 3).reshape(batch, -1, patch * patch * channels)
+
+
+def unpatchify(tokens: jax.Array, patch: int, height: int, width: int) -> jax.Array:
+    """The inverse of `patchify`."""  # [B, H W / patch^2, patch^2 C] -> [B, H, W, C]
+    x = tokens.reshape(tokens.shape[0], height // patch, width // patch, patch, patch, -1)
+    return x.swapaxes(2, 3).reshape(tokens.shape[0], height, width, -1)
+
+
+def places(height: int, width: int, features: int) -> np.ndarray:
+    """Sines and cosines of a token's row, then of its column (Vaswani et al. 2017 section 3.5, a half for each)."""
+    # -> f32[height width, features]
+    frequencies = 10_000.0 ** -(np.arange(features // 4) / (features / 4))
+    rows, columns = np.divmod(np.arange(height * width), width)
+    angles = [np.outer(axis, frequencies) for axis in (rows, columns)]
+    return np.concatenate([f(a) for a in angles for f in (np.sin, np.cos)], axis=1).astype(np.float32)
+
+
+def modulate(x: jax.Array, scale: jax.Array, shift: jax.Array) -> jax.Array:
+    """Normalised over its features, then scaled and shifted."""  # [B, S, F], 2 x [B, 1, F] -> [B, S, F]
+    return nn.LayerNorm(use_bias=False, use_scale=False)(x) * (1 + scale) + shift
+
+
+def modulation(parts: int, condition: jax.Array, features: int, name: str) -> list[jax.Array]:
+    # [B, E] -> parts x [B, 1, features]
+    all_parts = nn.Dense(parts * features, kernel_init=nn.initializers.zeros, name=name)(condition)
+    return jnp.split(all_parts[:, None], parts, axis=-1)
+
+
+class Block(nn.Module):
+    """Self-attention, then a perceptron with a hidden layer four times as wide, each added through a gate."""
+
+    heads: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array, condition: jax.Array) -> jax.Array:  # [B, S, F], [B, E] -> [B, S, F]
+        features = x.shape[-1]
+        scale, shift, gate, *following = modulation(6, condition, features, "modulation")
+        x = x + gate * SelfAttention(features // self.heads, name="attention")(modulate(x, scale, shift))
+        scale, shift, gate = following
+        hidden = nn.Dense(4 * features, kernel_init=normal, name="hidden")(modulate(x, scale, shift))
+        x = x + gate * nn.Dense(features, kernel_init=normal, name="out")(nn.gelu(hidden))
+        # Without the barrier XLA recomputes sums of residual blocks in every consumer.
+        return jax.lax.optimization_barrier(x)
+
+
+class Trunk(nn.Module):
+    """`depth` blocks, whose parameters are stacked: each array's first axis is the block."""
+
+    depth: int
+    heads: int
+    remat: bool
+    loop: bool
+
+    @nn.compact
+    def __call__(self, x: jax.Array, condition: jax.Array) -> jax.Array:  # [B, S, F], [B, E] -> [B, S, F]
+        def step(block, x, condition):
+            return block(x, condition), None
+
+        step = nn.remat(step, prevent_cse=False) if self.remat else step
+        scan = nn.scan(
+            step,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=nn.broadcast,
+            length=self.depth,
+            unroll=1 if self.loop else self.depth,
+        )
+        return scan(Block(self.heads, name="blocks"), x, condition)[0]
+
+
+class DiT(nn.Module):
+    """Raises `ConfigError` for patches that do not divide the image, and heads that do not divide the width."""
+
+    patch: int
+    width: int
+    depth: int
+    heads: int
+    out: int
+    num_classes: int = 0  # 0: unconditional
+    registers: int = 0  # learned tokens in front
+    label_tokens: int = 0  # tokens in front that are learned for each class
+    remat: bool = False  # compute blocks again for their gradients instead of keeping what is inside them
+    loop: bool = True  # blocks as a loop, which compiles once for all of them; else written out one after another
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        c_noise: jax.Array,
+        label: jax.Array | None,
+        training: bool,
+        context: jax.Array | None = None,
+    ) -> jax.Array:
+        """`context` are vectors of any size; a network that was initialised with them needs them."""
+        # [B, H, W, C], f32[B] or f32[B, K], i32[B], [B, T, any] -> f32[B, H, W, out]
+        if self.width % (4 * self.heads):
+            raise ConfigError(
+                f"the DiT's width is {self.width}, which {self.heads} heads of a multiple of 4 cannot share; "
+                f"use a multiple of {4 * self.heads}."
+            )
+        batch, height, width, _ = x.shape
+        condition = Condition(self.width, self.num_classes, name="condition")(c_noise, label, training)
+        x = Dense(self.width, name="first")(patchify(x, self.patch), training)
+        x = x + places(height // self.patch, width // self.patch, self.width).astype(x.dtype)[None]
+        front = self.front(label, context, batch, training)
+        x = jnp.concatenate([*front, x], axis=1)
+        x = Trunk(self.depth, self.heads, self.remat, self.loop, name="trunk")(x, condition)
+        x = x[:, sum(tokens.shape[1] for tokens in front) :]
+        scale, shift = modulation(2, condition, self.width, "last_modulation")
+        last = nn.Dense(self.patch**2 * self.out, kernel_init=nn.initializers.zeros, name="last")
+        return unpatchify(last(modulate(x, scale, shift)).astype(jnp.float32), self.patch, height, width)
+
+    def front(self, label: jax.Array | None, context: jax.Array | None, batch: int, training: bool) -> list[jax.Array]:
+        """The tokens that are no patches."""  # -> list of [B, any, width]
+        front = []
+        if self.registers:
+            registers = self.param("registers", nn.initializers.normal(1.0), (self.registers, self.width))
+            front.append(jnp.broadcast_to(registers, (batch, *registers.shape)))
+        if self.num_classes and self.label_tokens:
+            label = or_null(label, self.num_classes, batch)
+            tokens = ClassEmbedding(self.num_classes + 1, self.label_tokens * self.width, name="label_tokens")(label)
+            front.append(tokens.reshape(batch, self.label_tokens, self.width))
+        if context is not None:
+            front.append(Dense(self.width, name="context")(context, training))
+        return front

@@ -1,0 +1,119 @@
+"""A U-Net in the manner of DDPM++ (Song et al. 2021), as Karras et al. 2022 use it (table 7, left column).
+
+Residual blocks that are told the noise level as a scale and a shift after their second normalisation; resolution is
+halved by averaging and doubled by repeating pixels inside such a block; every block on the way down hands its features
+to one on the way up. See `denoising` for what goes in and out.
+"""
+
+import functools
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from genimg_jax.errors import ConfigError
+from genimg_jax.networks.denoising import Condition, SelfAttention, normal
+from genimg_jax.networks.layers import Conv, Dense, Normalization
+
+HEAD = 64  # features of an attention head, or fewer where that does not divide them
+
+
+def halve(x: jax.Array) -> jax.Array:
+    """Means of 2x2 pixels."""  # [B, 2h, 2w, C] -> [B, h, w, C]
+    batch, height, width, channels = x.shape
+    return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
+
+
+def double(x: jax.Array) -> jax.Array:
+    """Every pixel four times."""  # [B, h, w, C] -> [B, 2h, 2w, C]
+    batch, height, width, channels = x.shape
+    spread = jnp.broadcast_to(x[:, :, None, :, None], (batch, height, 2, width, 2, channels))
+    return spread.reshape(batch, 2 * height, 2 * width, channels)
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions beside a path that is linear; the block changes nothing but scale and resolution at first."""
+
+    features: int
+    resize: str = "keep"  # 'halve' or 'double' height and width
+    attention: bool = False  # followed by self-attention over the pixels
+
+    @nn.compact
+    def __call__(self, x: jax.Array, condition: jax.Array, training: bool) -> jax.Array:
+        # [B, H, W, C], [B, E] -> [B, H or H / 2 or 2 H, W likewise, features]
+        convolution = functools.partial(nn.Conv, self.features, (3, 3))
+        resize = {"keep": lambda x: x, "halve": halve, "double": double}[self.resize]
+        y = resize(nn.silu(Normalization("group", name="norm_in")(x, training)))
+        y = convolution(kernel_init=normal, name="conv_in")(y)
+        scale, shift = jnp.split(Dense(2 * self.features, name="modulation")(condition, training), 2, axis=-1)
+        y = Normalization("group", name="norm_out")(y, training)
+        y = nn.silu(y * (1 + scale[:, None, None]) + shift[:, None, None])
+        y = convolution(kernel_init=nn.initializers.zeros, name="conv_out")(y)
+        x = resize(x)
+        if x.shape[-1] != self.features:
+            x = nn.Dense(self.features, kernel_init=normal, name="skip")(x)
+        x = (x + y) * math.sqrt(0.5)
+        if self.attention:
+            y = Normalization("group", name="attention_norm")(x, training).reshape(x.shape[0], -1, self.features)
+            heads = SelfAttention(math.gcd(HEAD, self.features), nn.initializers.zeros, name="attention")
+            x = (x + heads(y).reshape(x.shape)) * math.sqrt(0.5)
+        # Without the barrier XLA recomputes sums of residual blocks in every consumer.
+        return jax.lax.optimization_barrier(x)
+
+
+class UNet(nn.Module):
+    """Raises `ConfigError` for an image that cannot be halved so often, or attention at a height that no level has."""
+
+    width: int  # channels of the first level
+    multipliers: tuple[int, ...]  # a level each: its channels over `width`; every level but the first halves the image
+    blocks: int  # residual blocks a level
+    attention: tuple[int, ...]  # heights of the levels at which pixels attend to each other; the middle always does
+    out: int
+    num_classes: int = 0  # 0: unconditional
+
+    @nn.compact
+    def __call__(self, x: jax.Array, c_noise: jax.Array, label: jax.Array | None, training: bool) -> jax.Array:
+        # [B, H, W, C], f32[B] or f32[B, K], i32[B] -> f32[B, H, W, out]
+        heights = level_heights(x.shape[1], x.shape[2], len(self.multipliers))
+        absent = [height for height in self.attention if height not in heights]
+        if absent:
+            raise ConfigError(f"attention is asked for at height {absent[0]}, but the levels' are {heights}.")
+        condition = Condition(4 * self.width, self.num_classes, name="condition")(c_noise, label, training)
+        features = [self.width * multiplier for multiplier in self.multipliers]
+        attends = [height in self.attention for height in heights]
+
+        def block(name, x, level, resize="keep", attention=False):
+            return ResidualBlock(features[level], resize, attention, name=name)(x, condition, training)
+
+        x = Conv(self.width, name="first")(x, training)
+        skips = [x]
+        for level in range(len(features)):
+            if level:
+                x = block(f"halve_{level}", x, level, "halve")
+                skips.append(x)
+            for i in range(self.blocks):
+                x = block(f"down_{level}_{i}", x, level, attention=attends[level])
+                skips.append(x)
+        x = block("middle_0", x, level, attention=True)
+        x = block("middle_1", x, level)
+        for level in reversed(range(len(features))):
+            if level < len(features) - 1:
+                x = block(f"double_{level}", x, level, "double")
+            for i in range(self.blocks + 1):
+                x = block(
+                    f"up_{level}_{i}", jnp.concatenate([x, skips.pop()], axis=-1), level, attention=attends[level]
+                )
+        x = nn.silu(Normalization("group", name="last_norm")(x, training))
+        return nn.Conv(self.out, (3, 3), kernel_init=nn.initializers.zeros, name="last")(x).astype(jnp.float32)
+
+
+def level_heights(height: int, width: int, levels: int) -> list[int]:
+    """Raises `ConfigError` unless the image can be halved at every level but the first."""
+    times = 2 ** (levels - 1)
+    if height % times or width % times:
+        raise ConfigError(
+            f"a {height}x{width} image cannot be halved {levels - 1} times; give the U-Net fewer multipliers, "
+            f"or resize the image to multiples of {times}."
+        )
+    return [height >> level for level in range(levels)]
