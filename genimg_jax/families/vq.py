@@ -1,0 +1,157 @@
+"""Autoencoder of discrete codes: VQ-VAE (van den Oord et al. 2017), or with FSQ's fixed levels (Mentzer et al. 2023).
+
+A tokeniser: it has no distribution over its codes, and so does not sample. Any family of discrete images can be
+trained on what it encodes; `codes` is their spec.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from genimg_jax import core
+from genimg_jax.errors import ConfigError
+from genimg_jax.networks.grid import GridDecoder, GridEncoder
+from genimg_jax.objectives.quantizers import Quantizer, finite_scalar_quantizer, vector_quantizer
+from genimg_jax.options import bounded, choice
+
+GROUPS = ("autoencoder",)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    width: int = bounded(32, 1)  # channels at half the image's size, doubled by each further halving, up to fourfold
+    blocks: int = bounded(1, 0)  # residual blocks at each size
+    halvings: int = bounded(2, 1)  # of height and width, from image to codes
+    quantizer: str = choice("vq", "vq", "fsq")
+    codebook_size: int = bounded(512, 2)  # of 'vq'
+    features: int = bounded(32, 1)  # values of a code's vector, of 'vq'
+    levels: tuple[int, ...] = (8, 5, 5, 5)  # of each value of a code's vector, of 'fsq'; their product is the size
+    commitment: float = bounded(0.25, 0.0)  # weight of the encoder's distance from its codes, of 'vq'
+    decay: float = bounded(0.99, 0.0, 1.0)  # a step, of the codes' moving averages
+    revival_threshold: float = bounded(0.03, 0.0)  # share of uniform use at which a code of 'vq' is replaced
+    reconstruction: str = choice("squared_error", "squared_error", "absolute_error")  # mean over an image's values
+
+
+class Seen(NamedTuple):
+    """What becomes of a batch of images in training."""
+
+    outputs: jax.Array  # f32[B, H, W, C], not clipped
+    vectors: jax.Array  # f32[B, h, w, D], of the encoder
+    codes: jax.Array  # i32[B, h, w]
+    commitment: jax.Array  # f32[B]
+    loss: jax.Array  # f32[B]
+
+
+class Autoencoder(NamedTuple):
+    """The networks and their quantiser: what families of this kind have in common. `codebook` is in `extra`."""
+
+    quantizer: Quantizer
+    init: Callable[[jax.Array, core.Batch], tuple[core.Tree, core.Tree]]
+    """(key, batch) -> params, codebook"""
+    see: Callable[[core.Tree, core.Tree, jax.Array], Seen]
+    """(params, codebook, image f32[B, H, W, C]) -> Seen"""
+    capabilities: Mapping[str, object]
+    """`evaluate`, `encode`, `decode` and `codes` of a `core.Family`."""
+
+
+def build(options: Options, spec: core.Spec) -> Autoencoder:
+    """Raises `ConfigError` for images that cannot be halved so often, or levels that are none."""
+    height, width, channels = spec.image_shape
+    if height % 2**options.halvings or width % 2**options.halvings:
+        raise ConfigError(
+            f"model.halvings is {options.halvings}, but a {height}x{width} image cannot be halved so often; "
+            "lower it, or set data.size."
+        )
+    if options.quantizer == "vq":
+        size, features = options.codebook_size, options.features
+        quantizer = vector_quantizer(size, features, options.decay, options.revival_threshold)
+    else:
+        quantizer = finite_scalar_quantizer(tuple(options.levels), options.decay, options.revival_threshold)
+    encoder = GridEncoder(options.width, options.blocks, options.halvings, quantizer.features)
+    decoder = GridDecoder(options.width, options.blocks, options.halvings, channels)
+    grid = (height >> options.halvings, width >> options.halvings)
+
+    def vectors_of(params, image):  # [B, H, W, C] -> f32[B, h, w, D]
+        return encoder.apply({"params": params["encoder"]}, image).astype(jnp.float32)
+
+    def outputs(params, vectors):  # [B, h, w, D] -> f32[B, H, W, C]
+        return decoder.apply({"params": params["decoder"]}, vectors).astype(jnp.float32)
+
+    def init(key, batch):
+        first, second, third = jax.random.split(key, 3)
+        vectors = jnp.zeros((batch["image"].shape[0], *grid, quantizer.features))
+        params = {
+            "encoder": encoder.init(first, batch["image"])["params"],
+            "decoder": decoder.init(second, vectors)["params"],
+        }
+        return params, quantizer.init(third)
+
+    def see(params, codebook, image):
+        vectors = vectors_of(params, image)
+        quantized, codes, commitment = quantizer.quantize(codebook, vectors)
+        made, commitment = outputs(params, quantized), commitment.mean(axis=(1, 2))
+        loss = LOSSES[options.reconstruction](made - image).mean(axis=(1, 2, 3)) + options.commitment * commitment
+        return Seen(made, vectors, codes, commitment, loss)
+
+    def evaluate(weights, batch, key):
+        """The training loss; and of the image in [-1, 1] the mean squared error, and its ratio to the peak in dB."""
+        seen = see(weights.params["autoencoder"], weights.extra["codebook"], batch["image"])
+        error = squared_error(jnp.clip(seen.outputs, -1, 1) - batch["image"]).mean(axis=(1, 2, 3))
+        return {"loss": seen.loss, "reconstruction": error, "psnr": peak_signal_to_noise_ratio(error)}
+
+    def encode(weights, batch, key):  # [B, H, W, C] -> i32[B, h, w, 1]
+        vectors = vectors_of(weights.params["autoencoder"], batch["image"])
+        return quantizer.encode(weights.extra["codebook"], vectors)[..., None]
+
+    def decode(weights, codes, condition):  # i32[B, h, w, 1] -> f32[B, H, W, C]
+        vectors = quantizer.decode(weights.extra["codebook"], codes[..., 0])
+        return jnp.clip(outputs(weights.params["autoencoder"], vectors), -1, 1)
+
+    codes = core.Spec((*grid, 1), spec.num_classes, quantizer.size)
+    capabilities = {"evaluate": evaluate, "encode": encode, "decode": decode, "codes": codes}
+    return Autoencoder(quantizer, init, see, capabilities)
+
+
+def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimizer]) -> core.Family:
+    """The family with one parameter group, `autoencoder`. Raises `ConfigError` as `build` does."""
+    autoencoder, optimizer = build(options, spec), optimizers["autoencoder"]
+
+    def init(key, batch):
+        params, codebook = autoencoder.init(key, batch)
+        return core.init_state({"autoencoder": params}, optimizers, {"codebook": codebook})
+
+    def train_step(state, batch, key):
+        codebook, size = state.extra["codebook"], batch["image"].shape[0]
+
+        def loss(params, part, key):
+            seen = autoencoder.see(params, codebook, part["image"])
+            statistics = autoencoder.quantizer.observe(key, size, part["index"], seen.vectors, seen.codes)
+            return seen.loss.mean(), (measures(seen, part["image"]), statistics)
+
+        gradient = core.value_and_grad(optimizer, loss)
+        (value, (metrics, statistics)), gradients = gradient(state.params["autoencoder"], batch, key)
+        codebook, usage = autoencoder.quantizer.update(codebook, statistics)
+        state, updated = core.update(optimizer, state, "autoencoder", gradients, {"codebook": codebook})
+        return state.replace(step=state.step + 1), {"loss": value, **metrics, **usage, **updated}
+
+    return core.Family(init, train_step, **autoencoder.capabilities)
+
+
+def measures(seen: Seen, image: jax.Array) -> core.Metrics:  # -> {name: f32[]}
+    """Means over the batch: the squared error of a value, and the commitment loss before its weight."""
+    return {"reconstruction": squared_error(seen.outputs - image).mean(), "commitment": seen.commitment.mean()}
+
+
+def squared_error(difference: jax.Array) -> jax.Array:  # [...] -> [...]
+    return jnp.square(difference)
+
+
+def peak_signal_to_noise_ratio(error: jax.Array) -> jax.Array:  # f32[...], mean squared errors -> f32[...]
+    """Decibels, for values in [-1, 1], whose peak is 2; an error below 1e-10 counts as that, 106 dB."""
+    return 10 * jnp.log10(4 / jnp.maximum(error, 1e-10))
+
+
+LOSSES = {"squared_error": squared_error, "absolute_error": jnp.abs}

@@ -1,0 +1,110 @@
+"""VQGAN (Esser et al. 2021): the autoencoder of discrete codes of `vq`, against a discriminator of patches.
+
+The perceptual distance is between the discriminator's own features of an image and of its reconstruction (Larsen et
+al. 2016, section 2.2), which needs no network trained elsewhere. The adversarial weight is constant: not equation 7.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from genimg_jax import core
+from genimg_jax.errors import ConfigError
+from genimg_jax.families import vq
+from genimg_jax.networks.grid import PatchDiscriminator
+from genimg_jax.objectives.adversarial import LOSSES
+from genimg_jax.options import bounded, choice
+
+GROUPS = ("autoencoder", "discriminator")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(vq.Options):
+    discriminator_width: int = bounded(32, 1)  # channels at half the image's size, doubled as `width` is
+    discriminator_depth: int = bounded(3, 1)  # halvings, from image to patches
+    adversarial: str = choice("non_saturating", *LOSSES)
+    adversarial_weight: float = bounded(0.1, 0.0)  # of that loss, the squared error's weight being 1
+    feature_weight: float = bounded(0.1, 0.0)  # of the distance in the discriminator's features
+    adversarial_start: float = bounded(0.0, 0.0)  # step from which the autoencoder has these two terms
+
+
+def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimizer]) -> core.Family:
+    """The family with parameter groups `autoencoder` and `discriminator`. Raises `ConfigError` as `vq.build` does."""
+    height, width = spec.image_shape[:2]
+    if height % 2**options.discriminator_depth or width % 2**options.discriminator_depth:
+        raise ConfigError(
+            f"model.discriminator_depth is {options.discriminator_depth}, but a {height}x{width} image cannot be "
+            "halved so often; lower it, or set data.size."
+        )
+    autoencoder = vq.build(options, spec)
+    discriminator = PatchDiscriminator(options.discriminator_width, options.discriminator_depth)
+    adversarial = LOSSES[options.adversarial]
+
+    def discriminate(params, statistics, image, training):
+        """Logits of patches, features of each level, and the spectral vectors to carry on with."""
+        # [B, H, W, C] -> [B, h, w], depth x [B, ..., ..., features]
+        variables = {"params": params, "batch_stats": statistics}
+        (logits, features), changed = discriminator.apply(variables, image, training, mutable=["batch_stats"])
+        return logits.astype(jnp.float32), features, changed["batch_stats"]
+
+    def init(key, batch):
+        first, second = jax.random.split(key)
+        params, codebook = autoencoder.init(first, batch)
+        variables = discriminator.init(second, batch["image"], True)
+        params = {"autoencoder": params, "discriminator": variables["params"]}
+        return core.init_state(params, optimizers, {"codebook": codebook, "discriminator": variables["batch_stats"]})
+
+    def update_autoencoder(state, batch, key):
+        codebook, statistics = state.extra["codebook"], state.extra["discriminator"]
+        optimizer, size = optimizers["autoencoder"], batch["image"].shape[0]
+        started = jnp.where(state.step >= options.adversarial_start, 1.0, 0.0)
+
+        def loss(params, part, key):
+            seen = autoencoder.see(params, codebook, part["image"])
+            judge = state.params["discriminator"]
+            logits, made, _ = discriminate(judge, statistics, seen.outputs, False)
+            _, real, _ = discriminate(judge, statistics, part["image"], False)
+            fooling, distance = adversarial.generator(logits).mean(), feature_distance(made, real)
+            extra = options.adversarial_weight * fooling + options.feature_weight * distance
+            metrics = vq.measures(seen, part["image"]) | {"adversarial": fooling, "feature_distance": distance}
+            observed = autoencoder.quantizer.observe(key, size, part["index"], seen.vectors, seen.codes)
+            return seen.loss.mean() + started * extra, (metrics, observed)
+
+        gradient = core.value_and_grad(optimizer, loss)
+        (value, (metrics, observed)), gradients = gradient(state.params["autoencoder"], batch, key)
+        codebook, usage = autoencoder.quantizer.update(codebook, observed)
+        extra = {**state.extra, "codebook": codebook}
+        state, updated = core.update(optimizer, state, "autoencoder", gradients, extra)
+        return state, {"loss_autoencoder": value, **metrics, **usage, **updated}
+
+    def update_discriminator(state, batch, key):
+        optimizer = optimizers["discriminator"]
+
+        def loss(params, part, _):
+            seen = autoencoder.see(state.params["autoencoder"], state.extra["codebook"], part["image"])
+            real, _, statistics = discriminate(params, state.extra["discriminator"], part["image"], True)
+            made, _, _ = discriminate(params, statistics, seen.outputs, False)
+            metrics = {"logit_real": real.mean(), "logit_fake": made.mean()}
+            return adversarial.discriminator(real, made).mean(), (metrics, statistics)
+
+        gradient = core.value_and_grad(optimizer, loss)
+        (value, (metrics, statistics)), gradients = gradient(state.params["discriminator"], batch, key)
+        extra = {**state.extra, "discriminator": statistics}
+        state, updated = core.update(optimizer, state, "discriminator", gradients, extra)
+        return state, {"loss_discriminator": value, **metrics, **updated}
+
+    def train_step(state, batch, key):
+        state, metrics = update_autoencoder(state, batch, key)
+        state, more = update_discriminator(state, batch, key)
+        return state.replace(step=state.step + 1), {**metrics, **more}
+
+    return core.Family(init, train_step, **autoencoder.capabilities)
+
+
+def feature_distance(made: tuple[jax.Array, ...], real: tuple[jax.Array, ...]) -> jax.Array:
+    """The mean squared difference of the features of a level, summed over levels."""
+    # 2 x depth x [B, ..., ..., features] -> f32[]
+    differences = [m.astype(jnp.float32) - r.astype(jnp.float32) for m, r in zip(made, real, strict=True)]
+    return sum(jnp.square(difference).mean() for difference in differences)

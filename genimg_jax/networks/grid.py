@@ -1,0 +1,91 @@
+"""Images to a grid of features and back, and a discriminator of patches: fully convolutional networks."""
+
+import flax.linen as nn
+import jax
+
+from genimg_jax.networks.layers import Conv, Dense, Downsample, Normalization, activate
+
+WIDEST = 4  # times the width of the first level
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions, each after group normalisation and SiLU, added to what they are given (He et al. 2016)."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:  # [B, H, W, C] -> [B, H, W, C]
+        change = x
+        for _ in range(2):
+            change = activate("silu", Normalization("group")(change, True))
+            change = Conv(x.shape[-1])(change, True)
+        return x + change
+
+
+def enlarge(x: jax.Array) -> jax.Array:  # [B, h, w, 4 C] -> [B, 2h, 2w, C]
+    """Every feature vector becomes the four pixels of a square (Shi et al. 2016, section 3.2).
+
+    After a convolution, what a transposed one computes without its zeros; unlike a repeated pixel, the finest
+    detail is not lost.
+    """
+    batch, height, width, features = x.shape
+    x = x.reshape(batch, height, width, 2, 2, features // 4).swapaxes(2, 3)
+    return x.reshape(batch, 2 * height, 2 * width, features // 4)
+
+
+class GridEncoder(nn.Module):
+    """Halves height and width `halvings` times, `blocks` residual blocks after each.
+
+    Level i (from 0) has `width` * min(2^i, 4) channels.
+    """
+
+    width: int
+    blocks: int
+    halvings: int
+    out: int
+
+    @nn.compact
+    def __call__(self, image: jax.Array) -> jax.Array:  # [B, H, W, C] -> [B, h, w, out]
+        x = image
+        for level in range(self.halvings):
+            x = Downsample(self.width * min(2**level, WIDEST))(x, True)
+            for _ in range(self.blocks):
+                x = ResidualBlock()(x)
+        return Dense(self.out)(activate("silu", Normalization("group")(x, True)), True)
+
+
+class GridDecoder(nn.Module):
+    """The mirror image of `GridEncoder`, to `channels` raw outputs a pixel."""
+
+    width: int
+    blocks: int
+    halvings: int
+    channels: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:  # [B, h, w, D] -> [B, H, W, channels]
+        features = [self.width * min(2**level, WIDEST) for level in range(self.halvings)]
+        x = Conv(features[-1])(x, True)
+        for after in [*features[-2::-1], self.channels]:
+            for _ in range(self.blocks):
+                x = ResidualBlock()(x)
+            x = enlarge(Conv(4 * after)(activate("silu", Normalization("group")(x, True)), True))
+        return x
+
+
+class PatchDiscriminator(nn.Module):
+    """A logit for each of a grid of overlapping patches (Isola et al. 2017, section 3.2.2), and the features it saw.
+
+    Convolutions of stride 2 whose kernels, the last one's included, are spectrally normalised (Miyato et al. 2018).
+    """
+
+    width: int
+    depth: int  # halvings
+
+    @nn.compact
+    def __call__(self, image: jax.Array, training: bool) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+        # [B, H, W, C] -> [B, h, w], depth x [B, ..., ..., features]
+        x, features = image, []
+        for level in range(self.depth):
+            x = Downsample(self.width * min(2**level, WIDEST), spectral=True)(x, training)
+            x = activate("leaky_relu", x)
+            features.append(x)
+        return Conv(1, spectral=True)(x, training)[..., 0], tuple(features)
