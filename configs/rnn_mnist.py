@@ -26,7 +26,7 @@ def get_config(variant: str = "row"):
             "ema_half_life": 0.0 if tiny else 100_000.0,
         },
         train={
-            "steps": 4 if tiny else 15_000,
+            "steps": 4 if tiny else 2_500 if pixel else 6_000,
             "batch_size": 16 if tiny else 64,
             "log_every": 2 if tiny else 100,
             "evaluate_every": 2 if tiny else 1_000,

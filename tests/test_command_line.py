@@ -15,7 +15,7 @@ from tiny_runs import ROOT, SHARED, compiled_once, environment, name_of, steps, 
 
 from genimg_jax import core, families
 from genimg_jax.__main__ import COMMANDS, main
-from genimg_jax.data import open_source
+from genimg_jax.data import Source, open_source
 from genimg_jax.engine import config as configs
 from genimg_jax.engine import images, run
 from genimg_jax.engine import program as programs
@@ -43,6 +43,16 @@ def data_of(config: str, monkeypatch) -> list[str]:
     return []
 
 
+def tokenizer_of(config: configs.Config, variant: str, source: Source) -> programs.Stage | None:
+    """The first stage that a configuration names, untrained: the configuration of its run directory's name."""
+    if not config.tokenizer.workdir:
+        return None
+    first = configs.load(f"{ROOT / 'configs' / pathlib.PurePath(config.tokenizer.workdir).name}.py{variant}")
+    program = programs.build(configs.resolve(first), source.spec, source.stored_levels)
+    weights = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), core.weights(program.like))
+    return programs.Stage(program.family, weights, {})
+
+
 @pytest.mark.parametrize("variant", ["", ":tiny"], ids=["full", "tiny"])
 @pytest.mark.parametrize("config", CONFIGS)
 def test_every_variant_fits_its_data(config, variant, monkeypatch):
@@ -53,7 +63,7 @@ def test_every_variant_fits_its_data(config, variant, monkeypatch):
     values.update({"data": {"limit": 512, **found}})
     resolved = configs.resolve(values)
     source = open_source(resolved.data, resolved.data.train_split)
-    program = programs.build(resolved, source.spec, source.stored_levels)
+    program = programs.build(resolved, source.spec, source.stored_levels, tokenizer_of(resolved, variant, source))
     batch = next(programs.train_batches(program, source, 0))
     after, metrics = jax.eval_shape(program.step, program.like, batch, 0)
     assert jax.tree.map(lambda x: x.shape, after) == jax.tree.map(lambda x: x.shape, program.like)

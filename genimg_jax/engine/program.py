@@ -176,7 +176,8 @@ def sample(program: Program, weights: core.Weights, count: int, seed: int, label
     """Images 0 to `count` of the set that `seed` names; image i is the same in every such set."""
     # -> f32[count, H, W, C] in [-1, 1]
     if program.family.sample is None:
-        raise ConfigError(f"{program.config.family} cannot sample.")
+        how = "; train a family over its codes, as configs/latent_digits.py does" if program.family.codes else ""
+        raise ConfigError(f"{program.config.family} cannot sample{how}.")
     size = parallel.shareable(program.mesh, min(program.config.evaluate.batch_size, count))
     images = []
     with progress.bar("sample", total=count, unit="image", leave=False) as bar:

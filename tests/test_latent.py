@@ -1,0 +1,174 @@
+"""Two stages as one family: what the composition computes, the contract, and whole runs over a tokenizer's codes."""
+
+import functools
+import json
+
+import contract
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_runs
+from tiny_runs import compiled_once  # noqa: F401
+
+from genimg_jax import core
+from genimg_jax.data import Options, open_source
+from genimg_jax.families import transformer
+from genimg_jax.families.latent import latent
+from genimg_jax.objectives.likelihoods import to_values
+
+WEIGHTS = core.Weights({"model": {"sign": jnp.float32(-1.0)}}, {}, {})
+OPTIONS = transformer.Options(width=8, depth=1, heads=2)
+
+
+def tokenizer(spec: core.Spec) -> core.Family:
+    """The top left pixel of each 2x2 cell of a binary image, inverted by its only weight, and back."""
+
+    def encode(weights, batch, key):
+        corner = batch["image"][:, ::2, ::2] * weights.params["model"]["sign"]
+        return (corner > 0).astype(jnp.int32)
+
+    def decode(weights, codes, condition):
+        return to_values(codes, 2).repeat(2, axis=1).repeat(2, axis=2) * weights.params["model"]["sign"]
+
+    height, width, channels = spec.image_shape
+    codes = spec._replace(image_shape=(height // 2, width // 2, channels))
+    return core.Family(None, None, None, encode=encode, decode=decode, codes=codes)
+
+
+def make(options, spec, optimizers, prior=transformer) -> core.Family:
+    family = latent(lambda codes: prior.make(options, codes, optimizers), tokenizer(spec))
+    return family._replace(init=lambda key, batch: core.attach(family.init(key, batch), WEIGHTS))
+
+
+CASE = contract.Case(make, OPTIONS, ("model",))
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        contract.loss_falls,
+        contract.groups_cover_parameters,
+        contract.same_seed_same_bits,
+        functools.partial(contract.devices_agree, devices=4, fsdp=2),
+        contract.microbatches_agree,
+        contract.samples_are_their_own,
+        contract.evaluation_ignores_padding,
+        contract.float_options_vectorise,
+    ],
+    ids=lambda check: getattr(check, "__name__", "devices_agree"),
+)
+def test_contract(check):
+    check(CASE)
+
+
+def test_resumes(tmp_path):
+    contract.resumes(CASE, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return contract.family(CASE), contract.weights(CASE), contract.batch()
+
+
+def test_its_likelihood_and_samples_are_the_priors_over_the_codes(trained):
+    family, weights, batch = trained
+    prior = transformer.make(OPTIONS, family.codes, {"model": None})
+    own = core.Weights(weights.params, {}, {})
+    key, keys = core.stream(0, "x"), core.item_keys(core.stream(0, "sample"), jnp.arange(4))
+    codes = {**batch, "image": -batch["image"][:, ::2, ::2]}
+    np.testing.assert_allclose(family.log_prob(weights, batch, key), prior.log_prob(own, codes, key), rtol=1e-6)
+    drawn = -prior.sample(own, keys, {}).repeat(2, axis=1).repeat(2, axis=2)
+    np.testing.assert_array_equal(family.sample(weights, keys, {}), drawn)
+    assert family.likelihood_of == family.codes and family.bound == "exact"
+
+
+def test_the_first_stage_is_used_and_neither_trained_nor_saved(trained, tmp_path):
+    family, weights, batch = trained
+    np.testing.assert_array_equal(weights.frozen.params["model"]["sign"], -1.0)
+    other = weights._replace(frozen=WEIGHTS._replace(params={"model": {"sign": jnp.float32(1.0)}}))
+    key = core.stream(0, "x")
+    assert not np.allclose(family.log_prob(weights, batch, key), family.log_prob(other, batch, key))
+
+
+def test_completion_keeps_whole_cells_and_known_pixels(trained):
+    family, weights, batch = trained
+    image = jnp.asarray(batch["image"])
+    mask = jnp.zeros(image.shape[:3], bool).at[:, :3].set(True)  # one row of cells, and half of the next
+    keys = core.item_keys(core.stream(0, "complete"), batch["index"])
+    found = family.complete(weights, image, mask, keys, {})
+    np.testing.assert_array_equal(found[:, :3], image[:, :3])
+    cells = found[:, 4:].reshape(len(image), 2, 2, 4, 2)
+    assert (cells == cells[:, :, :1, :, :1]).all(), "what is drawn comes from codes"
+    assert not np.array_equal(found[0, 4:], found[1, 4:])
+
+
+# ---------------------------------------------------------------------------------------------------- whole runs
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    """A trained tokenizer's run directory."""
+    workdir = tmp_path_factory.mktemp("first") / "vq"
+    assert tiny_runs.train(workdir, config="vq_digits") == 0
+    return workdir
+
+
+def train(workdir, first, *flags):
+    return tiny_runs.train(workdir, f"--config.tokenizer.workdir={first}", *flags, config="latent_digits")
+
+
+def test_a_run_over_codes_resumes_bit_for_bit(first, tmp_path, capsys):
+    assert train(tmp_path / "whole", first) == 0
+    assert train(tmp_path / "cut", first, "--config.train.checkpoint_every=1", "--config.train.keep=9") == 0
+    for name in ("4", "5", "6"):
+        (tmp_path / "cut" / "checkpoints" / name).rename(tmp_path / name)
+    assert train(tmp_path / "cut", first) == 0
+    assert "from step 3" in capsys.readouterr().out
+    tiny_runs.assert_same_state(tmp_path / "whole", tmp_path / "cut")
+    assert not [name for name in tiny_runs.state(tmp_path / "whole") if name.startswith("frozen")]
+    assert json.loads((tmp_path / "whole" / "manifest.json").read_text())["tokenizer"]["workdir"] == str(first)
+
+
+def test_its_likelihood_says_that_it_is_of_codes(first, tmp_path, capsys):
+    assert train(tmp_path / "run", first) == 0
+    assert tiny_runs.main(["evaluate", "--workdir", str(tmp_path / "run")]) == 0
+    shown = capsys.readouterr().out
+    assert "bits_per_code" in shown and "not of pixels" in shown and "bits_per_dimension" not in shown
+    assert tiny_runs.main(["sample", "--workdir", str(tmp_path / "run"), "--count", "4"]) == 0
+
+
+def test_reconstructions_stand_below_their_images(first, tmp_path, capsys):
+    assert tiny_runs.main(["sample", "--workdir", str(first), "--reconstruct", "9", "--out", str(tmp_path)]) == 0
+    pictures = np.load(tmp_path / "images.npz")["image"]
+    assert len(pictures) == 32  # two rows of eight, each with its reconstructions
+    real = open_source(Options(source="digits"), "test").read(np.arange(16))["image"]
+    above = pictures.reshape(2, 2, 8, *real.shape[1:])[:, 0].reshape(real.shape)
+    np.testing.assert_array_equal(above, np.rint(real * (255 / 16)))
+    assert (first / "samples" / "4.png").is_file()
+    code = tiny_runs.main(["sample", "--workdir", str(first)])
+    assert refused(capsys, code, "vq cannot sample; train a family over its codes") == 2
+
+
+def refused(capsys, code, *wanted):
+    shown = capsys.readouterr().err
+    assert all(text in shown for text in wanted) and "Traceback" not in shown, (code, shown)
+    return code
+
+
+def test_another_first_stage_is_refused(first, tmp_path, capsys):
+    run, other = tmp_path / "run", tmp_path / "other"
+    assert train(run, first, "--config.train.steps=2") == 0
+    assert tiny_runs.train(other, "--config.seed=1", config="vq_digits") == 0
+    code = tiny_runs.main(["evaluate", "--workdir", str(run), f"--config.tokenizer.workdir={other}"])
+    assert refused(capsys, code, "other weights", str(first), str(other)) == 4
+
+
+def test_a_run_that_is_no_tokenizer_is_refused(first, tmp_path, capsys):
+    assert tiny_runs.train(tmp_path / "vae", config="vae_digits") == 0
+    assert refused(capsys, train(tmp_path / "run", tmp_path / "vae"), "has no codes") == 2
+    assert refused(capsys, train(tmp_path / "run", tmp_path / "nothing"), "is no run directory") == 2
+
+
+def test_a_tokenizer_of_other_images_is_refused(first, tmp_path, capsys):
+    code = train(tmp_path / "run", first, "--config.data.binarize=threshold")
+    assert refused(capsys, code, "was trained on", "and the data is") == 2
