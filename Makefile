@@ -19,7 +19,7 @@ demo: $(INSTALLED)
 	$(BIN)/genimg report --workdir $(DEMO)
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 slow-test: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow
