@@ -214,7 +214,7 @@ def interpolate(
     # -> f32[rows * steps, H, W, C]
     family = program.family
     if family.prior is None or family.decode is None:
-        raise ConfigError(f"{program.config.family} has no codes to interpolate between.")
+        raise ConfigError(f"{program.config.family} draws no codes to interpolate between.")
 
     def draw(weights: core.Weights, seed: jax.Array, condition: core.Batch) -> jax.Array:
         codes = family.prior(weights, core.item_keys(core.stream(seed, "sample"), jnp.arange(2 * rows)))
