@@ -59,6 +59,19 @@ def test_covariances_of_low_rank_keep_their_distance():
     np.testing.assert_allclose(frechet_distance(*embedded[::-1]), expected, rtol=1e-6)
 
 
+def test_one_covariance_of_low_rank():
+    """The product is singular, and rounding makes some of its eigenvalues negative."""
+    rng = np.random.default_rng(8)
+    full, low = (moments(rng.normal(size=(n, 30)).astype(np.float32)) for n in (200, 6))
+    values, vectors = np.linalg.eigh(low.covariance)
+    factor = vectors * np.sqrt(np.maximum(values, 0))
+    nuclear = np.linalg.svd(scipy.linalg.sqrtm(full.covariance).real @ factor, compute_uv=False).sum()
+    shift = np.square(full.mean - low.mean).sum()
+    expected = shift + np.trace(full.covariance + low.covariance) - 2 * nuclear
+    np.testing.assert_allclose(frechet_distance(full, low), expected, rtol=1e-6)
+    np.testing.assert_allclose(frechet_distance(low, full), expected, rtol=1e-6)
+
+
 def test_a_set_without_spread_is_a_point():
     rng = np.random.default_rng(3)
     point, spread = moments(np.full((4, 3), 2.0, np.float32)), gaussian(rng, 3)

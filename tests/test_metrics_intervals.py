@@ -99,7 +99,7 @@ def test_a_sorted_set_gives_the_same_width():
     """Blocks are dealt at random: a reference sorted by class must not make one block differ from the next."""
     rng = np.random.default_rng(3)
     generated = rng.normal(size=(400, 3)).astype(np.float32)
-    reference = np.concatenate([rng.normal(size=(200, 3)) - 3, rng.normal(size=(200, 3)) + 3]).astype(np.float32)
+    reference = np.concatenate([rng.normal(size=(200, 3)), rng.normal(size=(200, 3)) + 6]).astype(np.float32)
     shuffled = intervals.frechet_interval(generated, rng.permutation(reference))
     ordered = intervals.frechet_interval(generated, reference)
     assert 0.5 < ordered.standard_error / shuffled.standard_error < 2
