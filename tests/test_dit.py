@@ -159,3 +159,7 @@ def test_tokens_in_front():
     changed = {name: outputs(**{name: roll(params[name])}) for name in ("registers", "label_tokens")}
     for name, other in {**changed, "context": outputs(roll(context))}.items():
         assert np.abs(other - plain).max(axis=3).min() > 1e-5, name
+    # Blocks that add nothing leave the patches as they would be by themselves.
+    idle = {**params, "trunk": jax.tree.map(jnp.zeros_like, params["trunk"])}
+    alone = apply(DiT(2, 8, 1, 2, 1, 3))({"params": idle}, image, label)
+    np.testing.assert_allclose(outputs(trunk=idle["trunk"]), alone, atol=1e-5)

@@ -65,12 +65,12 @@ def test_a_new_block_only_rescales(resize):
 def test_a_block_keeps_variance_where_its_paths_are_alike():
     """Both of unit variance and independent: their scaled sum is so too."""
     x = jnp.asarray(np.random.default_rng(0).standard_normal((4, 16, 16, 32)), jnp.float32)
-    block = ResidualBlock(32)
-    params = block.init(jax.random.key(0), x, jnp.ones((4, 6)), True)["params"]
-    still = jax.tree.map(jnp.copy, params)
+    block, condition = ResidualBlock(32), jnp.ones((4, 6))
+    params = jax.jit(block.init, static_argnums=3)(jax.random.key(0), x, condition, True)["params"]
     kernel = jax.random.normal(jax.random.key(1), params["conv_out"]["kernel"].shape) / math.sqrt(9 * 32)
-    params["conv_out"]["kernel"] = kernel
-    outputs, alone = (block.apply({"params": p}, x, jnp.ones((4, 6)), True) for p in (params, still))
+    learned = {**params, "conv_out": {**params["conv_out"], "kernel": kernel}}
+    apply = jax.jit(lambda p: block.apply({"params": p}, x, condition, True))
+    outputs, alone = apply(learned), apply(params)
     np.testing.assert_allclose(alone.var(), 0.5, rtol=0.05)
     assert 0.6 < outputs.var() < 1.1
     assert abs(np.corrcoef((outputs - alone).ravel(), x.ravel())[0, 1]) < 0.1
