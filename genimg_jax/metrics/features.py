@@ -64,14 +64,19 @@ def _apply_random(parameters: Any, image: jax.Array) -> jax.Array:  # [B, H, W, 
     return RandomConvolutions().apply({"params": parameters}, image)
 
 
+@partial(jax.jit, static_argnums=1)
+def _draw(key: jax.Array, image_shape: tuple[int, int, int]) -> Any:
+    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    return RandomConvolutions().lazy_init(key, image)["params"]
+
+
 def random_convolutions(image_shape: tuple[int, int, int], seed: int = 0) -> FeatureNetwork:
     """A network that was never trained: nothing to download, the same everywhere, and blind to no dataset in
     particular. Naeem et al. 2020, section 3.3, find such features fair where ImageNet's do not fit.
 
     The weights follow from the seed and the image's shape (height, width, channels).
     """
-    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    parameters = jax.jit(RandomConvolutions().lazy_init)(jax.random.key(seed), image)["params"]
+    parameters = _draw(jax.random.key(seed), tuple(image_shape))
     # Of the recipe, not of the values, whose last bits differ between backends.
     text = f"He normal, Threefry key {seed}, {image_shape}, {jax.tree.map(jnp.shape, parameters)}"
     return FeatureNetwork(

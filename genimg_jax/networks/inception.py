@@ -6,7 +6,7 @@ the convolutions when the weights are read.
 """
 
 from collections.abc import Mapping
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import flax.linen as nn
@@ -185,13 +185,19 @@ def _folded(arrays: Mapping[str, np.ndarray], layer: str) -> dict[str, np.ndarra
     return {"kernel": kernel.astype(np.float32), "bias": (offset - mean * scale).astype(np.float32)}
 
 
+@cache
+def shapes() -> dict[str, Any]:
+    """The tree of `Inception`'s parameters, as shapes."""
+    image = jax.ShapeDtypeStruct((1, SIZE, SIZE, 3), jnp.float32)
+    return jax.eval_shape(Inception().init, jax.random.key(0), image)["params"]
+
+
 def parameters(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """The parameters of `Inception` from the published file's arrays, under their PyTorch names.
 
     Raises `CheckpointError` naming what is missing or of another shape.
     """
-    image = jax.ShapeDtypeStruct((1, SIZE, SIZE, 3), jnp.float32)
-    expected = jax.eval_shape(Inception().init, jax.random.key(0), image)["params"]
+    expected = shapes()
 
     def build(tree: Mapping[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
         if "Conv_0" in tree:
