@@ -18,7 +18,12 @@ def get_config(variant: str = "full"):
             "evaluate_samples": 3 if tiny else 100,
         },
         data={"source": "folder", "path": "emoji64", "limit": 64 if tiny else 0},
-        optimizer={"learning_rate": 5e-4, "schedule": "cosine", "warmup_steps": 0 if tiny else 500, "clip_norm": 1000.0},
+        optimizer={
+            "learning_rate": 5e-4,
+            "schedule": "cosine",
+            "warmup_steps": 0 if tiny else 500,
+            "clip_norm": 1000.0,
+        },
         train={
             "steps": 4 if tiny else 4_000,
             "batch_size": 16 if tiny else 64,

@@ -25,7 +25,7 @@ def get_config(variant: str = "full"):
             "log_every": 2 if tiny else 100,
             "evaluate_every": 2 if tiny else 5_000,
             "checkpoint_every": 2 if tiny else 5_000,
-            "sample_every": 0,
+            "sample_every": 2 if tiny else 5_000,
             "best": "loss",
         },
         evaluate={"batch_size": 16 if tiny else 500},

@@ -26,6 +26,6 @@ def get_config(variant: str = "full"):
             "log_every": 2 if tiny else 50,
             "evaluate_every": 4 if tiny else 250,
             "checkpoint_every": 4 if tiny else 250,
-            "sample_every": 0,
+            "sample_every": 4 if tiny else 250,
         },
     )

@@ -3,6 +3,7 @@
 Anything else that escapes is a defect of this project and keeps its traceback.
 """
 
+
 class Failure(Exception):
     """What was found, where, and what to do; `exit_code` is what the process exits with."""
 

@@ -83,10 +83,16 @@ def test_every_variant_fits_its_data(config, variant, monkeypatch):
 )
 def test_a_configuration_trains_evaluates_samples_and_reports(config, tmp_path, monkeypatch, capsys):
     values = configs.resolve(configs.load(name_of(config)))
-    assert train(tmp_path, *data_of(config, monkeypatch), config=config) == 0
+    flags = data_of(config, monkeypatch)
+    if first := pathlib.PurePath(values.tokenizer.workdir).name:
+        assert train(tmp_path / "first", *flags, config=first) == 0
+        flags.append(f"--config.tokenizer.workdir={tmp_path / 'first'}")
+        tmp_path /= "run"
+    assert train(tmp_path, *flags, config=config) == 0
     workdir = ["--workdir", str(tmp_path)]
+    drawn, count = (["--reconstruct", "3"], 16) if values.family in ("vq", "vqgan") else (["--count", "3"], 3)
     assert main(["evaluate", *workdir]) == 0
-    assert main(["sample", *workdir, "--count", "3"]) == 0
+    assert main(["sample", *workdir, *drawn]) == 0
     assert main(["report", *workdir]) == 0
     output = capsys.readouterr()
     assert "Traceback" not in output.err
@@ -107,13 +113,12 @@ def test_a_configuration_trains_evaluates_samples_and_reports(config, tmp_path, 
 
     (made,) = (tmp_path / "generated").iterdir()
     pictures = np.load(made / "images.npz")["image"]
-    assert pictures.shape == (3, *shape) and pictures.dtype == np.uint8
+    assert pictures.shape == (count, *shape) and pictures.dtype == np.uint8
     for i, picture in enumerate(pictures):
         single = np.asarray(Image.open(made / f"{i:06d}.png")).reshape(shape)
         np.testing.assert_array_equal(single, picture)
-    np.testing.assert_array_equal(
-        np.asarray(Image.open(made / "grid.png")).reshape(images.grid(pictures).shape), images.grid(pictures)
-    )
+    grid = images.grid(pictures, 8 if count == 16 else None)
+    np.testing.assert_array_equal(np.asarray(Image.open(made / "grid.png")).reshape(grid.shape), grid)
     logged = {line["step"] for line in run.read_metrics(tmp_path) if line["split"] == "train"}
     assert values.train.steps in logged
     assert f"{values.train.steps}.png" in {p.name for p in (tmp_path / "samples").iterdir()}

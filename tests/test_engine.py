@@ -573,7 +573,7 @@ def test_capabilities_that_are_lacking_are_named(monkeypatch):
     lacking = program._replace(family=program.family._replace(sample=None, prior=None))
     with pytest.raises(ConfigError, match="gan cannot sample"):
         programs.sample(lacking, None, 1, 0)
-    with pytest.raises(ConfigError, match="gan has no codes"):
+    with pytest.raises(ConfigError, match="gan draws no codes"):
         programs.interpolate(lacking, None, 1, 2, 0)
 
 
@@ -632,6 +632,7 @@ def use_everything(tmp_path):
         assert train(workdir, *flags, devices=2) == 0
         assert main(["evaluate", "--workdir", str(workdir)]) == 0
         assert main(["sample", "--workdir", str(workdir), "--count", "2"]) == 0
+        assert train(tmp_path / "over", *flags, f"--config.tokenizer.workdir={workdir}", devices=2) == 2, "no tokenizer"
         for source, named in {"tfds": "mnist", "shapes": ""}.items():
             values = configs.load(name_of("vae_digits")).to_dict()
             values["data"] |= {"source": source, "path": str(tmp_path), "name": named, "shapes_count": 20}
