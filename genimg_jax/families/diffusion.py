@@ -1,0 +1,81 @@
+"""Diffusion: EDM (Karras et al. 2022) by default; path, target, weighting and times are independent options.
+
+DDPM (Ho et al. 2020) is path=discrete, target=noise, weighting=uniform, times=uniform_times, solver=ancestral.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+from genimg_jax import core
+from genimg_jax.families import denoising
+from genimg_jax.families.denoising import GROUPS
+from genimg_jax.objectives import paths, targets, weightings
+from genimg_jax.options import bounded, choice
+from genimg_jax.samplers import grids
+
+__all__ = ["GROUPS", "Options", "make"]
+
+# Each of the options, some of which they depend on.
+PATHS: dict[str, Callable[["Options"], paths.Path]] = {
+    "variance_exploding": lambda options: paths.variance_exploding(options.least, options.greatest),
+    "linear_beta": lambda options: paths.linear_beta(),
+    "discrete": lambda options: paths.discrete(),
+    "linear_log_snr": lambda options: paths.linear_log_snr(),
+    "cosine": lambda options: paths.cosine(),
+    "rectified": lambda options: paths.rectified(),
+}
+TARGETS: dict[str, Callable[["Options"], targets.Target]] = {
+    "edm": lambda options: targets.edm_target(options.data_std),
+    "image": lambda options: targets.image_target,
+    "noise": lambda options: targets.noise_target,
+    "angular_velocity": lambda options: targets.angular_velocity_target,
+    "flow_velocity": lambda options: targets.flow_velocity_target,
+}
+WEIGHTINGS: dict[str, Callable[["Options"], weightings.Weighting]] = {
+    "edm": lambda options: weightings.edm(options.data_std),
+    "uniform": lambda options: weightings.uniform,
+    "noise_error": lambda options: weightings.noise_error,
+    "variational": lambda options: weightings.variational,
+    "min_snr": lambda options: weightings.min_snr(),
+}
+TIMES: dict[str, Callable[["Options"], weightings.Times]] = {
+    "log_normal_levels": lambda options: weightings.log_normal_levels(options.times_mean, options.times_std),
+    "logit_normal_times": lambda options: weightings.logit_normal_times(options.times_mean, options.times_std),
+    "uniform_times": lambda options: weightings.uniform_times,
+}
+GRIDS: dict[str, grids.Grid] = {
+    "karras": grids.karras(),
+    "linear": grids.linear,
+    "cosine": grids.cosine,
+    "log_uniform": grids.log_uniform,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(denoising.Options):
+    path: str = choice("variance_exploding", *PATHS)
+    target: str = choice("edm", *TARGETS)  # what the network predicts
+    weighting: str = choice("edm", *WEIGHTINGS)  # of the loss at each time
+    times: str = choice("log_normal_levels", *TIMES)  # that training draws
+    times_mean: float = bounded(-1.2, -100.0)  # of the level's logarithm, or of the time's logit
+    times_std: float = bounded(1.2, 0.0)
+    grid: str = choice("karras", *GRIDS)  # noise levels that the sampler visits
+
+
+def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimizer]) -> core.Family:
+    """The family with one parameter group, `model`."""
+    path = PATHS[options.path](options)
+
+    def levels():  # -> f32[steps + 1]
+        return GRIDS[options.grid](options.steps, *denoising.level_range(options, path))
+
+    return denoising.denoising(
+        options,
+        spec,
+        optimizers,
+        path,
+        TARGETS[options.target](options),
+        WEIGHTINGS[options.weighting](options),
+        TIMES[options.times](options),
+        levels,
+    )

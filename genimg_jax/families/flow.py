@@ -1,0 +1,61 @@
+"""Flow matching along straight lines: rectified flow (Liu et al. 2023), conditional flow matching (Lipman et al. 2023).
+
+The network predicts noise - image. With coupling=optimal_transport each batch's noises are paired with its images by
+least squared distance (Tong et al. 2024), before the batch is cut into microbatches, so that these change nothing. An
+example's noise then depends on its whole batch, and a program that maps a batch over devices (parallel.compile=pmap)
+pairs each device's share by itself: another model than one device trains. The work grows with the batch's cube.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+
+from genimg_jax import core
+from genimg_jax.families import denoising
+from genimg_jax.families.denoising import GROUPS, SOLVERS
+from genimg_jax.objectives import paths, targets, weightings
+from genimg_jax.objectives.couplings import optimal_transport
+from genimg_jax.options import bounded, choice
+from genimg_jax.samplers import grids
+
+__all__ = ["GROUPS", "Options", "make"]
+
+COUPLINGS = {"independent": lambda image, noise: noise, "optimal_transport": optimal_transport}
+TIMES = ("uniform_times", "logit_normal_times")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(denoising.Options):
+    solver: str = choice("euler", *SOLVERS)
+    steps: int = bounded(32, 1)  # of the solver, equally long in time
+    greatest: float = bounded(1000.0, 1.0, static=True)  # noise level that sampling starts from: nearly pure noise
+    times: str = choice("uniform_times", *TIMES)  # that training draws
+    times_mean: float = bounded(0.0, -100.0)  # of the time's logit, for logit_normal_times
+    times_std: float = bounded(1.0, 0.0)
+    coupling: str = choice("independent", *COUPLINGS)  # which noise is paired with which image
+
+
+def equal_steps(steps: int, greatest: float) -> jax.Array:
+    """Noise levels equally far apart in time, from the greatest to 0."""  # -> f32[steps + 1]
+    last = greatest / (1 + greatest) / steps  # the time one step above 0
+    return grids.linear(steps, last / (1 - last), greatest)
+
+
+def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimizer]) -> core.Family:
+    """The family with one parameter group, `model`."""
+    times = weightings.uniform_times
+    if options.times == "logit_normal_times":
+        times = weightings.logit_normal_times(options.times_mean, options.times_std)
+
+    return denoising.denoising(
+        options,
+        spec,
+        optimizers,
+        paths.rectified(),
+        targets.flow_velocity_target,
+        weightings.uniform,
+        times,
+        lambda: equal_steps(options.steps, options.greatest),
+        COUPLINGS[options.coupling],
+    )

@@ -1,0 +1,195 @@
+"""What the parts of a diffusion model must make together, where the data is Gaussian and the network ideal."""
+
+import gaussian_score
+import ideal_network
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from ideal_network import CLASSES, DATA_STD, NOTHING, SHAPE, check_denoise, check_log_prob, check_loss, check_moments
+from scipy.stats import norm
+
+from genimg_jax import core
+from genimg_jax.families import denoising, diffusion
+from genimg_jax.objectives import targets, weightings
+
+DDPM = {"path": "discrete", "target": "noise", "weighting": "uniform", "times": "uniform_times"}
+UNIFORM = (np.arange(100_000) + 0.5) / 100_000
+
+
+@pytest.fixture
+def ideal(monkeypatch):
+    ideal_network.install(monkeypatch, ideal_network.Network)
+
+
+def edm_loss() -> float:
+    """Karras et al. 2022, table 1, with the noise levels clipped to the path's."""
+    level = np.clip(np.exp(-1.2 + 1.2 * norm.ppf(UNIFORM)), 0.002, 80)
+    weight = (level**2 + DATA_STD**2) / (level * DATA_STD) ** 2
+    return float((weight * ideal_network.image_error(level)).mean())
+
+
+def ddpm_loss() -> float:
+    """The error of the noise at the 1000 steps' levels, between which the path interpolates."""
+    kept = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
+    level = np.sqrt((1 - kept) / kept)
+    level = np.exp(np.interp(UNIFORM * 999, np.arange(1000), np.log(level)))
+    return float((ideal_network.image_error(level) / level**2).mean())
+
+
+# --------------------------------------------------------------------------------------------------------- samples
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"solver": "stochastic", "steps": 300},
+        {"solver": "dpm_solver", "grid": "log_uniform", "path": "linear_log_snr", "target": "angular_velocity"},
+        {**DDPM, "solver": "ancestral", "steps": 1500, "grid": "log_uniform"},
+    ],
+    ids=["edm", "stochastic", "variational", "ddpm"],
+)
+def test_samples_have_the_moments_of_the_data(ideal, options):
+    check_moments(diffusion, **{"steps": 60, **options})
+
+
+# ---------------------------------------------------------------------------------------------------- loss, denoiser
+
+
+def test_the_loss_of_the_ideal_denoiser(ideal):
+    check_loss(diffusion, edm_loss())
+    check_loss(diffusion, edm_loss(), target="noise")  # the weighting is of the image's error
+    check_loss(diffusion, ddpm_loss(), **DDPM)
+
+
+@pytest.mark.parametrize("path", diffusion.PATHS)
+def test_targets_and_paths_are_the_same_denoiser(ideal, path):
+    for target in diffusion.TARGETS:
+        check_denoise(diffusion, path=path, target=target)
+
+
+def test_the_likelihood_is_that_of_the_data_with_uniform_noise(ideal):
+    check_log_prob(diffusion)
+
+
+# ----------------------------------------------------------------------------------------------------------- classes
+
+
+def check_guidance() -> None:
+    """Weight 0 is the denoiser that is told no class, 1 the one that is, and others lie on the line through them."""
+    level = jnp.array([0.1, 0.5, 2.0, 2.0])
+    label = jnp.array([0, 1, 0, 1])
+    noisy = jnp.asarray(np.random.default_rng(3).normal(size=(4, *SHAPE)), jnp.float32)
+    nothing = gaussian_score.denoiser(NOTHING)(noisy, level)
+    told = jnp.stack([gaussian_score.denoiser(CLASSES[int(k)])(noisy, level)[i] for i, k in enumerate(label)])
+    for weight in (0.0, 1.0, 2.5):
+        family, weights = ideal_network.made(diffusion, classes=2, guidance=weight)
+        found = family.denoise(weights, noisy, level, {"label": label})
+        np.testing.assert_allclose(found, (1 - weight) * nothing + weight * told, atol=1e-4)
+
+
+def test_guidance(ideal):
+    check_guidance()
+
+
+def test_guidance_guides_samples_and_no_likelihood(ideal):
+    keys = core.item_keys(jax.random.key(0), jnp.arange(8))
+    data = ideal_network.batch(8)
+
+    def run(weight, label):
+        family, weights = ideal_network.made(diffusion, classes=2, guidance=weight, steps=4, likelihood_steps=4)
+        told = {**data, "label": jnp.full(8, label)}
+        drawn = family.sample(weights, keys, {"label": told["label"]})
+        return drawn, family.log_prob(weights, told, jax.random.key(1))
+
+    (ignored, plain), (same, other), (guided, still) = run(0.0, 0), run(0.0, 1), run(2.0, 0)
+    np.testing.assert_array_equal(ignored, same)
+    assert np.abs(guided - ignored).mean() > 0.05
+    np.testing.assert_array_equal(plain, still)
+    assert np.abs(plain - other).mean() > 1
+
+
+class Tells(ideal_network.Network):
+    """Predicts a parameter where the class is hidden, else 0."""
+
+    def init(self, key, image, c_noise, label, training):
+        return {"params": {"hidden": jnp.zeros(())}}
+
+    def apply(self, variables, scaled, c_noise, label, training):
+        return (
+            jnp.broadcast_to((label == self.classes).reshape(-1, 1, 1, 1), scaled.shape) * variables["params"]["hidden"]
+        )
+
+
+def check_dropout() -> None:
+    """With images of -1, the gradient of that parameter at 0 is twice the share of hidden classes."""
+    optimizers, count, rate = {"model": core.Optimizer(optax.sgd(0.5))}, 20_000, 0.15
+    family, _ = ideal_network.made(
+        diffusion, 2, optimizers=optimizers, label_dropout=rate, target="image", weighting="uniform"
+    )
+    data = {**ideal_network.batch(count, label=1), "image": jnp.full((count, *SHAPE), -1.0)}
+    state, _ = jax.jit(family.train_step)(family.init(jax.random.key(0), data), data, jax.random.key(1))
+    share = -float(state.params["model"]["hidden"])
+    assert abs(share - rate) < 5 * np.sqrt(rate * (1 - rate) / count), share
+    # Evaluation hides none: there the parameter, now far from 0, plays no part.
+    np.testing.assert_allclose(family.evaluate(core.weights(state), data, jax.random.key(2))["loss"], 1.0, rtol=1e-5)
+
+
+def test_as_many_classes_are_hidden_as_asked_for(monkeypatch):
+    ideal_network.install(monkeypatch, Tells)
+    check_dropout()
+
+
+# ---------------------------------------------------------------------------------------------------- planted faults
+
+
+@pytest.mark.parametrize("fault", ["weighting", "times", "evaluation"])
+def test_faults_of_the_loss_are_caught(ideal, monkeypatch, fault):
+    if fault == "weighting":
+        monkeypatch.setitem(diffusion.WEIGHTINGS, "edm", lambda options: weightings.noise_error)
+    elif fault == "times":
+        monkeypatch.setitem(diffusion.TIMES, "log_normal_levels", lambda options: weightings.uniform_times)
+    else:  # every range's lower end
+        monkeypatch.setattr(denoising, "independent", lambda keys: jnp.full(len(keys), 0.01))
+    with pytest.raises(AssertionError):
+        check_loss(diffusion, edm_loss())
+
+
+def test_a_wrong_scale_is_caught(ideal, monkeypatch):
+    monkeypatch.setattr(targets, "input_scale", lambda path, t, data_std: jnp.ones_like(t))
+    with pytest.raises(AssertionError):
+        check_denoise(diffusion, target="noise")
+
+
+@pytest.mark.parametrize("fault", ["noise", "steps"])
+def test_faults_of_the_sampler_are_caught(ideal, monkeypatch, fault):
+    if fault == "noise":  # too much of it is put back in
+        monkeypatch.setitem(denoising.SOLVERS, "heun", lambda steps: denoising.sde.ddim(1.05))
+    else:
+        monkeypatch.setitem(diffusion.GRIDS, "karras", lambda *ends: denoising.grids.karras()(*ends)[:-10])
+    with pytest.raises(AssertionError):
+        check_moments(diffusion, steps=60)
+
+
+def test_faults_of_the_likelihood_are_caught(ideal, monkeypatch):
+    signs = denoising.rademacher
+    monkeypatch.setattr(denoising, "rademacher", lambda *arguments: 0.9 * signs(*arguments))
+    with pytest.raises(AssertionError):
+        check_log_prob(diffusion)
+
+
+def test_faults_of_guidance_are_caught(ideal, monkeypatch):
+    guide = denoising.guide
+    monkeypatch.setattr(denoising, "guide", lambda better, worse, weight: guide(worse, better, weight))
+    with pytest.raises(AssertionError):
+        check_guidance()
+
+
+def test_faults_of_label_dropout_are_caught(monkeypatch):
+    ideal_network.install(monkeypatch, Tells)
+    independent = denoising.independent
+    monkeypatch.setattr(denoising, "independent", lambda keys: 1 - independent(keys) ** 2)
+    with pytest.raises(AssertionError):
+        check_dropout()
