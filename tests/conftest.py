@@ -5,6 +5,8 @@ import os
 from genimg_jax.engine import runtime
 
 os.environ["JAX_PLATFORMS"] = "cpu"
+# What the tests compile runs for milliseconds: most of their time would go into making it fast.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
 runtime.prepare(runtime.Options(cpu_tuning=False, host_devices=4))
 
 import jax  # noqa: E402, the devices are made first
