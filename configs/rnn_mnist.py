@@ -20,13 +20,13 @@ def get_config(variant: str = "row"):
         },
         data={"source": "tfds", "name": "mnist", "binarize": "dynamic", "limit": 64 if tiny else 0},
         optimizer={
-            "learning_rate": 1e-3,
+            "learning_rate": 3e-3 if pixel else 1e-3,
             "schedule": "cosine",
             "clip_norm": 100.0,
-            "ema_half_life": 0.0 if tiny else 10_000.0 if pixel else 50_000.0,
+            "ema_half_life": 0.0 if tiny else 2_000.0 if pixel else 50_000.0,
         },
         train={
-            "steps": 4 if tiny else 1_200 if pixel else 6_000,
+            "steps": 4 if tiny else 600 if pixel else 6_000,
             "batch_size": 16 if tiny else 64,
             "log_every": 2 if tiny else 100,
             "evaluate_every": 2 if tiny else 600 if pixel else 2_000,
