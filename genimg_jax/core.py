@@ -103,8 +103,8 @@ class Family(NamedTuple):
     prior: Callable[[Weights, jax.Array], jax.Array] | None = None
     """(weights, keys[B]) -> codes [B, ...], for those whose `sample` is `decode` of codes that can be interpolated."""
     denoise: Callable[..., jax.Array] | None = None
-    """(weights, noisy f32[B, H, W, C], noise_level f32[B], condition) -> f32[B, H, W, C], the expected clean image given
-    noisy = image + noise_level * standard normal noise."""
+    """(weights, noisy f32[B, H, W, C], noise_level f32[B], condition) -> f32[B, H, W, C], the expected clean image,
+    where noisy = image + noise_level * standard normal noise."""
     complete: Callable[..., jax.Array] | None = None
     """(weights, image f32[B, H, W, C], mask bool[B, H, W] of known pixels, keys[B], condition) -> f32[B, H, W, C]."""
 

@@ -58,16 +58,6 @@ PROBLEMS = {
         torch=PLAIN,
         levels=2,
     ),
-    "row_lstm": Problem(
-        family="rnn",
-        model={"cell": "lstm", "width": 512},
-        image_shape=(28, 28, 1),
-        batch_size=64,
-        optimizer=ADAM,
-        runtime={"cpu_tuning": True, "host_devices": 1},
-        torch=PLAIN,
-        levels=2,
-    ),
     "pixelcnn": Problem(
         family="pixelcnn",
         model={"features": 32, "layers": 10, "reach": 1, "first_reach": 3},
@@ -105,14 +95,12 @@ PROBLEMS = {
         runtime={"cpu_tuning": True, "host_devices": 1},
         torch=PLAIN,
     ),
-    "dit_2": Problem(
-        family="denoiser",
-        model={"network": "dit", "patch": 2, "width": 256, "depth": 6, "heads": 4},
-        image_shape=(32, 32, 3),
-        batch_size=32,
-        optimizer=ADAM,
-        runtime={"cpu_tuning": True, "host_devices": 2},
-        torch=PLAIN,
+}
+ROWS, PATCHES = PROBLEMS["row_gru"], PROBLEMS["dit_4"]
+PROBLEMS |= {
+    "row_lstm": ROWS._replace(model={**ROWS.model, "cell": "lstm"}),
+    "dit_2": PATCHES._replace(
+        model={**PATCHES.model, "patch": 2}, batch_size=32, runtime={"cpu_tuning": True, "host_devices": 2}
     ),
 }
 

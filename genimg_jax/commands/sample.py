@@ -52,9 +52,9 @@ def main(arguments: Sequence[str]) -> None:
         name, columns = f"interpolations-{run.step}-seed{seed}", values.steps
         made = programs.interpolate(run.program, run.weights, values.interpolate, values.steps, seed, values.label)
     elif values.reconstruct:
-        name, columns = f"reconstructions-{run.step}", 8
+        name, columns = f"reconstructions-{run.step}", programs.COLUMNS
         source = open_source(run.program.config.data, run.program.config.data.evaluate_split)
-        made = programs.reconstruct(run.program, run.weights, source, values.reconstruct, columns)
+        made = programs.reconstruct(run.program, run.weights, source, values.reconstruct)
     else:
         name, columns = f"samples-{run.step}-seed{seed}", None
         made = programs.sample(run.program, run.weights, values.count, seed, values.label)

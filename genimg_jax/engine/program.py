@@ -21,6 +21,7 @@ from genimg_jax.errors import ConfigError
 from genimg_jax.families.latent import latent
 
 EVALUATION_SEED = 0  # held-out draws (binarisation, codes) are the same for every run, whatever seed it trained with
+COLUMNS = 8  # of a grid of reconstructions
 
 
 @flax.struct.dataclass
@@ -190,20 +191,20 @@ def sample(program: Program, weights: core.Weights, count: int, seed: int, label
     return np.concatenate(images)[:count]
 
 
-def reconstruct(program: Program, weights: core.Weights, source: Source, count: int, columns: int = 8) -> np.ndarray:
-    """Rows of `columns` images of `source`, each above the row of what decoding their codes gives."""
+def reconstruct(program: Program, weights: core.Weights, source: Source, count: int) -> np.ndarray:
+    """Rows of `COLUMNS` images of `source`, each above the row of what decoding their codes gives."""
     # -> f32[2 * count or a few more, H, W, C]
     family = program.family
     if family.encode is None or family.decode is None:
         raise ConfigError(f"{program.config.family} has no codes to reconstruct images from.")
-    size = parallel.shareable(program.mesh, columns)
+    size = parallel.shareable(program.mesh, COLUMNS)
     rows = []
     for raw in itertools.islice(
-        loading.evaluation_batches(source, size, parallel.local_rows(size)), -(-count // columns)
+        loading.evaluation_batches(source, size, parallel.local_rows(size)), -(-count // COLUMNS)
     ):
         raw.pop("mask")
         pair = program.reconstruct(weights, parallel.put_batch(raw, program.mesh), EVALUATION_SEED)
-        rows += [x[:columns] for x in jax.device_get(pair)]
+        rows += [x[:COLUMNS] for x in jax.device_get(pair)]
     return np.concatenate(rows)
 
 

@@ -263,14 +263,16 @@ def _check_best(program: Program) -> None:
         raise ConfigError(f"train.best is {train.best!r}, but evaluation measures {found}.")
 
 
-def _save_grid(program: Program, state: core.TrainState, held_out: Source | None, workdir, step: int) -> None:
+def _save_grid(
+    program: Program, state: core.TrainState, held_out: Source | None, workdir: pathlib.Path, step: int
+) -> None:
     """The same keys at every step, so that grids can be compared over time; of what cannot sample, reconstructions."""
     weights, count, columns = core.weights(state), program.config.train.samples, None
     if program.family.sample is not None:
         pictures = programs.sample(program, weights, count, program.config.seed)
     elif program.family.decode is not None and held_out is not None:
-        columns = 8
-        pictures = programs.reconstruct(program, weights, held_out, count // 2, columns)
+        columns = programs.COLUMNS
+        pictures = programs.reconstruct(program, weights, held_out, count // 2)
     else:
         return
     images.save_png(workdir / "samples" / f"{step}.png", images.grid(pictures, columns))

@@ -25,11 +25,11 @@ class Interval(NamedTuple):
 
 def normal(estimate: float, standard_error: float, level: float = 0.95) -> Interval:
     """For an estimate that is normal with a well-known standard error, such as `kernel.kernel_distance`'s."""
-    half = scipy.stats.norm.ppf((1 + level) / 2) * standard_error
-    return Interval(float(estimate), float(estimate - half), float(estimate + half), float(standard_error), level)
+    return student(estimate, standard_error, np.inf, level)
 
 
-def _student(estimate: float, standard_error: float, freedom: int, level: float) -> Interval:
+def student(estimate: float, standard_error: float, freedom: float, level: float = 0.95) -> Interval:
+    """For an estimate that is normal, whose standard error is itself estimated with these degrees of freedom."""
     half = scipy.stats.t.ppf((1 + level) / 2, freedom) * standard_error
     return Interval(float(estimate), float(estimate - half), float(estimate + half), float(standard_error), level)
 
@@ -44,7 +44,7 @@ def _sample(values: np.ndarray, what: str) -> np.ndarray:  # [N] -> f64[N]
 def mean(values: np.ndarray, level: float = 0.95) -> Interval:  # [N]
     """Student's interval for the mean of the population that N independent values come from."""
     values = _sample(values, "the values whose mean is asked for")
-    return _student(values.mean(), values.std(ddof=1) / np.sqrt(len(values)), len(values) - 1, level)
+    return student(values.mean(), values.std(ddof=1) / np.sqrt(len(values)), len(values) - 1, level)
 
 
 def paired_difference(first: np.ndarray, second: np.ndarray, level: float = 0.95) -> Interval:  # [N], [N]

@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import scipy.stats
 from scipy.sparse.csgraph import connected_components
 from scipy.special import expit
 
 from genimg_jax.errors import DataError
-from genimg_jax.metrics.intervals import Interval
+from genimg_jax.metrics.intervals import Interval, student
 
 
 class Preferences(NamedTuple):
@@ -84,11 +83,7 @@ def bradley_terry(
         covariance = covariance @ (sums.T @ sums) @ covariance * (len(who) / freedom)
     scores, covariance = basis @ scores, basis @ covariance @ basis.T
     errors = np.sqrt(np.diag(covariance))
-    half = scipy.stats.t.ppf((1 + level) / 2, freedom) * errors
-    intervals = [
-        Interval(float(s), float(s - h), float(s + h), float(e), level)
-        for s, h, e in zip(scores, half, errors, strict=True)
-    ]
+    intervals = [student(score, error, freedom, level) for score, error in zip(scores, errors, strict=True)]
     return Preferences(names, intervals, covariance, freedom)
 
 
@@ -98,6 +93,4 @@ def score_difference(found: Preferences, first: str, second: str) -> Interval:
     i, j = found.names.index(first), found.names.index(second)
     c, level = found.covariance, found.scores[i].level
     error = np.sqrt(c[i, i] + c[j, j] - 2 * c[i, j])
-    estimate = found.scores[i].estimate - found.scores[j].estimate
-    half = scipy.stats.t.ppf((1 + level) / 2, found.freedom) * error
-    return Interval(estimate, float(estimate - half), float(estimate + half), float(error), level)
+    return student(found.scores[i].estimate - found.scores[j].estimate, error, found.freedom, level)

@@ -14,7 +14,7 @@ import numpy as np
 from genimg_jax.errors import ConfigError
 from genimg_jax.networks.conditioning import ClassEmbedding
 from genimg_jax.networks.denoising import Condition, SelfAttention, normal, or_null
-from genimg_jax.networks.layers import Dense
+from genimg_jax.networks.layers import Dense, unpatchify
 
 
 def patchify(image: jax.Array, patch: int) -> jax.Array:
@@ -27,12 +27,6 @@ def patchify(image: jax.Array, patch: int) -> jax.Array:
         raise ConfigError(f"patches of {patch}x{patch} do not divide a {height}x{width} image; resize it or them.")
     x = image.reshape(batch, height // patch, patch, width // patch, patch, channels)
     return x.swapaxes(2, 3).reshape(batch, -1, patch * patch * channels)
-
-
-def unpatchify(tokens: jax.Array, patch: int, height: int, width: int) -> jax.Array:
-    """The inverse of `patchify`."""  # [B, H W / patch^2, patch^2 C] -> [B, H, W, C]
-    x = tokens.reshape(tokens.shape[0], height // patch, width // patch, patch, patch, -1)
-    return x.swapaxes(2, 3).reshape(tokens.shape[0], height, width, -1)
 
 
 def places(height: int, width: int, features: int) -> np.ndarray:

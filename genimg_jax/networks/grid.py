@@ -3,7 +3,7 @@
 import flax.linen as nn
 import jax
 
-from genimg_jax.networks.layers import Conv, Dense, Downsample, Normalization, activate
+from genimg_jax.networks.layers import Conv, Dense, Downsample, Normalization, activate, unpatchify
 
 WIDEST = 4  # times the width of the first level
 
@@ -26,9 +26,7 @@ def enlarge(x: jax.Array) -> jax.Array:  # [B, h, w, 4 C] -> [B, 2h, 2w, C]
     After a convolution, what a transposed one computes without its zeros; unlike a repeated pixel, the finest
     detail is not lost.
     """
-    batch, height, width, features = x.shape
-    x = x.reshape(batch, height, width, 2, 2, features // 4).swapaxes(2, 3)
-    return x.reshape(batch, 2 * height, 2 * width, features // 4)
+    return unpatchify(x, 2, 2 * x.shape[1], 2 * x.shape[2])
 
 
 class GridEncoder(nn.Module):

@@ -52,10 +52,14 @@ class SpectralScale(nn.Module):
         return (kernel / _length(matrix @ vector)).astype(kernel.dtype)
 
 
+def flat_normal(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> jax.Array:  # -> [*shape]
+    """Standard normal, drawn flat: the same numbers, and XLA compiles a draw of four axes ten times slower on a CPU."""
+    return jax.random.normal(key, (math.prod(shape),), dtype).reshape(shape)
+
+
 def he_normal(key: jax.Array, shape: tuple[int, ...], fan_in: int) -> jax.Array:  # -> f32[*shape]
     """Variance 2 / fan in, as suits the rectifiers that follow (He et al. 2015, equation 10)."""
-    # Drawn flat: the same numbers, and XLA compiles a draw of four axes some ten times slower on a CPU.
-    return math.sqrt(2 / fan_in) * jax.random.normal(key, (math.prod(shape),)).reshape(shape)
+    return math.sqrt(2 / fan_in) * flat_normal(key, shape)
 
 
 def parameters(layer: nn.Module, x: jax.Array, window: tuple[int, ...], training: bool):
@@ -128,6 +132,13 @@ class Upsample(nn.Module):
         kernel = self.param("kernel", he_normal, (4, 4, self.features, x.shape[-1]), 4 * x.shape[-1])
         x = double(x.astype(kernel.dtype), kernel)
         return add(x, self.param("bias", nn.initializers.zeros, (self.features,))) if self.use_bias else x
+
+
+def unpatchify(patches: jax.Array, patch: int, height: int, width: int) -> jax.Array:
+    """Patches of `patch` x `patch` pixels, in raster order and each of its values too, put together."""
+    # [B, ..., patch^2 C] -> [B, height, width, C]
+    x = patches.reshape(patches.shape[0], height // patch, width // patch, patch, patch, -1)
+    return x.swapaxes(2, 3).reshape(patches.shape[0], height, width, -1)
 
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
