@@ -1,0 +1,56 @@
+"""What a sweep is made of, and what a launcher is: a function that trains cells.
+
+A launcher is made by a small factory with options of its own, such as `local.launcher(workers=2)`. It trains every cell
+that it is given in the cell's own run directory, in any order, and yields an outcome as soon as there is one. A cell
+that fails, in whatever way, stops no other; nothing but an interruption of the whole sweep is ever raised.
+"""
+
+import pathlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+from genimg_jax.engine import config, run
+from genimg_jax.errors import ConfigError
+
+LOG = "log.txt"  # in a cell's run directory: what its training printed, every attempt below the one before
+SHOWN_LINES = 8  # of a failed cell's log
+
+
+class Cell(NamedTuple):
+    """One run of a sweep."""
+
+    name: str  # what tells it from the others, such as "beta=4.0,seed=2"
+    overrides: Mapping[str, Any]  # what it sets over the base configuration, such as {"model.beta": 4.0, "seed": 2}
+    values: Mapping[str, Any]  # its complete configuration, as `engine.training.train` takes it
+    digest: str  # `engine.config.digest` of it: which run it is, whatever it is called
+    workdir: pathlib.Path
+
+
+class Outcome(NamedTuple):
+    """How the training of a cell ended."""
+
+    cell: Cell
+    status: Literal["done", "failed", "preempted"]  # preempted: saved, and goes on from there when launched again
+    seconds: float  # that its training took this time, as wall clock; of cells trained as one program, their share
+    message: str = ""  # of one that failed, its log's last lines
+
+
+Launcher = Callable[[Sequence[Cell]], Iterator[Outcome]]
+
+
+def trained(cell: Cell) -> bool:
+    """Whether the run directory holds the last checkpoint of this very cell. Looks at files alone."""
+    last = cell.workdir / "checkpoints" / str(cell.values["train"]["steps"])
+    if not all((last / part).is_dir() for part in ("state", "about")):
+        return False
+    try:
+        return config.digest(run.read_json(cell.workdir, "config.json")) == cell.digest
+    except ConfigError:
+        return False
+
+
+def log_tail(workdir: pathlib.Path, lines: int = SHOWN_LINES) -> str:
+    """The last lines of a cell's log; "" where there is none."""
+    path = workdir / LOG
+    text = path.read_text(errors="replace") if path.is_file() else ""
+    return "\n".join(text.replace("\r", "\n").rstrip().splitlines()[-lines:])
