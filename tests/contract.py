@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from random_weights import random_weights
 
 from genimg_jax import core
 from genimg_jax.engine import checkpoint, parallel
@@ -115,9 +116,13 @@ def loss_falls(case: Case) -> None:
 
 
 def groups_cover_parameters(case: Case) -> None:
-    """The groups are the optimisers'; no array is in two; a step with every rate positive reaches all of them."""
+    """The groups are the optimisers'; no array is in two; a step from random weights reaches all of them.
+
+    Random, since layers that begin at zero let no gradient through.
+    """
     state, _ = train(case, 0)
-    after, _ = train(case, 2)
+    state = state.replace(params=random_weights(lambda: state.params))
+    after, _ = train(case, 1, rates=dict.fromkeys(case.groups, 1.0), state=state)
     assert set(state.params) == set(case.groups) == set(state.opt)
     for (path, a), b in zip(
         jax.tree_util.tree_leaves_with_path(state.params), jax.tree.leaves(after.params), strict=True

@@ -6,7 +6,7 @@ from types import ModuleType
 from genimg_jax.errors import ConfigError
 from genimg_jax.options import nearest
 
-REGISTRY = ("autoencoder", "gan", "made", "pixelcnn", "rnn", "transformer", "vae", "vq", "vqgan")
+REGISTRY = ("autoencoder", "diffusion", "flow", "gan", "made", "pixelcnn", "rnn", "transformer", "vae", "vq", "vqgan")
 
 
 def load(name: str) -> ModuleType:
