@@ -155,6 +155,17 @@ def resolve(config: Mapping[str, Any]) -> Config:
 
 def load(path: str) -> ConfigDict:
     """The configuration of `file.py` or `file.py:variant`. Raises `ConfigError` naming file and line."""
+    config = call(path, "get_config")
+    if not isinstance(config, ConfigDict):
+        raise ConfigError(f"{path}: get_config returned {type(config).__name__}; return `experiment(...)`.")
+    return config
+
+
+def call(path: str, function: str) -> Any:
+    """What a function of `file.py` returns, given the variant of `file.py:variant`.
+
+    Raises `ConfigError` naming file and line for whatever is wrong there.
+    """
     name, _, variant = path.partition(":")
     file = pathlib.Path(name)
     if not file.is_file():
@@ -166,15 +177,12 @@ def load(path: str) -> ConfigDict:
         spec = importlib.util.spec_from_file_location("experiment_config", file)
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        config = module.get_config(*([variant] if variant else []))
+        return getattr(module, function)(*([variant] if variant else []))
     except ConfigError as error:
         raise ConfigError(f"{file}:{_line(file, source, error)}: {error}") from error
     except Exception as error:
         line = getattr(error, "lineno", None) or _line(file, source, error)
         raise ConfigError(f"{file}:{line}: {type(error).__name__}: {error}") from error
-    if not isinstance(config, ConfigDict):
-        raise ConfigError(f"{file}: get_config returned {type(config).__name__}; return `experiment(...)`.")
-    return config
 
 
 def _line(file: pathlib.Path, source: str, error: Exception) -> int:
