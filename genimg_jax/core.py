@@ -25,7 +25,7 @@ class Spec(NamedTuple):
 
     image_shape: tuple[int, int, int]  # (height, width, channels)
     num_classes: int  # 0: unlabelled
-    levels: int  # values a pixel can take: 256, 2 for binarised images, 17 for scikit-learn's digits
+    levels: int  # values a pixel can take: 256, 2 for binarised images; 0: images of codes that are real numbers
 
 
 @flax.struct.dataclass
@@ -66,6 +66,16 @@ class Optimizer(NamedTuple):
     average: Callable[[Tree], Tree] = lambda tree: tree
 
 
+class Codes(NamedTuple):
+    """Images as images of codes, which a second stage can be trained on. Neither function draws anything."""
+
+    spec: Spec
+    encode: Callable[[Weights, Batch, jax.Array], jax.Array]
+    """(weights, batch, key) -> as many codes as [B, *spec.image_shape], in that order."""
+    decode: Callable[[Weights, jax.Array, Batch], jax.Array]
+    """(weights, codes [B, *spec.image_shape], condition) -> f32[B, H, W, C] in [-1, 1]."""
+
+
 class Family(NamedTuple):
     """A generative family. A capability that is `None` is one the family lacks.
 
@@ -100,6 +110,10 @@ class Family(NamedTuple):
     codes: Spec | None = None
     """What `encode` returns, for those that a second stage can be trained on: the spec of an image whose values are
     codes i32[B, h, w, c] from 0 to `levels` - 1. Such an `encode` draws nothing."""
+    continuous: Codes | None = None
+    """Codes that are real numbers f32[B, h, w, c] on any scale, of 0 `levels`, for second stages that are `real`."""
+    real: bool = False
+    """Whether it can be made for images of real numbers too, of 0 `levels`, not clipped to [-1, 1]."""
     prior: Callable[[Weights, jax.Array], jax.Array] | None = None
     """(weights, keys[B]) -> codes [B, ...], for those whose `sample` is `decode` of codes that can be interpolated."""
     denoise: Callable[..., jax.Array] | None = None

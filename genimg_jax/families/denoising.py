@@ -80,7 +80,8 @@ def denoising(
     """A family with one parameter group, `model`; `levels()` are those that its sampler visits, f32[steps + 1].
 
     The loss is the weighted squared error of the prediction, a mean over pixels and channels. Samples are clipped to
-    [-1, 1]. Where there is a class, `denoise` is guided; `log_prob` is not: it is that of the image given its class.
+    [-1, 1], but for images of real numbers, which have no `log_prob`: theirs would be a density. Where there is a
+    class, `denoise` is guided; `log_prob` is not: it is that of the image given its class.
     """
     classes = core.classes(options.conditional, spec)
     network = backbone.build(options, spec.image_shape[-1], classes)
@@ -148,7 +149,8 @@ def denoising(
 
     def sample(weights, keys, condition):
         guided = denoiser(weights.params["model"], condition, options.guidance)
-        return jnp.clip(ode.sample(step, guided, levels(), keys, spec.image_shape), -1.0, 1.0)
+        drawn = ode.sample(step, guided, levels(), keys, spec.image_shape)
+        return jnp.clip(drawn, -1.0, 1.0) if spec.levels else drawn
 
     def log_prob(weights, batch, key):
         """The log density at the image with uniform noise as wide as a level, times that width a value."""
@@ -167,10 +169,11 @@ def denoising(
         evaluate,
         sample=sample,
         conditions=("label",) if classes else (),
-        log_prob=log_prob,
-        bound="estimate",
-        protocol=_protocol(options, classes),
+        log_prob=log_prob if spec.levels else None,
+        bound="estimate" if spec.levels else None,
+        protocol=_protocol(options, classes) if spec.levels else {},
         denoise=denoise,
+        real=True,
     )
 
 
