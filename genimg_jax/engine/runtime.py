@@ -31,7 +31,7 @@ def prepare(options: Options) -> str:
 
     Flags that XLA_FLAGS already holds are kept as they are. Without effect once JAX has used a device.
     """
-    if not _cpu_only():
+    if not cpu_only():
         return "runtime: an accelerator may be present, nothing changed"
     done = []
     release = importlib.metadata.version("jaxlib")
@@ -53,7 +53,7 @@ def prepare(options: Options) -> str:
     return f"runtime: {', '.join(done) or 'nothing changed'}"
 
 
-def _cpu_only() -> bool:
+def cpu_only() -> bool:
     named = os.environ.get("JAX_PLATFORMS", "")
     if named:
         return named == "cpu"

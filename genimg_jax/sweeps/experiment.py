@@ -1,0 +1,117 @@
+"""A question put to a family: `experiments/NAME.py` with `get_experiment(variant)`, which returns `experiment(...)`.
+
+Everything is checked here, where the file that is wrong can be named with its line, before anything starts.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from genimg_jax.engine import config as configs
+from genimg_jax.errors import ConfigError
+from genimg_jax.options import nearest
+from genimg_jax.sweeps import grid as grids
+from genimg_jax.sweeps.grid import Grid, Point
+
+
+class Measure(NamedTuple):
+    """What an experiment looks at: metrics as `genimg evaluate` names them, of one checkpoint of each cell."""
+
+    primary: str
+    better: str  # 'lower' or 'higher'
+    also: tuple[str, ...]  # shown beside the primary one, without tests of their own
+    checkpoint: str  # best, last, or a step
+
+
+class Planned(NamedTuple):
+    """A cell before it has a directory."""
+
+    name: str
+    setting: str  # the name of what its seeds have in common
+    point: Point
+    values: Mapping[str, Any]  # the complete configuration, as JSON has it
+    digest: str
+
+
+class Experiment(NamedTuple):
+    question: str
+    measure: Measure
+    baseline: str  # the setting that the others are compared with
+    cells: tuple[Planned, ...]
+
+
+def experiment(
+    question: str,
+    base: ConfigDict,
+    grid: Grid,
+    metric: str,
+    better: str,
+    baseline: Mapping[str, Any],
+    settings: Mapping[str, Any] | None = None,
+    also: Sequence[str] = (),
+    checkpoint: str = "best",
+) -> Experiment:
+    """The checked experiment: `settings` over `base`, and over that each point of `grid`.
+
+    `baseline` holds values of swept keys that single out one setting; {} where nothing but the seed is swept. Raises
+    `ConfigError` for an unknown key, a value that a key cannot have, an empty grid, two cells that are one run, and a
+    baseline that is not one setting.
+    """
+    if better not in ("lower", "higher"):
+        raise ConfigError(f"better is {better!r}{nearest(better, ('lower', 'higher'))} It must be lower or higher.")
+    if not grid:
+        raise ConfigError("the grid is empty; a grid of `seeds(5)` repeats the base configuration.")
+    common = grids.overlay(_plain(base), settings or {})
+    configs.resolve(common)
+    names, settings_of = grids.names(grid), grids.setting_names(grid)
+    cells = tuple(_cell(common, *about) for about in zip(grid, names, settings_of, strict=True))
+    _refuse_repeated(cells)
+    measure = Measure(metric, better, tuple(also), checkpoint)
+    return Experiment(question, measure, _find_baseline(cells, baseline), cells)
+
+
+def load(path: str) -> Experiment:
+    """The experiment of `file.py` or `file.py:variant`. Raises `ConfigError` naming file and line."""
+    found = configs.call(path, "get_experiment")
+    if not isinstance(found, Experiment):
+        raise ConfigError(f"{path}: get_experiment returned {type(found).__name__}; return `experiment(...)`.")
+    return found
+
+
+def _plain(values: Any) -> Any:
+    """As JSON gives it back: what is planned, written and read must be one thing."""
+    if isinstance(values, Mapping):
+        return {k: _plain(v) for k, v in (values.to_dict() if isinstance(values, ConfigDict) else values).items()}
+    return list(values) if isinstance(values, tuple) else values
+
+
+def _cell(common: Mapping[str, Any], point: Point, name: str, setting: str) -> Planned:
+    values = _plain(grids.overlay(common, point.overrides))
+    configs.resolve(values)
+    return Planned(name, setting, point, values, configs.digest(values))
+
+
+def _refuse_repeated(cells: Sequence[Planned]) -> None:
+    first: dict[str, Planned] = {}
+    for cell in cells:
+        other = first.setdefault(cell.digest, cell)
+        if other is cell:
+            continue
+        found = configs.differences(other.values, cell.values)
+        how = f"they differ in {', '.join(d.key for d in found)} alone, which changes nothing that is computed"
+        raise ConfigError(f"the cells {other.name} and {cell.name} are one run: {how if found else 'nothing differs'}.")
+
+
+def _find_baseline(cells: Sequence[Planned], baseline: Mapping[str, Any]) -> str:
+    settings = {cell.setting: configs.flatten(cell.values) for cell in cells}
+    swept = list(dict.fromkeys(key for cell in cells for key in cell.point.setting))
+    for key in baseline:
+        if key not in swept:
+            raise ConfigError(f"the baseline sets {key}, which no cell does{nearest(key, swept)}")
+    wanted = configs.flatten(baseline)
+    found = [name for name, flat in settings.items() if all(flat.get(k) == v for k, v in wanted.items())]
+    if len(found) != 1:
+        which = f"{len(found)} settings ({'; '.join(found)})" if found else "none of the settings"
+        raise ConfigError(f"the baseline {dict(baseline)} is {which}; it must be one of: {'; '.join(settings)}.")
+    return found[0]

@@ -1,0 +1,131 @@
+"""The cells of an experiment, put together from few parts: `product(param("model.beta", 1.0, 4.0), seeds(5))`.
+
+A grid is a tuple of `Point`s, each of which sets some keys over the base configuration. What a point sets is checked
+against that configuration later, by `overlay`, once for every cell and before anything starts.
+"""
+
+import copy
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from genimg_jax.engine.config import flatten
+from genimg_jax.errors import ConfigError
+from genimg_jax.options import nearest
+
+
+class Point(NamedTuple):
+    """What one cell sets, by flat key such as "optimizer.learning_rate"."""
+
+    setting: Mapping[str, Any]  # what is asked about
+    replicate: Mapping[str, Any]  # what only repeats it: the seed, and whatever goes with it
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        return {**self.setting, **self.replicate}
+
+
+Grid = tuple[Point, ...]
+
+
+def param(key: str, *values: Any) -> Grid:
+    """One cell a value of the key. The key "seed" counts as a repetition, as in `seeds`."""
+    if not values:
+        raise ConfigError(f"param({key!r}) has no values; give at least one.")
+    return tuple(Point({}, {key: v}) if key == "seed" else Point({key: v}, {}) for v in values)
+
+
+def seeds(count: int, *also: str) -> Grid:
+    """The same experiment `count` times, with seeds 0 to `count` - 1; keys in `also` are set to the seed too.
+
+    Cells of equal seed are compared in pairs: they start from the same random streams and see the same order of data.
+    """
+    if count < 1:
+        raise ConfigError(f"seeds({count}) is an empty grid; give at least 1.")
+    return tuple(Point({}, dict.fromkeys(("seed", *also), seed)) for seed in range(count))
+
+
+def product(*grids: Grid) -> Grid:
+    """Every combination of a cell of each; the last grid varies fastest."""
+    points: Grid = (Point({}, {}),)
+    for grid in grids:
+        points = tuple(_merge(one, two) for one in points for two in grid)
+    return points
+
+
+def zipped(*grids: Grid) -> Grid:
+    """The first cells of all together, then the second ones, and so on."""
+    lengths = [len(grid) for grid in grids]
+    if len(set(lengths)) > 1:
+        raise ConfigError(f"zipped grids have {', '.join(map(str, lengths))} cells; they must have equally many.")
+    merged = grids[0] if grids else ()
+    for grid in grids[1:]:
+        merged = tuple(_merge(one, two) for one, two in zip(merged, grid, strict=True))
+    return merged
+
+
+def chain(*grids: Grid) -> Grid:
+    """The cells of one grid after those of another; a key that only some of them set has the base's value elsewhere."""
+    return tuple(point for grid in grids for point in grid)
+
+
+def _merge(one: Point, two: Point) -> Point:
+    twice = [key for key in one.overrides if key in two.overrides]
+    if twice:
+        raise ConfigError(f"config.{twice[0]} is set by two grids that are combined; let one of them set it.")
+    return Point({**one.setting, **two.setting}, {**one.replicate, **two.replicate})
+
+
+def overlay(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of the nested configuration `base` with flat keys set. Raises `ConfigError` naming the nearest key.
+
+    Types and bounds are what `engine.config.resolve` checks.
+    """
+    values = copy.deepcopy(dict(base))
+    for key, value in overrides.items():
+        *parents, last = key.split(".")
+        node = values
+        for name in parents:
+            node = node.get(name) if isinstance(node, dict) else None
+        if not isinstance(node, dict) or last not in node:
+            raise ConfigError(f"config.{key} is not in the configuration{_nearest(key, flatten(base))}")
+        node[last] = copy.deepcopy(value)
+    return values
+
+
+def _nearest(key: str, known: Mapping[str, Any]) -> str:
+    same = [k for k in known if k.split(".")[-1] == key.split(".")[-1]]
+    return f"; did you mean {same[0]!r}?" if same else nearest(key, known)
+
+
+def names(points: Sequence[Point]) -> list[str]:
+    """A name for each point, from the keys that it sets: the shortest ending of a key that tells it from the others."""
+    return [_name(point.overrides, _short(points)) for point in points]
+
+
+def setting_names(points: Sequence[Point]) -> list[str]:
+    """The same without what only repeats; "base" where nothing else is set."""
+    return [_name(point.setting, _short(points)) for point in points]
+
+
+def _short(points: Sequence[Point]) -> dict[str, str]:
+    keys = list(dict.fromkeys(key for point in points for key in point.overrides))
+
+    def ending(key: str, parts: int) -> str:
+        return ".".join(key.split(".")[-parts:])
+
+    def shortest(key: str) -> str:
+        for parts in range(1, key.count(".") + 1):
+            if [ending(k, parts) for k in keys].count(ending(key, parts)) == 1:
+                return ending(key, parts)
+        return key
+
+    return {key: shortest(key) for key in keys}
+
+
+def _name(overrides: Mapping[str, Any], short: Mapping[str, str]) -> str:
+    return ",".join(f"{short[key]}={written(value)}" for key, value in overrides.items()) or "base"
+
+
+def written(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"), default=str)

@@ -1,0 +1,174 @@
+"""Cells on this machine: a few long-lived processes, each on cores of its own."""
+
+import contextlib
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import Any
+
+from genimg_jax.engine import runtime
+from genimg_jax.errors import ConfigError
+from genimg_jax.sweeps.cells import Cell, Launcher, Outcome, log_tail
+
+ATTEMPTS = 2
+
+
+def launcher(workers: int = 0) -> Launcher:
+    """Trains cells in `workers` processes at a time; 0: one a core, or a single one where an accelerator may be in use.
+
+    The cores are shared out evenly, and a run's manifest tells how many it had. What failed is tried once more in a new
+    process, from its last checkpoint, unless it would fail just so again. Workers share what they have compiled. A
+    worker whose parent is gone saves its cell and leaves.
+    """
+    if workers < 0:
+        raise ConfigError(f"--workers is {workers}; it must be at least 0.")
+    environment = dict(os.environ)  # as it is now: evaluating a run in this process may change it
+
+    def launch(cells: Sequence[Cell]) -> Iterator[Outcome]:
+        shares = core_shares(min(workers or default_workers(), len(cells) or 1))
+        with tempfile.TemporaryDirectory(prefix="genimg-compiled-") as cache:
+            slots = [_Slot(share, compiled_once(environment, cache)) for share in shares]
+            idle: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
+            for slot in slots:
+                idle.put(slot)
+            pool = ThreadPoolExecutor(len(slots))
+
+            def train(cell: Cell) -> Outcome:
+                slot = idle.get()
+                try:
+                    return slot.train(cell)
+                finally:
+                    idle.put(slot)
+
+            try:
+                for future in as_completed([pool.submit(train, cell) for cell in cells]):
+                    yield future.result()
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+                _stop(slots)
+
+    return launch
+
+
+def default_workers() -> int:
+    return len(available_cores()) if runtime.cpu_only() else 1
+
+
+def available_cores() -> list[int]:
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+
+
+def core_shares(workers: int) -> list[list[int]]:
+    """The cores of each worker, as equal in number as can be; with more workers than cores they take turns."""
+    cores = available_cores()
+    if workers >= len(cores):
+        return [[cores[i % len(cores)]] for i in range(workers)]
+    return [cores[len(cores) * i // workers : len(cores) * (i + 1) // workers] for i in range(workers)]
+
+
+def compiled_once(environment: Mapping[str, str], cache: str) -> dict[str, str]:
+    """An environment in which processes read back what others compiled: cells that differ in their seed alone are one
+    program. A cache that the user has chosen stays."""
+    return {
+        "JAX_COMPILATION_CACHE_DIR": cache,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        **environment,
+    }
+
+
+class _Slot:
+    """A place for one worker process, which is started for its first cell and again when it has died."""
+
+    def __init__(self, cores: Sequence[int], environment: Mapping[str, str]):
+        self.cores, self.environment = cores, environment
+        self.process: subprocess.Popen | None = None
+        self.runtime: Mapping[str, Any] = {}
+        self.stopping = False
+        self.starting = threading.Lock()
+
+    def train(self, cell: Cell) -> Outcome:
+        spent, reply = 0.0, {}
+        for _ in range(ATTEMPTS):
+            reply = self._attempt(cell)
+            spent += reply["seconds"]
+            if reply["status"] != "failed" or not reply["again"] or self.stopping:
+                break
+            self.close()  # whatever went wrong is not handed on
+        return Outcome(cell, reply["status"], spent, reply["message"])
+
+    def _attempt(self, cell: Cell) -> dict[str, Any]:
+        since = time.monotonic()
+        with contextlib.suppress(BrokenPipeError):
+            if self._start(cell.values["runtime"]):
+                request = {"values": dict(cell.values), "workdir": str(cell.workdir)}
+                self.process.stdin.write(json.dumps(request) + "\n")
+                self.process.stdin.flush()
+                if line := self.process.stdout.readline():
+                    return json.loads(line)
+        seconds = time.monotonic() - since
+        if self.stopping:
+            message = "stopped; it goes on from its last checkpoint."
+            return {"status": "preempted", "seconds": seconds, "message": message, "again": False}
+        message = f"{_end(self.process.wait())}\n{log_tail(cell.workdir)}".rstrip()
+        return {"status": "failed", "seconds": seconds, "message": message, "again": True}
+
+    def _start(self, wanted: Mapping[str, Any]) -> bool:
+        """Whether there is a process whose settings are the cell's: they can be made once, before JAX starts."""
+        if self.process and (self.process.poll() is not None or self.runtime != wanted):
+            self.close()
+        with self.starting:
+            if self.process is None and not self.stopping:
+                command = [sys.executable, "-m", "genimg_jax.sweeps.worker", ",".join(map(str, self.cores))]
+                pipe = subprocess.PIPE
+                # In a session of its own: Ctrl-C is for this process, which passes it on once.
+                self.process = subprocess.Popen(
+                    command, stdin=pipe, stdout=pipe, text=True, env=self.environment, start_new_session=True
+                )
+                self.runtime = wanted
+        return self.process is not None
+
+    def stop(self) -> None:
+        """Asks for what is trained to be saved. Without effect on a process that has ended."""
+        with self.starting:
+            self.stopping = True
+            if self.process:
+                self.process.terminate()
+
+    def close(self) -> None:
+        if self.process:
+            with contextlib.suppress(BrokenPipeError):
+                self.process.stdin.close()
+            self.process.wait()
+            self.process.stdout.close()
+            self.process = None
+
+
+def _stop(slots: Sequence[_Slot]) -> None:
+    """Every worker saves and leaves; where waiting for that is interrupted too, they leave at once."""
+    for slot in slots:
+        slot.stop()
+    try:
+        for slot in slots:
+            if slot.process:
+                slot.process.wait()
+    finally:
+        for slot in slots:
+            if slot.process:
+                slot.process.kill()
+
+
+def _end(status: int) -> str:
+    if status == -signal.SIGKILL:
+        return "the process was killed, as the system does with one that takes too much memory."
+    if status < 0:
+        return f"the process was ended by {signal.Signals(-status).name}."
+    return f"the process left with code {status}."

@@ -1,0 +1,172 @@
+"""A sweep's directory: `sweep.json` says which cells there are, `outcomes.jsonl` how their trainings ended.
+
+    SWEEP/sweep.json  outcomes.jsonl  cells/NAME/ (run directories)  report.md  report.html
+
+A cell is known by the digest of its configuration. An experiment may come to have more cells, whatever they are then
+called; it may not change those that were planned.
+"""
+
+import json
+import os
+import pathlib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from genimg_jax.engine import config as configs
+from genimg_jax.engine import run
+from genimg_jax.errors import ConfigError
+from genimg_jax.sweeps.cells import Cell, Outcome
+from genimg_jax.sweeps.experiment import Experiment, Measure, Planned
+
+PLAN, OUTCOMES = "sweep.json", "outcomes.jsonl"
+LONGEST_NAME = 120  # of a directory
+
+
+class Sweep(NamedTuple):
+    """An experiment that has a directory."""
+
+    workdir: pathlib.Path
+    question: str
+    measure: Measure
+    baseline: str  # a setting
+    cells: tuple[Cell, ...]
+    settings: Mapping[str, str]  # by a cell's digest
+    seeds: Mapping[str, int]  # the same
+
+    def by_setting(self) -> dict[str, list[Cell]]:
+        found: dict[str, list[Cell]] = {}
+        for cell in self.cells:
+            found.setdefault(self.settings[cell.digest], []).append(cell)
+        return found
+
+
+def plan(experiment: Experiment, workdir: pathlib.Path) -> tuple[Sweep, list[str]]:
+    """The experiment in its directory, and the names of cells planned there that it has no more. Writes nothing.
+
+    Raises `ConfigError` where cells that were planned are now others.
+    """
+    before = _read(workdir)["cells"] if (workdir / PLAN).is_file() else []
+    known = {record["digest"]: record for record in before}
+    planned = {cell.digest: cell for cell in experiment.cells}
+    missing = [record for record in before if record["digest"] not in planned]
+    added = [cell for cell in experiment.cells if cell.digest not in known]
+    if missing and added:
+        raise ConfigError(_changed(workdir, missing, added))
+    taken = {record["directory"] for record in before}
+    cells = []
+    for cell in experiment.cells:
+        directory = known[cell.digest]["directory"] if cell.digest in known else _directory(cell, taken)
+        taken.add(directory)
+        cells.append(Cell(cell.name, cell.point.overrides, cell.values, cell.digest, _place(workdir, directory)))
+    settings = {cell.digest: cell.setting for cell in experiment.cells}
+    seeds = {cell.digest: cell.values["seed"] for cell in experiment.cells}
+    sweep = Sweep(
+        workdir, experiment.question, experiment.measure, experiment.baseline, tuple(cells), settings, seeds
+    )
+    return sweep, [record["name"] for record in missing]
+
+
+def write(sweep: Sweep, source: str) -> None:
+    """`sweep.json`, keeping what cells it had besides. `source` is the experiment's file."""
+    before = _read(sweep.workdir)["cells"] if (sweep.workdir / PLAN).is_file() else []
+    records = [
+        {
+            "name": cell.name,
+            "setting": sweep.settings[cell.digest],
+            "seed": sweep.seeds[cell.digest],
+            "digest": cell.digest,
+            "directory": cell.workdir.name,
+            "overrides": dict(cell.overrides),
+            "values": dict(cell.values),
+        }
+        for cell in sweep.cells
+    ]
+    now = {cell.digest for cell in sweep.cells}
+    left_out = [{**record, "left_out": True} for record in before if record["digest"] not in now]
+    about = {
+        "experiment": source,
+        "question": sweep.question,
+        "baseline": sweep.baseline,
+        "measure": sweep.measure._asdict(),
+    }
+    run.write_json(sweep.workdir / PLAN, {**about, "cells": records + left_out})
+
+
+def read(workdir: pathlib.Path) -> Sweep:
+    """The sweep that a directory holds. Raises `ConfigError` where it holds none."""
+    plan = _read(workdir)
+    records = [record for record in plan["cells"] if not record.get("left_out")]
+    measure = {**plan["measure"], "also": tuple(plan["measure"]["also"])}
+    return Sweep(
+        workdir,
+        plan["question"],
+        Measure(**measure),
+        plan["baseline"],
+        tuple(
+            Cell(r["name"], r["overrides"], r["values"], r["digest"], _place(workdir, r["directory"])) for r in records
+        ),
+        {record["digest"]: record["setting"] for record in records},
+        {record["digest"]: record["seed"] for record in records},
+    )
+
+
+def _read(workdir: pathlib.Path) -> dict[str, Any]:
+    if not (workdir / PLAN).is_file():
+        raise ConfigError(f"{workdir} holds no sweep: it has no {PLAN}; start one with genimg sweep experiments/...")
+    return run.read_json(workdir, PLAN)
+
+
+def _place(workdir: pathlib.Path, directory: str) -> pathlib.Path:
+    return workdir / "cells" / directory
+
+
+def _directory(cell: Planned, taken: set[str]) -> str:
+    name = re.sub(r"[^\w.=,+-]+", "_", cell.name)
+    fits = len(name) <= LONGEST_NAME and name not in taken
+    return name if fits else f"{name[: LONGEST_NAME - 17]}-{cell.digest}"
+
+
+def _changed(workdir: pathlib.Path, missing: Sequence[Mapping], added: Sequence[Planned]) -> str:
+    """Says what became of the first cell that has kept its name, or that there is none."""
+    old = {record["name"]: record for record in missing}
+    same = [cell for cell in added if cell.name in old]
+    if same:
+        found = [d for d in configs.differences(old[same[0].name]["values"], same[0].values) if not d.safe]
+        how = f"{len(same)} of its cells, such as {same[0].name}, are others now:\n{configs.table(found)}"
+    else:
+        how = f"it lacks {missing[0]['name']} and has {added[0].name}, which was not planned."
+    return (
+        f"{workdir} is a sweep of another experiment: {how}\nCells may be added to a sweep, not changed; "
+        "use another --workdir."
+    )
+
+
+def record(workdir: pathlib.Path, outcome: Outcome) -> None:
+    """Adds one line to the sweep's outcomes."""
+    line = {
+        "cell": outcome.cell.name,
+        "digest": outcome.cell.digest,
+        "status": outcome.status,
+        "seconds": round(outcome.seconds, 3),
+        "ended": run.now(),
+        "message": outcome.message,
+    }
+    with (workdir / OUTCOMES).open("a+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(size - 1, 0))
+        cut = b"" if file.read(1) in (b"", b"\n") else b"\n"  # by a crash
+        file.write(cut + json.dumps(line).encode() + b"\n")
+
+
+def outcomes(workdir: pathlib.Path) -> dict[str, list[dict[str, Any]]]:
+    """Every recorded outcome, by the cell's digest, oldest first; a line cut short by a crash is left out."""
+    path = workdir / OUTCOMES
+    found: dict[str, list[dict[str, Any]]] = {}
+    for text in path.read_text().splitlines() if path.is_file() else []:
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue
+        found.setdefault(line["digest"], []).append(line)
+    return found
