@@ -50,6 +50,7 @@ class Options:
     conditional: bool = False  # condition on the class
     label_dropout: float = bounded(0.1, 0.0, 1.0)  # share of training images whose class is hidden, for guidance
     guidance: float = bounded(1.0, 0.0, static=True)  # weight of the class: 0 ignores it, more than 1 exaggerates it
+    dequantize: bool = False  # train on images with uniform noise as wide as a level, of which `log_prob` is a density
     data_std: float = bounded(0.5, 1e-3)  # standard deviation of pixels, which inputs (and EDM's targets) are scaled by
     solver: str = choice("heun", *SOLVERS)
     steps: int = bounded(18, 1)  # of the solver; Heun's method evaluates the network twice in each but the last
@@ -86,6 +87,15 @@ def denoising(
     classes = core.classes(options.conditional, spec)
     network = backbone.build(options, spec.image_shape[-1], classes)
     optimizer, step = optimizers["model"], SOLVERS[options.solver](options.steps)
+    width = 2 / (spec.levels - 1)  # of a level
+
+    def dequantized(keys, image):  # [B, H, W, C] -> [B, H, W, C]
+        return image + width * jax.vmap(lambda k: jax.random.uniform(k, spec.image_shape, minval=-0.5, maxval=0.5))(
+            keys
+        )
+
+    def seen(keys, image):
+        return dequantized(keys, image) if options.dequantize else image
 
     def label(batch):
         return batch["label"] if classes else None
@@ -116,7 +126,9 @@ def denoising(
         times_key, key = jax.random.split(key)
         keys = core.item_keys(key, batch["index"])
         noise = core.normal(core.fold_in(keys, 0), spec.image_shape)
-        drawn = {"t": times(path, stratified(times_key, batch["index"])), "noise": couple(batch["image"], noise)}
+        image = seen(core.fold_in(keys, 2), batch["image"])
+        t = times(path, stratified(times_key, batch["index"]))
+        drawn = {"image": image, "t": t, "noise": couple(image, noise)}
         if classes:
             hidden = independent(core.fold_in(keys, 1)) < options.label_dropout
             drawn["label"] = jnp.where(hidden, classes, batch["label"])
@@ -138,7 +150,8 @@ def denoising(
             uniform = (k + independent(core.fold_in(own, 0))) / options.evaluate_times
             t = times(path, jnp.minimum(uniform, 1 - 2.0**-24))  # the sum may round up to 1
             noise = core.normal(core.fold_in(own, 1), spec.image_shape)
-            return total + error(weights.params["model"], t, batch["image"], noise, label(batch)), None
+            image = seen(core.fold_in(own, 2), batch["image"])
+            return total + error(weights.params["model"], t, image, noise, label(batch)), None
 
         start = jnp.zeros(batch["image"].shape[0])
         total, _ = jax.lax.scan(measure, start, jnp.arange(options.evaluate_times))
@@ -155,12 +168,10 @@ def denoising(
     def log_prob(weights, batch, key):
         """The log density at the image with uniform noise as wide as a level, times that width a value."""
         keys = core.item_keys(key, batch["index"])
-        width = 2 / (spec.levels - 1)
-        within = jax.vmap(lambda k: jax.random.uniform(k, spec.image_shape, minval=-0.5, maxval=0.5))
         probes = rademacher(core.fold_in(keys, 1), options.likelihood_probes, spec.image_shape)
         rising = grids.karras()(options.likelihood_steps + 1, *level_range(options, path))[-2::-1]
         plain = denoiser(weights.params["model"], batch, 1.0)
-        found = log_density(plain, batch["image"] + width * within(core.fold_in(keys, 0)), rising, probes)
+        found = log_density(plain, dequantized(core.fold_in(keys, 0), batch["image"]), rising, probes)
         return found.log_prob + math.prod(spec.image_shape) * math.log(width)
 
     return core.Family(
