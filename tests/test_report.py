@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from genimg_jax.commands import report, report_curves, report_page
+from genimg_jax.commands import report, report_page
 from genimg_jax.engine import config, images
 from genimg_jax.errors import ConfigError, ResourceError
+from genimg_jax.pages import curves
 
 ATTACK = "<script>alert('x')</script>\" onload=\""
 
@@ -155,7 +156,7 @@ def test_changed_options_are_shown_beside_their_defaults(workdir):
 def test_repeated_steps_count_once(workdir):
     """A run that was interrupted and resumed logs the steps since its checkpoint twice."""
     write(workdir / "metrics.jsonl", line(1, loss=9.0) + line(2, loss=8.0) + line(2, loss=7.0) + line(3, loss=6.0))
-    series = report_curves.series([json.loads(text) for text in (workdir / "metrics.jsonl").read_text().splitlines()])
+    series = curves.series([json.loads(text) for text in (workdir / "metrics.jsonl").read_text().splitlines()])
     assert series == {"train": {"loss": [(1, 9.0), (2, 7.0), (3, 6.0)]}}
 
 

@@ -4,7 +4,6 @@ The page is a single file that fetches nothing, so that it can be mailed or arch
 yet is said in its place, and everything read from the run is escaped.
 """
 
-import base64
 import datetime
 import json
 import pathlib
@@ -16,13 +15,12 @@ from urllib.parse import quote
 
 import numpy as np
 
-from genimg_jax.commands.report_curves import curves, is_record, series
-from genimg_jax.commands.report_html import PAGE, STYLE, absent, table, text
 from genimg_jax.engine import config, run
 from genimg_jax.errors import ConfigError
+from genimg_jax.pages.curves import curves, is_record, series
+from genimg_jax.pages.html import PAGE, STYLE, absent, picture, table, text
 
 SAMPLE_GRIDS = 8
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 def page(workdir: pathlib.Path) -> str:
@@ -101,12 +99,8 @@ def _samples(folder: pathlib.Path) -> str:
     shown = np.unique(np.linspace(0, len(paths) - 1, min(len(paths), SAMPLE_GRIDS)).round().astype(int))
     figures = []
     for path in (paths[i] for i in reversed(shown)):
-        content, label = path.read_bytes(), f"step {int(path.stem):,}"
-        picture = absent(f"{path.name} is not a PNG file.")
-        if content.startswith(PNG_SIGNATURE):
-            source = base64.b64encode(content).decode()
-            picture = f'<img alt="samples at {label}" src="data:image/png;base64,{source}">'
-        figures.append(f"<figure><figcaption>{label}</figcaption>{picture}</figure>")
+        label = f"step {int(path.stem):,}"
+        figures.append(f"<figure><figcaption>{label}</figcaption>{picture(path, f'samples at {label}')}</figure>")
     left_out = len(paths) - len(shown)
     note = f"<p>{left_out} more, evenly left out, in samples/.</p>" if left_out else ""
     return f'<div class="samples">{"".join(figures)}</div>{note}'

@@ -61,9 +61,7 @@ def plan(experiment: Experiment, workdir: pathlib.Path) -> tuple[Sweep, list[str
         cells.append(Cell(cell.name, cell.point.overrides, cell.values, cell.digest, _place(workdir, directory)))
     settings = {cell.digest: cell.setting for cell in experiment.cells}
     seeds = {cell.digest: cell.values["seed"] for cell in experiment.cells}
-    sweep = Sweep(
-        workdir, experiment.question, experiment.measure, experiment.baseline, tuple(cells), settings, seeds
-    )
+    sweep = Sweep(workdir, experiment.question, experiment.measure, experiment.baseline, tuple(cells), settings, seeds)
     return sweep, [record["name"] for record in missing]
 
 

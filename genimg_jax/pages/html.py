@@ -1,8 +1,12 @@
-"""The report's page and colours, and the pieces of HTML that its sections share."""
+"""The page and colours of reports, and the pieces of HTML that their sections share."""
 
+import base64
+import pathlib
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
+
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -70,6 +74,15 @@ details { margin-top: .7rem; } summary { cursor: pointer; color: var(--faint); }
 
 def absent(sentence: str) -> str:
     return f'<p class="absent">{escape(sentence)}</p>'
+
+
+def picture(path: pathlib.Path, alternative: str) -> str:
+    """A PNG file as part of the page."""
+    content = path.read_bytes()
+    if not content.startswith(PNG_SIGNATURE):
+        return absent(f"{path.name} is not a PNG file.")
+    source = base64.b64encode(content).decode()
+    return f'<img alt="{escape(alternative)}" src="data:image/png;base64,{source}">'
 
 
 def text(value: Any) -> str:

@@ -1,7 +1,5 @@
-"""The report's training curves."""
+"""The training curves of a run's report."""
 
-import io
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -10,14 +8,14 @@ from typing import Any
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
-from genimg_jax.commands.report_html import absent, text
+from genimg_jax.pages.drawing import drawing
+from genimg_jax.pages.html import absent, text
 
 NOT_METRICS = ("step", "images", "split")
 NOT_FINITE = ("nan", "inf", "-inf")  # as metrics.jsonl writes them, JSON having no such numbers
 POINTS = 1000  # of a curve, at most: more are not seen in a small panel
-# Placeholder colours of the drawing, each replaced by one that follows the page's light or dark scheme.
-INK, TRAIN, HELD_OUT = "#010101", "#020202", "#030303"
-COLORS = {INK: "currentColor", TRAIN: "var(--train)", HELD_OUT: "var(--held-out)"}
+TRAIN, HELD_OUT = "#020202", "#030303"
+COLORS = {TRAIN: "var(--train)", HELD_OUT: "var(--held-out)"}
 
 
 def series(lines: Sequence[Mapping]) -> dict[str, dict[str, list[tuple[float, float]]]]:
@@ -63,19 +61,11 @@ def curves(metrics: Mapping[str, Mapping]) -> str:
 def panel(name: str, splits: Mapping[str, Sequence[tuple[float, float]]]) -> str:
     """One metric as an inline SVG image: `splits` maps a split to its points (step, value).
 
-    A training curve of 20 points and more is smoothed, over its raw values. The axis is logarithmic where all values
-    are positive and the middle 98 % of them span more than a factor of 50.
+    A training curve of 20 points and more is smoothed, over its raw values.
     """
-    import matplotlib
-    from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter, MaxNLocator
 
-    # Text stays text; the salt makes the same metrics give the same file.
-    settings = {"svg.fonttype": "none", "svg.hashsalt": name, "font.family": "sans-serif", "font.size": 8}
-    settings |= {f"{part}color": INK for part in ("text.", "axes.edge", "axes.label", "xtick.", "ytick.")}
-    with matplotlib.rc_context(settings):
-        figure = Figure(figsize=(3.4, 1.8), layout="constrained")
-        axes = figure.add_subplot()
+    def draw(axes):
         drawn = []
         for split, points in splits.items():
             step, value = np.asarray(points, np.float64).T
@@ -90,18 +80,14 @@ def panel(name: str, splits: Mapping[str, Sequence[tuple[float, float]]]) -> str
                 axes.plot(step[thin], value[thin], color=TRAIN, linewidth=0.6, alpha=0.35)
                 smooth = gaussian_filter1d(value, sigma=len(value) / 50)
                 axes.plot(step[thin], smooth[thin], color=TRAIN, linewidth=1.4)
-        values = np.concatenate(drawn)
-        if len(values) and values.min() > 0 and np.divide(*np.percentile(values, [99, 1])) > 50:
-            axes.set_yscale("log")
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(color=INK, alpha=0.12, linewidth=0.5)
+        scale(axes, np.concatenate(drawn))
         axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=True))
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-        file = io.StringIO()
-        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    svg = file.getvalue()
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    opening, rest = svg.split(">", maxsplit=1)
-    # Without a size of its own the drawing fills its panel, in the proportions of its view box.
-    svg = re.sub(r' (width|height)="[^"]*"', "", opening) + ">" + rest
-    return re.sub("|".join(COLORS), lambda match: COLORS[match[0]], svg)
+
+    return drawing(name, (3.4, 1.8), draw, COLORS)
+
+
+def scale(axes, values: np.ndarray) -> None:
+    """A logarithmic axis where all values are positive and the middle 98 % of them span more than a factor of 50."""
+    if len(values) and values.min() > 0 and np.divide(*np.percentile(values, [99, 1])) > 50:
+        axes.set_yscale("log")
