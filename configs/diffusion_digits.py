@@ -12,6 +12,7 @@ def get_config(variant: str = "full"):
             "width": 4 if tiny else 32,
             "multipliers": (1,) if tiny else (1, 2),
             "blocks": 1,
+            "heads": 1 if tiny else 4,
             "conditional": True,
             "guidance": 1.5,
             "solver": "dpm_solver" if tiny else "heun",

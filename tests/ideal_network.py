@@ -10,7 +10,7 @@ import optax
 from scipy.stats import multivariate_normal
 
 from genimg_jax import core
-from genimg_jax.families import denoising
+from genimg_jax.families import prediction
 from genimg_jax.objectives import targets
 
 SHAPE = (2, 2, 1)
@@ -48,13 +48,14 @@ class Network:
 
 def install(monkeypatch, network: Callable) -> None:
     """Have families use `network(path, target, classes)`."""
-    plain = denoising.denoising
+    plain = prediction.model
 
-    def with_network(options, spec, optimizers, path, target, *rest):
-        monkeypatch.setattr(denoising.backbone, "build", lambda o, channels, classes: network(path, target, classes))
-        return plain(options, spec, optimizers, path, target, *rest)
+    def with_network(options, spec, regression):
+        made = network(regression.path, regression.target, spec.num_classes if options.conditional else 0)
+        monkeypatch.setattr(prediction.backbone, "build", lambda *_: made)
+        return plain(options, spec, regression)
 
-    monkeypatch.setattr(denoising, "denoising", with_network)
+    monkeypatch.setattr(prediction, "model", with_network)
 
 
 def made(module, classes: int = 0, levels: int = 256, optimizers=None, **options) -> tuple[core.Family, core.Weights]:

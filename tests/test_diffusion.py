@@ -11,7 +11,7 @@ from ideal_network import CLASSES, DATA_STD, NOTHING, SHAPE, check_denoise, chec
 from scipy.stats import norm
 
 from genimg_jax import core
-from genimg_jax.families import denoising, diffusion
+from genimg_jax.families import denoising, diffusion, prediction
 from genimg_jax.objectives import targets, weightings
 
 DDPM = {"path": "discrete", "target": "noise", "weighting": "uniform", "times": "uniform_times"}
@@ -166,7 +166,7 @@ def test_a_wrong_scale_is_caught(ideal, monkeypatch):
 @pytest.mark.parametrize("fault", ["noise", "steps"])
 def test_faults_of_the_sampler_are_caught(ideal, monkeypatch, fault):
     if fault == "noise":  # too much of it is put back in
-        monkeypatch.setitem(denoising.SOLVERS, "heun", lambda steps: denoising.sde.ddim(1.05))
+        monkeypatch.setitem(prediction.SOLVERS, "heun", lambda steps: prediction.sde.ddim(1.05))
     else:
         monkeypatch.setitem(diffusion.GRIDS, "karras", lambda *ends: denoising.grids.karras()(*ends)[:-10])
     with pytest.raises(AssertionError):
@@ -181,8 +181,8 @@ def test_faults_of_the_likelihood_are_caught(ideal, monkeypatch):
 
 
 def test_faults_of_guidance_are_caught(ideal, monkeypatch):
-    guide = denoising.guide
-    monkeypatch.setattr(denoising, "guide", lambda better, worse, weight: guide(worse, better, weight))
+    guide = prediction.guide
+    monkeypatch.setattr(prediction, "guide", lambda better, worse, weight: guide(worse, better, weight))
     with pytest.raises(AssertionError):
         check_guidance()
 

@@ -10,7 +10,7 @@ from ideal_network import check_denoise, check_log_prob, check_loss, check_momen
 from scipy.stats import norm
 
 from genimg_jax import core
-from genimg_jax.families import denoising, flow
+from genimg_jax.families import flow, prediction
 
 UNIFORM = (np.arange(100_000) + 0.5) / 100_000
 
@@ -111,6 +111,6 @@ def test_faults_of_the_coupling_are_caught(monkeypatch, fault):
 
 
 def test_faults_of_the_sampler_are_caught(ideal, monkeypatch):
-    monkeypatch.setitem(denoising.SOLVERS, "heun", lambda steps: denoising.ode.euler)
+    monkeypatch.setitem(prediction.SOLVERS, "heun", lambda steps: prediction.ode.euler)
     with pytest.raises(AssertionError):  # ten steps of first order are too few
         check_moments(flow, solver="heun", steps=10)

@@ -6,7 +6,20 @@ from types import ModuleType
 from genimg_jax.errors import ConfigError
 from genimg_jax.options import nearest
 
-REGISTRY = ("autoencoder", "diffusion", "flow", "gan", "made", "pixelcnn", "rnn", "transformer", "vae", "vq", "vqgan")
+REGISTRY = (
+    "autoencoder",
+    "diffusion",
+    "flow",
+    "gan",
+    "made",
+    "meanflow",
+    "pixelcnn",
+    "rnn",
+    "transformer",
+    "vae",
+    "vq",
+    "vqgan",
+)
 
 
 def load(name: str) -> ModuleType:

@@ -1,26 +1,32 @@
 """Diffusion: EDM (Karras et al. 2022) by default; path, target, weighting and times are independent options.
 
-DDPM (Ho et al. 2020) is path=discrete, target=noise, weighting=uniform, times=uniform_times, solver=ancestral.
+DDPM (Ho et al. 2020) is path=discrete, target=noise, weighting=uniform, times=uniform_times, solver=ancestral. VDM
+(Kingma et al. 2021) is path=learned, target=noise, weighting=variational, times=uniform_times: the loss is then the
+variational bound in nats an image, and `log_prob` its negative; any path that preserves variance can have it.
 """
 
 import dataclasses
 from collections.abc import Callable, Mapping
 
 from genimg_jax import core
-from genimg_jax.families import denoising
+from genimg_jax.errors import ConfigError
+from genimg_jax.families import denoising, prediction
 from genimg_jax.families.denoising import GROUPS
+from genimg_jax.families.prediction import Regression
 from genimg_jax.objectives import paths, targets, weightings
+from genimg_jax.objectives.paths import Path
 from genimg_jax.options import bounded, choice
 from genimg_jax.samplers import grids
 
 __all__ = ["GROUPS", "Options", "make"]
 
 # Each of the options, some of which they depend on.
-PATHS: dict[str, Callable[["Options"], paths.Path]] = {
+PATHS: dict[str, Callable[["Options"], Path]] = {
     "variance_exploding": lambda options: paths.variance_exploding(options.least, options.greatest),
     "linear_beta": lambda options: paths.linear_beta(),
     "discrete": lambda options: paths.discrete(),
     "linear_log_snr": lambda options: paths.linear_log_snr(),
+    "learned": lambda options: paths.linear_log_snr(),  # at first
     "cosine": lambda options: paths.cosine(),
     "rectified": lambda options: paths.rectified(),
 }
@@ -35,7 +41,7 @@ WEIGHTINGS: dict[str, Callable[["Options"], weightings.Weighting]] = {
     "edm": lambda options: weightings.edm(options.data_std),
     "uniform": lambda options: weightings.uniform,
     "noise_error": lambda options: weightings.noise_error,
-    "variational": lambda options: weightings.variational,
+    "variational": lambda options: weightings.noise_error,  # what the bound is stated in
     "min_snr": lambda options: weightings.min_snr(),
 }
 TIMES: dict[str, Callable[["Options"], weightings.Times]] = {
@@ -49,10 +55,11 @@ GRIDS: dict[str, grids.Grid] = {
     "cosine": grids.cosine,
     "log_uniform": grids.log_uniform,
 }
+BOUNDED = ("linear_beta", "linear_log_snr", "learned")  # paths with a finite variational bound in continuous time
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(denoising.Options):
+class Options(prediction.Options):
     path: str = choice("variance_exploding", *PATHS)
     target: str = choice("edm", *TARGETS)  # what the network predicts
     weighting: str = choice("edm", *WEIGHTINGS)  # of the loss at each time
@@ -63,19 +70,24 @@ class Options(denoising.Options):
 
 
 def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimizer]) -> core.Family:
-    """The family with one parameter group, `model`."""
-    path = PATHS[options.path](options)
-
-    def levels():  # -> f32[steps + 1]
-        return GRIDS[options.grid](options.steps, *denoising.level_range(options, path))
-
-    return denoising.denoising(
-        options,
-        spec,
-        optimizers,
-        path,
+    """The family with one parameter group, `model`. Raises `ConfigError` for a bound of what has none."""
+    bound = options.weighting == "variational"
+    if bound and (options.path not in BOUNDED or options.times != "uniform_times" or options.dequantize):
+        raise ConfigError(
+            f"model.weighting=variational needs model.path among {', '.join(BOUNDED)}, model.times=uniform_times and "
+            f"model.dequantize=False; found {options.path}, {options.times} and {options.dequantize}."
+        )
+    if bound and not spec.levels:
+        raise ConfigError("model.weighting=variational bounds probabilities, and these images are of real numbers.")
+    if options.path == "learned" and not bound:
+        raise ConfigError("model.path=learned is learned by its variational bound; set model.weighting=variational.")
+    regression = Regression(
+        PATHS[options.path](options),
         TARGETS[options.target](options),
         WEIGHTINGS[options.weighting](options),
         TIMES[options.times](options),
-        levels,
+        lambda path: GRIDS[options.grid](options.steps, *denoising.level_range(options, path)),
+        bounded=bound,
+        learned=options.path == "learned",
     )
+    return denoising.family(options, spec, optimizers, prediction.model(options, spec, regression))

@@ -12,8 +12,9 @@ from collections.abc import Mapping
 import jax
 
 from genimg_jax import core
-from genimg_jax.families import denoising
-from genimg_jax.families.denoising import GROUPS, SOLVERS
+from genimg_jax.families import denoising, prediction
+from genimg_jax.families.denoising import GROUPS
+from genimg_jax.families.prediction import SOLVERS, Regression
 from genimg_jax.objectives import paths, targets, weightings
 from genimg_jax.objectives.couplings import optimal_transport
 from genimg_jax.options import bounded, choice
@@ -26,7 +27,7 @@ TIMES = ("uniform_times", "logit_normal_times")
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(denoising.Options):
+class Options(prediction.Options):
     solver: str = choice("euler", *SOLVERS)
     steps: int = bounded(32, 1)  # of the solver, equally long in time
     greatest: float = bounded(1000.0, 1.0, static=True)  # noise level that sampling starts from: nearly pure noise
@@ -48,14 +49,12 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
     if options.times == "logit_normal_times":
         times = weightings.logit_normal_times(options.times_mean, options.times_std)
 
-    return denoising.denoising(
-        options,
-        spec,
-        optimizers,
+    regression = Regression(
         paths.rectified(),
         targets.flow_velocity_target,
         weightings.uniform,
         times,
-        lambda: equal_steps(options.steps, options.greatest),
+        lambda path: equal_steps(options.steps, options.greatest),
         COUPLINGS[options.coupling],
     )
+    return denoising.family(options, spec, optimizers, prediction.model(options, spec, regression))

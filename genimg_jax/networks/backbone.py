@@ -24,8 +24,9 @@ class Options(Protocol):
     remat: bool  # DiT: compute blocks again for their gradients
 
 
-def build(options: Options, channels: int, classes: int) -> nn.Module:
-    """A module as `denoising` describes it; `classes` is 0 where it is told none."""
+def build(options: Options, channels: int, classes: int, width: int = 0) -> nn.Module:
+    """A module as `denoising` describes it; `classes` is 0 where it is told none, `width` replaces the options'."""
+    width = width or options.width
     if options.network == "unet":
-        return UNet(options.width, options.multipliers, options.blocks, options.attention, channels, classes)
-    return DiT(options.patch, options.width, options.depth, options.heads, channels, classes, remat=options.remat)
+        return UNet(width, options.multipliers, options.blocks, options.attention, channels, classes)
+    return DiT(options.patch, width, options.depth, options.heads, channels, classes, remat=options.remat)

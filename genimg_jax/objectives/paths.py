@@ -116,6 +116,24 @@ def cosine() -> Path:
     return Path(alpha, sine, log_snr, time, (0.0, 1.0))
 
 
+def learned(ends: jax.Array, steps: jax.Array) -> Path:
+    """A variance preserving path from parameters (Kingma et al. 2021, section 3.1 and appendix H), at times 0 to 1.
+
+    `ends` f32[2] are the log signal-to-noise ratios at 0 and 1, the first the higher. Between them the ratio falls
+    along as many line segments as there are `steps` f32[K], each by the softmax of its step.
+    """
+    falls = jnp.concatenate([jnp.zeros(1), jnp.cumsum(jax.nn.softmax(steps))])
+    knots, ratios = jnp.linspace(0.0, 1.0, len(falls)), ends[0] + (ends[1] - ends[0]) * falls
+
+    def log_snr(t: jax.Array) -> jax.Array:
+        return jnp.interp(t, knots, ratios)
+
+    def time(log_snr: jax.Array) -> jax.Array:
+        return jnp.interp(log_snr, ratios[::-1], knots[::-1])
+
+    return variance_preserving(log_snr, time, (0.0, 1.0))
+
+
 def rectified() -> Path:
     """alpha = 1 - t, sigma = t: the straight lines of rectified flow (Liu et al. 2023), with the noise at t = 1."""
 

@@ -1,0 +1,129 @@
+"""Images in one step or a few: a network of the mean velocity between two times of a flow.
+
+The path is the straight line of `flow`, x_t = (1 - t) image + t noise, and u(x_t, r, t) the mean velocity of its ODE
+between r <= t, so that x_r = x_t - (t - r) u. It is learned from its derivative (MeanFlow, Geng et al. 2025) or from
+two steps of half the size (shortcut models, Frans et al. 2025). Where r = t it is the velocity that `flow` learns, and
+with it this family denoises and has its likelihood. Guidance is learned as well: one step is one evaluation (Geng et
+al. 2025, equation 19).
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+
+from genimg_jax import core
+from genimg_jax.errors import ConfigError
+from genimg_jax.families import denoising
+from genimg_jax.families.denoising import GROUPS, Model
+from genimg_jax.networks import backbone
+from genimg_jax.objectives import one_step, paths, targets, weightings
+from genimg_jax.objectives.paths import mix, per_example
+from genimg_jax.objectives.weightings import independent
+from genimg_jax.options import bounded, choice
+
+__all__ = ["GROUPS", "Options", "make"]
+
+FINEST = 7  # shortcuts are from 1 down to 2^-FINEST long
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(denoising.Options):
+    objective: str = choice("mean_flow", "mean_flow", "shortcut")
+    spans: float = bounded(0.25, 0.0, 1.0)  # share of the images trained with r < t
+    times_mean: float = bounded(-0.4, -100.0)  # of the logit of mean_flow's times
+    times_std: float = bounded(1.0, 0.0)
+    adaptivity: float = bounded(1.0, 0.0)  # power of an image's squared error that its loss is divided by
+    guidance: float = bounded(1.0, 0.0, static=True)  # learned: 0 ignores the class, more than 1 exaggerates it
+    steps: int = bounded(1, 1)  # of sampling, equally long
+
+
+def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimizer]) -> core.Family:
+    """The family with one parameter group, `model`."""
+    classes = core.classes(options.conditional, spec)
+    if options.guidance != 1.0 and not classes:
+        raise ConfigError(f"model.guidance is {options.guidance:g}, but no class is told; set model.conditional.")
+    network = backbone.build(options, spec.image_shape[-1], classes)
+    path = paths.rectified()
+    draw = DRAWS[options.objective]
+
+    def init(key, image, label):
+        return network.init(key, image, jnp.zeros((len(image), 2)), label, False)["params"]
+
+    def mean_velocity(params, label):
+        def velocity(noisy, r, t):  # [B, H, W, C], [B], [B] -> [B, H, W, C]
+            scaled = per_example(targets.input_scale(path, t, options.data_std), noisy) * noisy
+            return network.apply({"params": params}, scaled, jnp.stack([t, t - r], axis=-1), label, False)
+
+        return velocity
+
+    def target_velocity(params, part, noisy):
+        """noise - image; with guidance, that of the guided flow, where the class is known."""
+        velocity, t, label = part["noise"] - part["image"], part["t"], part["label"]
+        if options.guidance == 1.0:
+            return velocity
+        unknown = jax.lax.stop_gradient(mean_velocity(params, None)(noisy, t, t))
+        known = per_example(label < classes, noisy)
+        return jnp.where(known, unknown + options.guidance * (velocity - unknown), velocity)
+
+    def error(params, part):
+        r, t = part["r"], part["t"]
+        noisy, u = mix(path, t, part["image"], part["noise"]), mean_velocity(params, part["label"])
+        velocity = target_velocity(params, part, noisy)
+        if options.objective == "mean_flow":
+            predicted, target = one_step.mean_flow(u, noisy, r, t, velocity)
+        else:
+            predicted = u(noisy, r, t)
+            target = jnp.where(per_example(r < t, noisy), one_step.shortcut(u, noisy, r, t), velocity)
+        squares = jnp.mean((predicted - target) ** 2, axis=(1, 2, 3))
+        return squares / jax.lax.stop_gradient(squares + 1e-3) ** options.adaptivity, {"loss": squares}
+
+    def denoiser(params, label):
+        u = mean_velocity(params, label)
+        return targets.denoiser(path, targets.flow_velocity_target, lambda noisy, t: u(noisy, t, t))
+
+    def sample(params, label, keys):
+        u, times = mean_velocity(params, label), jnp.linspace(1.0, 0.0, options.steps + 1)
+
+        def jump(noisy, ends):
+            t, r = (jnp.full(len(keys), end) for end in ends)
+            return noisy - per_example(t - r, noisy) * u(noisy, r, t), None
+
+        noise = core.normal(core.fold_in(keys, 0), spec.image_shape)
+        return jax.lax.scan(jump, noise, (times[:-1], times[1:]))[0]
+
+    model = Model(
+        init,
+        draw=lambda uniform, keys: draw(options, uniform, keys),
+        error=error,
+        denoiser=denoiser,
+        guided=denoiser,
+        sample=sample,
+        path=lambda params: path,
+    )
+    family = denoising.family(options, spec, optimizers, model)
+    if options.guidance == 1.0:
+        return family
+    return family._replace(log_prob=None, bound=None, protocol={})  # a guided flow's density is not that of images
+
+
+def spans(options: Options, uniform: jax.Array, keys: jax.Array) -> core.Batch:
+    """Two times for a share of the images, and one for the others (Geng et al. 2025, section 4.3)."""
+    # [B], [B] -> {"r": f32[B], "t": f32[B]}
+    times = weightings.logit_normal_times(options.times_mean, options.times_std)
+    one, two = (times(paths.rectified(), u) for u in (uniform, independent(core.fold_in(keys, 0))))
+    apart = independent(core.fold_in(keys, 1)) < options.spans
+    return {"r": jnp.where(apart, jnp.minimum(one, two), one), "t": jnp.where(apart, jnp.maximum(one, two), one)}
+
+
+def shortcuts(options: Options, uniform: jax.Array, keys: jax.Array) -> core.Batch:
+    """For a share of the images one of the steps of a sampler of 1, 2, 4, ... steps; one time for the others."""
+    # [B], [B] -> {"r": f32[B], "t": f32[B]}
+    steps = 2.0 ** jnp.floor(independent(core.fold_in(keys, 0)) * (FINEST + 1))
+    last = (jnp.floor(uniform * steps) + 1) / steps
+    apart = independent(core.fold_in(keys, 1)) < options.spans
+    return {"r": jnp.where(apart, last - 1 / steps, uniform), "t": jnp.where(apart, last, uniform)}
+
+
+DRAWS: dict[str, Callable[[Options, jax.Array, jax.Array], core.Batch]] = {"mean_flow": spans, "shortcut": shortcuts}

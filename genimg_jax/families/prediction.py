@@ -1,0 +1,157 @@
+"""The regression of diffusion and flow models: a network predicts a target along a path from images to noise.
+
+Path, target, weighting and distribution of times are given; the trained network is a denoiser of z = image + level
+noise whatever they are, and samplers and likelihoods know only that.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from genimg_jax import core
+from genimg_jax.errors import ConfigError
+from genimg_jax.families import denoising
+from genimg_jax.families.denoising import Model
+from genimg_jax.networks import backbone
+from genimg_jax.objectives import paths, targets, variational, weightings
+from genimg_jax.objectives.paths import Path, mix, per_example
+from genimg_jax.options import bounded, choice
+from genimg_jax.samplers import ode, sde
+from genimg_jax.samplers.guidance import guide
+
+SOLVERS: dict[str, Callable[[int], ode.Step]] = {  # of the number of steps
+    "euler": lambda steps: ode.euler,
+    "heun": lambda steps: ode.heun,
+    "dpm_solver": lambda steps: ode.dpm_solver,
+    "ancestral": lambda steps: sde.ancestral,
+    "stochastic": sde.stochastic,
+}
+SEGMENTS = 32  # of a learned path
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(denoising.Options):
+    guidance: float = bounded(1.0, 0.0, static=True)  # 0 ignores the class, more than 1 exaggerates it
+    guide_width: int = bounded(0, 0)  # width of a worse network trained beside, to be guided away from; 0: no class
+    solver: str = choice("heun", *SOLVERS)
+    steps: int = bounded(18, 1)  # of the solver; Heun's method evaluates the network twice in each but the last
+
+
+class Regression(NamedTuple):
+    """What is predicted, along which path, and how much each time counts."""
+
+    path: Path
+    target: targets.Target
+    weighting: weightings.Weighting
+    times: weightings.Times
+    levels: Callable[[Path], jax.Array]  # that the sampler visits, f32[steps + 1]
+    couple: Callable[[jax.Array, jax.Array], jax.Array] = lambda image, noise: noise  # see `Model`
+    bounded: bool = False  # the loss is the variational bound in nats an image; `weighting` is that of its noise
+    learned: bool = False  # the path's ends and shape are parameters, `path` what they are at first
+
+
+def model(options: Options, spec: core.Spec, regression: Regression) -> Model:
+    """The loss is the weighted squared error, a mean over pixels and channels; a bound is a sum, with its terms.
+
+    Guidance is away from the network that is told no class, or from a narrower one trained beside: autoguidance
+    (Karras et al. 2024). The path's shape does not change the bound, and lowers its variance (Kingma et al. 2021,
+    appendix I): it is trained on the square of the diffusion loss, at the cost of evaluating the network once more.
+    """
+    classes = core.classes(options.conditional, spec)
+    if options.guidance != 1.0 and not (classes or options.guide_width):
+        raise ConfigError(
+            f"model.guidance is {options.guidance:g}, but there is nothing to be guided by; set model.conditional or "
+            "model.guide_width."
+        )
+    network = backbone.build(options, spec.image_shape[-1], classes)
+    worse = backbone.build(options, spec.image_shape[-1], classes, options.guide_width)
+    target, weighting = regression.target, regression.weighting
+
+    step, size = SOLVERS[options.solver](options.steps), math.prod(spec.image_shape)
+
+    def path_of(params):
+        return paths.learned(**params["schedule"]) if regression.learned else regression.path
+
+    def init(key, image, label):
+        arguments = image, jnp.zeros(len(image)), label, False
+        params = dict(network.init(key, *arguments)["params"])
+        if options.guide_width:
+            params["guide"] = worse.init(jax.random.fold_in(key, 1), *arguments)["params"]
+        if regression.learned:
+            ends = regression.path.log_snr(jnp.asarray(regression.path.bounds))
+            params["schedule"] = {"ends": ends, "steps": jnp.zeros(SEGMENTS)}
+        return params
+
+    def predict(module, params, path, noisy, t, label):  # x_t [B, H, W, C], [B], i32[B] -> [B, H, W, C]
+        scaled = per_example(targets.input_scale(path, t, options.data_std), noisy) * noisy
+        return module.apply({"params": params}, scaled, -path.log_snr(t) / 8, label, False)  # ln(level) / 4
+
+    def squared_error(module, params, path, part):  # -> f32[B], of the image, weighted
+        t, image, noise = (part[name] for name in ("t", "image", "noise"))
+        predicted = predict(module, params, path, mix(path, t, image, noise), t, part["label"])
+        squares = (predicted - targets.value(target, path, t, image, noise)) ** 2
+        return weighting(path, target, t) * squares.sum(axis=(1, 2, 3))
+
+    def diffusion_loss(module, params, path, part):  # -> f32[B]
+        return variational.diffusion_loss(path, part["t"], squared_error(module, params, path, part))
+
+    def mean_error(module, params, path, part):  # -> f32[B]
+        return squared_error(module, params, path, part) / size
+
+    def terms(params, path, part):
+        """The negative bound and its terms, in nats an image."""  # -> {name: f32[B]}
+        found = {
+            "diffusion": diffusion_loss(network, params, path, part),
+            "prior": variational.prior_divergence(path, part["image"]),
+            "reconstruction": -variational.reconstruction(path, part["image"], part["noise"], spec.levels),
+        }
+        return {"loss": sum(found.values()), **found}
+
+    def error(params, part):
+        stopped = jax.lax.stop_gradient(params)
+        if regression.learned:
+            schedule, still = params["schedule"], stopped["schedule"]
+            path = paths.learned(schedule["ends"], still["steps"])
+            spread = (
+                diffusion_loss(network, stopped, paths.learned(still["ends"], schedule["steps"]), part) / size
+            ) ** 2
+        else:
+            path, spread = regression.path, 0.0
+        metrics = terms(params, path, part) if regression.bounded else {"loss": mean_error(network, params, path, part)}
+        objective = metrics["loss"] + spread
+        if options.guide_width:
+            of_guide = diffusion_loss if regression.bounded else mean_error
+            metrics["loss_guide"] = of_guide(worse, params["guide"], path_of(stopped), part)
+            objective = objective + metrics["loss_guide"]
+        return objective, metrics
+
+    def denoiser(params, label, module=network):
+        path = path_of(params)
+        own = params if module is network else params["guide"]
+        return targets.denoiser(path, target, lambda noisy, t: predict(module, own, path, noisy, t, label))
+
+    def guided(params, label):
+        if options.guidance == 1.0:
+            return denoiser(params, label)
+        less = denoiser(params, label, worse) if options.guide_width else denoiser(params, None)
+        return guide(denoiser(params, label), less, options.guidance)
+
+    def sample(params, label, keys):
+        levels = regression.levels(path_of(params))
+        return ode.sample(step, guided(params, label), levels, keys, spec.image_shape)
+
+    return Model(
+        init=init,
+        draw=lambda uniform, keys: {"t": regression.times(regression.path, uniform)},
+        error=error,
+        denoiser=denoiser,
+        guided=guided,
+        sample=sample,
+        path=path_of,
+        bounded=regression.bounded,
+        couple=regression.couple,
+    )
