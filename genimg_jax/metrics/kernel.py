@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from genimg_jax.metrics.arrays import feature_sets
-from genimg_jax.metrics.pairs import BLOCK, Block, flat, over_pairs
+from genimg_jax.metrics.pairs import BLOCK, Block, Measure, Rows, centre, flat, in_blocks, inner_products, over_pairs
 
 
 class KernelDistance(NamedTuple):
@@ -21,43 +21,76 @@ class KernelDistance(NamedTuple):
     standard_error: float
 
 
-def _values(block: Block, width: jax.Array) -> jax.Array:  # -> f32[B, B]
+class Own(NamedTuple):
+    """The kernel of a set with itself."""
+
+    means: np.ndarray  # f64[N]: of each element with the others
+    square: float  # the mean square of the doubly centred kernel
+
+
+class Cross(NamedTuple):
+    """The kernel of one set with another."""
+
+    means: np.ndarray  # f64[N]: of each element of the one with the other set
+    back: np.ndarray  # f64[M]
+    square: float
+
+
+def _values(block: Block) -> jax.Array:  # -> f32[B, C]
     """The kernel less 1, a constant that all the estimates are blind to and that would cost small values digits."""
-    product = block.products / width
+    product = inner_products(block) / block.width
     return jnp.where(block.pairs, product * (product * (product + 3) + 3), 0)
 
 
 def _across(state, block: Block):
-    width, rows, columns, squares = state
-    values = _values(block, width)
+    rows, columns, squares = state
+    values = _values(block)
     rows = rows.at[block.row].add(values.sum(axis=1))
     columns = columns.at[block.column].add(values.sum(axis=0))
-    return width, rows, columns, squares.at[block.row].add(jnp.square(values).sum(axis=1))
+    return rows, columns, squares.at[block.row].add(jnp.square(values).sum(axis=1))
 
 
 def _within(state, block: Block):
-    width, rows, squares = state
-    values = _values(block, width)
+    values = _values(block)
     mirrored = jnp.where(block.row == block.column, 0.0, 1.0)
 
     def add(sums, values):
         return sums.at[block.row].add(values.sum(axis=1)).at[block.column].add(mirrored * values.sum(axis=0))
 
-    return width, add(rows, values), add(squares, values**2)
+    return tuple(map(add, state, (values, values**2)))
 
 
-def _zeros(count: int, block: int) -> np.ndarray:  # -> f32[blocks, block]
-    return np.zeros((-(-count // block), block), np.float32)
+def _zeros(*sets: Rows) -> tuple[np.ndarray, ...]:  # -> f32[blocks, B] ...
+    return tuple(np.zeros(one.norms.shape, np.float32) for one in sets)
 
 
-def _self_means(features: np.ndarray, block: int) -> tuple[np.ndarray, float]:  # [N, D] -> f64[N], f64[]
-    """Each element's mean kernel with the others, and the mean square of the doubly centred kernel."""
-    count, width = features.shape
-    state = np.float32(width), _zeros(count, block), _zeros(count, block)
-    _, sums, squares = over_pairs(_within, state, features, None, block, "kernel distance")
-    means = flat(sums, count).astype(np.float64) / (count - 1)
-    square = flat(squares, count).astype(np.float64).sum() / (count * (count - 1))
-    return means, max(square - 2 * np.mean(means**2) + np.mean(means) ** 2, 0)
+def _own(state, features: Rows, _: Rows) -> Own:
+    sums, squares = (flat(one, features).astype(np.float64) for one in state)
+    count = len(sums)
+    means = sums / (count - 1)
+    square = squares.sum() / (count * (count - 1))
+    return Own(means, max(square - 2 * np.mean(means**2) + np.mean(means) ** 2, 0))
+
+
+def _cross(state, generated: Rows, reference: Rows) -> Cross:
+    n, m = len(generated.features), len(reference.features)
+    means = flat(state[0], generated).astype(np.float64) / m
+    back = flat(state[1], reference).astype(np.float64) / n
+    square = flat(state[2], generated).astype(np.float64).sum() / (n * m)
+    return Cross(means, back, max(square - np.mean(means**2) - np.mean(back**2) + means.mean() ** 2, 0))
+
+
+WITHIN = Measure(lambda rows, columns: _zeros(rows, rows), _within, _own)
+ACROSS = Measure(lambda rows, columns: _zeros(rows, columns, rows), _across, _cross)
+
+
+def distance(own: Own, others: Own, cross: Cross) -> KernelDistance:
+    """The distance from the kernels within and across two sets, as `kernel_distance` explains it."""
+    n, m = len(cross.means), len(cross.back)
+    estimate = own.means.mean() + others.means.mean() - 2 * cross.means.mean()
+    naive = 4 * np.var(own.means - cross.means, ddof=1) / n + 4 * np.var(others.means - cross.back, ddof=1) / m
+    second = 2 * own.square / (n * (n - 1)) + 2 * others.square / (m * (m - 1)) + 4 * cross.square / (n * m)
+    return KernelDistance(float(estimate), float(np.sqrt(max(naive - second, second))))
 
 
 def kernel_distance(generated: np.ndarray, reference: np.ndarray, block: int = BLOCK) -> KernelDistance:
@@ -71,17 +104,8 @@ def kernel_distance(generated: np.ndarray, reference: np.ndarray, block: int = B
     error is some 10 % too large and a 95 % interval covers 98 %.
     """
     generated, reference = feature_sets(least=4, generated=generated, reference=reference)
-    n, (m, width) = len(generated), reference.shape
-    own, own_pairs = _self_means(generated, block)
-    others, other_pairs = _self_means(reference, block)
-    state = np.float32(width), _zeros(n, block), _zeros(m, block), _zeros(n, block)
-    _, rows, columns, squares = over_pairs(_across, state, generated, reference, block, "kernel distance")
-    across = flat(rows, n).astype(np.float64) / m
-    back = flat(columns, m).astype(np.float64) / n
-    middle = across.mean()
-    cross_square = flat(squares, n).astype(np.float64).sum() / (n * m)
-    cross_pairs = max(cross_square - np.mean(across**2) - np.mean(back**2) + middle**2, 0)
-    estimate = own.mean() + others.mean() - 2 * middle
-    naive = 4 * np.var(own - across, ddof=1) / n + 4 * np.var(others - back, ddof=1) / m
-    second = 2 * own_pairs / (n * (n - 1)) + 2 * other_pairs / (m * (m - 1)) + 4 * cross_pairs / (n * m)
-    return KernelDistance(float(estimate), float(np.sqrt(max(naive - second, second))))
+    middle = centre(reference)
+    rows, columns = in_blocks(generated, middle, block), in_blocks(reference, middle, block)
+    (own,), (others,) = (over_pairs([WITHIN], one, None, "kernel distance") for one in (rows, columns))
+    (cross,) = over_pairs([ACROSS], rows, columns, "kernel distance")
+    return distance(own, others, cross)

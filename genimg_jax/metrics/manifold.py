@@ -4,14 +4,28 @@ Precision and recall (Kynkaanniemi et al. 2019, equation 2), density and coverag
 and 5). The published defaults are k = 3 for the first two and k = 5 for the others; here k is always the caller's.
 """
 
+from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
+from genimg_jax.metrics import neighbours as nearest_neighbours
 from genimg_jax.metrics.arrays import feature_sets
-from genimg_jax.metrics.neighbours import centred, nearest_within, squared_distances, squared_norms
-from genimg_jax.metrics.pairs import BLOCK, Block, blocked, flat, over_pairs
+from genimg_jax.metrics.neighbours import Neighbours
+from genimg_jax.metrics.pairs import (
+    BLOCK,
+    Block,
+    Measure,
+    Rows,
+    centre,
+    flat,
+    in_blocks,
+    laid_out,
+    over_pairs,
+    squared_distances,
+)
 
 # Matrix products in float32 leave a squared distance uncertain by a few of these fractions of the squared norms.
 ROUNDING = 8 * np.finfo(np.float32).eps
@@ -31,24 +45,62 @@ class ManifoldScores(NamedTuple):
     neighbours: int
 
 
-def _count(state, block: Block):
-    real_norms, generated_norms, real_radii, generated_radii, holding, covered, inside = state
-    squared = squared_distances(block, real_norms, generated_norms)
-    size = squared.shape
+class _Balls(NamedTuple):
+    """What is known of the balls of one k; rows are real, columns generated."""
+
+    real: jax.Array  # f32[blocks, B]: squared radii
+    generated: jax.Array  # f32[blocks, C]
+    holding: jax.Array  # i32[blocks, C]: real balls that hold a generated element
+    covered: jax.Array  # bool[blocks, B]: a real ball holds a generated element
+    inside: jax.Array  # bool[blocks, B]: a real element is inside a generated ball
+
+
+def _count(state: list[_Balls], block: Block) -> list[_Balls]:
     # On the edge counts as inside, and equality must survive rounding: an element is always in its duplicate's ball.
-    slack = ROUNDING * jnp.broadcast_to(real_norms[block.row][:, None], size)
-    squared = squared - slack - ROUNDING * jnp.broadcast_to(generated_norms[block.column][None, :], size)
-    in_real = squared <= jnp.broadcast_to(real_radii[block.row][:, None], size)
-    in_generated = squared <= jnp.broadcast_to(generated_radii[block.column][None, :], size)
-    return (
-        real_norms,
-        generated_norms,
-        real_radii,
-        generated_radii,
-        holding.at[block.column].add(in_real.sum(axis=0)),
-        covered.at[block.row].set(covered[block.row] | in_real.any(axis=1)),
-        inside.at[block.row].set(inside[block.row] | in_generated.any(axis=1)),
-    )
+    first, second = (ROUNDING * norms for norms in block.norms)
+    squared = squared_distances(block) - (first[:, None] + second[None, :])
+
+    def one(balls: _Balls) -> _Balls:
+        in_real = squared <= balls.real[block.row][:, None]
+        in_generated = squared <= balls.generated[block.column][None, :]
+        return balls._replace(
+            holding=balls.holding.at[block.column].add(in_real.sum(axis=0)),
+            covered=balls.covered.at[block.row].set(balls.covered[block.row] | in_real.any(axis=1)),
+            inside=balls.inside.at[block.row].set(balls.inside[block.row] | in_generated.any(axis=1)),
+        )
+
+    return [one(balls) for balls in state]
+
+
+def _start(ks: Sequence[int], radii: tuple[np.ndarray, np.ndarray], real: Rows, generated: Rows) -> list[_Balls]:
+    def squared(distances: np.ndarray, k: int, like: Rows) -> np.ndarray:
+        return laid_out(np.square(distances[:, k - 1]).astype(np.float32), like)
+
+    shapes = real.norms.shape, generated.norms.shape
+    counts = np.zeros(shapes[1], np.int32), np.zeros(shapes[0], bool), np.zeros(shapes[0], bool)
+    return [_Balls(squared(radii[0], k, real), squared(radii[1], k, generated), *counts) for k in ks]
+
+
+def _finish(ks: Sequence[int], state: list[_Balls], real: Rows, generated: Rows) -> list[ManifoldScores]:
+    found = []
+    for k, balls in zip(ks, state, strict=True):
+        held = flat(balls.holding, generated)
+        found.append(
+            ManifoldScores(
+                precision=float(np.mean(held > 0)),
+                recall=float(np.mean(flat(balls.inside, real))),
+                density=float(np.mean(held) / k),
+                coverage=float(np.mean(flat(balls.covered, real))),
+                neighbours=k,
+            )
+        )
+    return found
+
+
+def across(ks: Sequence[int], real: Neighbours, generated: Neighbours) -> Measure:
+    """The scores for every k, of real rows paired with generated columns; either set's own neighbours must reach the
+    largest k."""
+    return Measure(partial(_start, ks, (real.distances, generated.distances)), _count, partial(_finish, ks))
 
 
 def manifold_scores(
@@ -59,21 +111,8 @@ def manifold_scores(
     All four depend on N, M and k: compare them at equal ones only.
     """
     generated, reference = feature_sets(generated=generated, reference=reference)
-    real, fake = centred(reference, generated)
-    radii = [
-        blocked(np.square(nearest_within(one, neighbours, block).distances[:, -1]).astype(np.float32), block)
-        for one in (reference, generated)
-    ]
-    norms = squared_norms(real, block), squared_norms(fake, block)
-    counts = np.zeros(norms[1].shape, np.int32), np.zeros(norms[0].shape, bool), np.zeros(norms[0].shape, bool)
-    *_, holding, covered, inside = over_pairs(
-        _count, (*norms, *radii, *counts), real, fake, block, "precision and recall"
-    )
-    held = flat(holding, len(fake))
-    return ManifoldScores(
-        precision=float(np.mean(held > 0)),
-        recall=float(np.mean(flat(inside, len(real)))),
-        density=float(np.mean(held) / neighbours),
-        coverage=float(np.mean(flat(covered, len(real)))),
-        neighbours=neighbours,
-    )
+    real, fake = (nearest_neighbours.nearest_within(one, neighbours, block) for one in (reference, generated))
+    middle = centre(generated)
+    rows, columns = in_blocks(reference, middle, block), in_blocks(generated, middle, block)
+    ((scores,),) = over_pairs([across([neighbours], real, fake)], rows, columns, "precision and recall")
+    return scores
