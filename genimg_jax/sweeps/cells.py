@@ -38,10 +38,14 @@ class Outcome(NamedTuple):
 Launcher = Callable[[Sequence[Cell]], Iterator[Outcome]]
 
 
+def last_checkpoint(cell: Cell) -> pathlib.Path:
+    """Where it is, or will be."""
+    return cell.workdir / "checkpoints" / str(cell.values["train"]["steps"])
+
+
 def trained(cell: Cell) -> bool:
     """Whether the run directory holds the last checkpoint of this very cell. Looks at files alone."""
-    last = cell.workdir / "checkpoints" / str(cell.values["train"]["steps"])
-    if not all((last / part).is_dir() for part in ("state", "about")):
+    if not all((last_checkpoint(cell) / part).is_dir() for part in ("state", "about")):
         return False
     try:
         return config.digest(run.read_json(cell.workdir, "config.json")) == cell.digest

@@ -5,10 +5,9 @@ import fnmatch
 import os
 import signal
 import socket
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
-
-from tqdm import tqdm
 
 from genimg_jax.engine import run
 from genimg_jax.errors import ConfigError, Failure, Preempted
@@ -108,13 +107,18 @@ def run_cells(sweep: Sweep, chosen: Sequence[Cell], launcher: Launcher, most: in
     missing = [cell for cell in chosen if not cells.trained(cell)]
     missing = missing[:most] if most else missing
     found: list[Outcome] = []
-    with _stoppable(), live.shown(missing), contextlib.closing(launcher(missing)) as outcomes:
+    with (
+        _stoppable(),
+        _compiled_once(),
+        live.shown(missing),
+        contextlib.closing(launcher(missing)) as outcomes,
+    ):
         for cell in (c for c in chosen if cells.trained(c)):
             _evaluate(sweep, cell)
         for outcome in outcomes:
             plan.record(sweep.workdir, outcome)
             found.append(outcome)
-            tqdm.write(_sentence(outcome, len(found), len(missing)))
+            live.say(_sentence(outcome, len(found), len(missing)))
             if outcome.status == "done":
                 _evaluate(sweep, outcome.cell)
     if any(outcome.status == "preempted" for outcome in found):
@@ -131,7 +135,7 @@ def _evaluate(sweep: Sweep, cell: Cell) -> None:
         raise
     except Exception as error:
         kind = "" if isinstance(error, Failure) else f"{type(error).__name__}: "
-        tqdm.write(f"{cell.name} could not be evaluated: {kind}{error}")
+        live.say(f"{cell.name} could not be evaluated: {kind}{error}")
 
 
 def _sentence(outcome: Outcome, number: int, count: int) -> str:
@@ -157,6 +161,24 @@ def _stoppable() -> Iterator[None]:
     finally:
         for s, handler in before.items():
             signal.signal(s, handler)
+
+
+@contextlib.contextmanager
+def _compiled_once() -> Iterator[None]:
+    """What this process compiles for one cell it reads back for the next, unless the user has a cache already."""
+    import jax
+
+    if jax.config.jax_compilation_cache_dir:
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="genimg-compiled-") as cache:
+        jax.config.update("jax_compilation_cache_dir", cache)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+        try:
+            yield
+        finally:
+            jax.config.update("jax_compilation_cache_dir", None)
 
 
 def locked(sweep: Sweep) -> contextlib.AbstractContextManager:

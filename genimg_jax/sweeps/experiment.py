@@ -14,6 +14,8 @@ from genimg_jax.options import nearest
 from genimg_jax.sweeps import grid as grids
 from genimg_jax.sweeps.grid import Grid, Point
 
+BETTER, SUITES = ("lower", "higher"), ("likelihood", "full")
+
 
 class Measure(NamedTuple):
     """What an experiment looks at: metrics as `genimg evaluate` names them, of one checkpoint of each cell."""
@@ -22,6 +24,7 @@ class Measure(NamedTuple):
     better: str  # 'lower' or 'higher'
     also: tuple[str, ...]  # shown beside the primary one, without tests of their own
     checkpoint: str  # best, last, or a step
+    suite: str  # likelihood, or full
 
 
 class Planned(NamedTuple):
@@ -51,6 +54,7 @@ def experiment(
     settings: Mapping[str, Any] | None = None,
     also: Sequence[str] = (),
     checkpoint: str = "best",
+    suite: str = "likelihood",
 ) -> Experiment:
     """The checked experiment: `settings` over `base`, and over that each point of `grid`.
 
@@ -58,16 +62,17 @@ def experiment(
     `ConfigError` for an unknown key, a value that a key cannot have, an empty grid, two cells that are one run, and a
     baseline that is not one setting.
     """
-    if better not in ("lower", "higher"):
-        raise ConfigError(f"better is {better!r}{nearest(better, ('lower', 'higher'))} It must be lower or higher.")
+    for name, value, allowed in (("better", better, BETTER), ("suite", suite, SUITES)):
+        if value not in allowed:
+            raise ConfigError(f"{name} is {value!r}{nearest(value, allowed)} It must be {' or '.join(allowed)}.")
     if not grid:
         raise ConfigError("the grid is empty; a grid of `seeds(5)` repeats the base configuration.")
-    common = grids.overlay(_plain(base), settings or {})
+    common = grids.overlay(_plain(base.to_dict()), settings or {})
     configs.resolve(common)
     names, settings_of = grids.names(grid), grids.setting_names(grid)
     cells = tuple(_cell(common, *about) for about in zip(grid, names, settings_of, strict=True))
     _refuse_repeated(cells)
-    measure = Measure(metric, better, tuple(also), checkpoint)
+    measure = Measure(metric, better, tuple(also), checkpoint, suite)
     return Experiment(question, measure, _find_baseline(cells, baseline), cells)
 
 
@@ -82,7 +87,7 @@ def load(path: str) -> Experiment:
 def _plain(values: Any) -> Any:
     """As JSON gives it back: what is planned, written and read must be one thing."""
     if isinstance(values, Mapping):
-        return {k: _plain(v) for k, v in (values.to_dict() if isinstance(values, ConfigDict) else values).items()}
+        return {name: _plain(value) for name, value in values.items()}
     return list(values) if isinstance(values, tuple) else values
 
 

@@ -60,6 +60,14 @@ def shown(cells: Sequence[Cell]) -> Iterator[None]:
         watcher.join()
 
 
+def say(line: str) -> None:
+    """Prints a line above the bars."""
+    if sys.stderr.isatty():
+        tqdm.write(line)
+    else:
+        print(line, flush=True)
+
+
 def _watch(cells: Sequence[Cell], over: threading.Event) -> None:
     steps = {cell.digest: last_step(cell) for cell in cells}
     begun = dict(steps)

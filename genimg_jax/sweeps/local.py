@@ -35,7 +35,7 @@ def launcher(workers: int = 0) -> Launcher:
     def launch(cells: Sequence[Cell]) -> Iterator[Outcome]:
         shares = core_shares(min(workers or default_workers(), len(cells) or 1))
         with tempfile.TemporaryDirectory(prefix="genimg-compiled-") as cache:
-            slots = [_Slot(share, compiled_once(environment, cache)) for share in shares]
+            slots = [_Slot(share, {**cached_in(cache), **environment}) for share in shares]
             idle: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
             for slot in slots:
                 idle.put(slot)
@@ -74,14 +74,12 @@ def core_shares(workers: int) -> list[list[int]]:
     return [cores[len(cores) * i // workers : len(cores) * (i + 1) // workers] for i in range(workers)]
 
 
-def compiled_once(environment: Mapping[str, str], cache: str) -> dict[str, str]:
-    """An environment in which processes read back what others compiled: cells that differ in their seed alone are one
-    program. A cache that the user has chosen stays."""
+def cached_in(directory: str) -> dict[str, str]:
+    """JAX's settings for reading back whatever was compiled before: cells that differ in their seed are one program."""
     return {
-        "JAX_COMPILATION_CACHE_DIR": cache,
+        "JAX_COMPILATION_CACHE_DIR": directory,
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-        **environment,
     }
 
 

@@ -2,41 +2,33 @@
 
 import json
 import math
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from genimg_jax.sweeps.cells import Cell
+from genimg_jax.sweeps.cells import Cell, last_checkpoint
 from genimg_jax.sweeps.experiment import Measure
 
 
 def evaluate(cell: Cell, measure: Measure) -> None:
     """Writes the evaluation of a trained cell. Raises a `Failure` where it cannot be made."""
-    from genimg_jax.data import open_source
-    from genimg_jax.engine import restored
-    from genimg_jax.evaluation import likelihood, results
+    from genimg_jax.evaluation import runs
 
-    program, weights, step, _ = restored.open_run(cell.workdir, cell.values, measure.checkpoint)
-    options = program.config.data
-    source = open_source(options, options.evaluate_split)
-    found = likelihood.measure(program, weights, source, options)
-    report = {
-        "checkpoint": measure.checkpoint,
-        "step": step,
-        "split": options.evaluate_split,
-        "examples": source.size,
-        "metrics": {name: results.metric(value) for name, value in found.items()},
-    }
-    results.write(_path(cell, measure), report)
+    runs.evaluate_run(cell.workdir, cell.values, measure.checkpoint, measure.suite)
 
 
-def _path(cell: Cell, measure: Measure):
-    return cell.workdir / "evaluation" / f"{measure.checkpoint}.json"
+def path(cell: Cell, measure: Measure) -> pathlib.Path:
+    suffix = "" if measure.suite == "likelihood" else f"-{measure.suite}"
+    return cell.workdir / "evaluation" / f"{measure.checkpoint}{suffix}.json"
 
 
 def evaluation(cell: Cell, measure: Measure) -> Mapping[str, Any]:
-    """The metrics of a cell, each with its value, interval and digest; {} where it has not been evaluated."""
+    """The metrics of a cell, each with its value and the digest of its protocol; {} where it has not been evaluated
+    since it was trained to the end."""
+    file = path(cell, measure)
     try:
-        return json.loads(_path(cell, measure).read_text())["metrics"]
+        since = last_checkpoint(cell).stat().st_mtime
+        return json.loads(file.read_text())["metrics"] if file.stat().st_mtime >= since else {}
     except (OSError, ValueError, KeyError):
         return {}
 

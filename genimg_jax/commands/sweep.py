@@ -1,0 +1,73 @@
+"""genimg sweep experiments/beta_vae.py --workdir sweeps/beta_vae"""
+
+from collections.abc import Sequence
+
+from absl import flags
+
+from genimg_jax.commands import command_line
+from genimg_jax.errors import ConfigError, Failure
+
+ABOUT = """runs an experiment: plans its cells, trains and evaluates what is missing, writes a report.
+
+  genimg sweep experiments/beta_vae.py --workdir sweeps/beta_vae --dry_run
+  genimg sweep experiments/beta_vae.py --workdir sweeps/beta_vae
+  genimg sweep experiments/beta_vae.py --workdir sweeps/beta_vae --only 'beta=4.0,*' --max_runs 2
+  genimg sweep status --workdir sweeps/beta_vae
+  genimg sweep report --workdir sweeps/beta_vae
+
+The same command goes on where it was cut. Exit codes: those of genimg train; 1 where a cell failed."""
+KINDS = ("auto", "local", "slurm", "vectorised")
+
+
+def define(values: flags.FlagValues) -> None:
+    flags.DEFINE_string("workdir", None, "directory of the sweep, made if need be (required)", flag_values=values)
+    flags.DEFINE_bool("dry_run", False, "show the plan and stop", flag_values=values)
+    flags.DEFINE_string(
+        "only", "", "train only the cells of this name, in which * stands for anything", flag_values=values
+    )
+    flags.DEFINE_integer("max_runs", 0, "train at most so many cells this time; 0: all", flag_values=values)
+    flags.DEFINE_enum("launcher", "auto", KINDS, "where cells are trained", flag_values=values)
+    flags.DEFINE_integer("workers", 0, "processes on this machine; 0: one a core", flag_values=values)
+    flags.DEFINE_bool("mixed", False, "compare cells of different data or code all the same", flag_values=values)
+
+
+def main(arguments: Sequence[str]) -> None:
+    arguments = list(arguments)
+    what = arguments.pop(0) if arguments and not arguments[0].startswith("-") else ""
+    values = command_line.parse("sweep", ABOUT, define, arguments)
+    if not what:
+        raise ConfigError("which experiment? Give genimg sweep experiments/NAME.py --workdir DIRECTORY.")
+    workdir = command_line.workdir(values)
+    from genimg_jax.sweeps import driver, experiment, plan, report, tables
+
+    if what == "status":
+        print(tables.plan(driver.states(plan.read(workdir))))
+        return
+    if what == "report":
+        print(report.write(plan.read(workdir), values.mixed))
+        return
+    sweep, left_out = plan.plan(experiment.load(what), workdir)
+    chosen = driver.select(sweep, values.only)
+    print(f"{sweep.question}\n\n{tables.plan(driver.states(sweep))}")
+    if left_out:
+        print(
+            f"\n{len(left_out)} cells planned before are no more in {what}, and are left as they are: {left_out[0]}..."
+        )
+    if values.dry_run:
+        return
+    from genimg_jax.engine import config as configs
+    from genimg_jax.engine import runtime
+    from genimg_jax.sweeps import launchers
+
+    launcher = launchers.choose(values.launcher, values.workers)
+    print(runtime.prepare(configs.resolve(chosen[0].values).runtime), end="\n\n")
+    with driver.locked(sweep):
+        plan.write(sweep, what)
+        outcomes = driver.run_cells(sweep, chosen, launcher, values.max_runs)
+        print(f"\n{report.write(sweep, values.mixed)}")
+    failed = [outcome.cell.name for outcome in outcomes if outcome.status == "failed"]
+    if failed:
+        raise Failure(
+            f"{len(failed)} of {len(outcomes)} cells failed: {'; '.join(failed)}. The same command tries them again, "
+            f"--only '{failed[0]}' that one alone."
+        )

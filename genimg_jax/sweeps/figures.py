@@ -1,0 +1,209 @@
+"""The drawings of a sweep's report."""
+
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+
+from genimg_jax.engine import run
+from genimg_jax.pages.curves import is_record, scale, series
+from genimg_jax.pages.drawing import INK, drawing
+from genimg_jax.pages.html import text
+from genimg_jax.sweeps.findings import Findings, Setting
+from genimg_jax.sweeps.grid import written
+from genimg_jax.sweeps.plan import Sweep
+
+LINES = 8  # settings in one drawing, the baseline and the best others: more colours cannot be told apart
+POINTS = 200  # of a curve
+PLACES = [f"#0400{i:02d}" for i in range(LINES)]  # drawn with, and replaced by the page's colours
+COLORS = {place: f"var(--setting-{i})" for i, place in enumerate(PLACES)}
+# Okabe and Ito's colours, which the colour-blind can tell apart, and lighter ones on dark.
+LIGHT = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#7a4bb5", "#555b66")
+DARK = ("#5aa9e6", "#ff8c4b", "#34c79b", "#e79cc4", "#e6c34a", "#9bd4f5", "#b493ea", "#aab2bd")
+STYLE = "".join(
+    f"{opening} {{ {' '.join(f'--setting-{i}: {color};' for i, color in enumerate(colors))} }}{closing}\n"
+    for opening, colors, closing in (
+        (":root", LIGHT, ""),
+        ("@media (prefers-color-scheme: dark) { :root", DARK, " }"),
+    )
+)
+
+
+def chosen(sweep: Sweep, found: Findings) -> list[Setting]:
+    """The baseline and the settings that scored best, as many as fit into one drawing, in the plan's order."""
+    sign = 1 if sweep.measure.better == "lower" else -1
+    order = sorted(
+        found.settings,
+        key=lambda s: (s.name != sweep.baseline, sign * s.summary.mean if s.summary else math.inf),
+    )
+    names = {setting.name for setting in order[:LINES]}
+    return [setting for setting in found.settings if setting.name in names]
+
+
+def scores(sweep: Sweep, found: Findings) -> str:
+    """Every seed of every setting as a dot, with the mean and its interval; the baseline's mean as a line."""
+    settings = [s for s in found.settings if s.summary]
+    names = [s.name for s in settings]
+
+    def draw(axes: Any) -> None:
+        for at, setting in enumerate(settings):
+            values = list(setting.values[sweep.measure.primary].values())
+            color = PLACES[0] if setting.name == sweep.baseline else INK
+            axes.plot(values, [at] * len(values), "o", color=color, markersize=3, alpha=0.45, markeredgewidth=0)
+            summary = setting.summary
+            if summary.interval and not summary.anecdote:
+                axes.plot([summary.interval.low, summary.interval.high], [at, at], color=color, linewidth=1.2)
+            axes.plot([summary.mean], [at], "|", color=color, markersize=9, markeredgewidth=1.8)
+            if setting.name == sweep.baseline:
+                axes.axvline(summary.mean, color=color, linewidth=0.8, linestyle=":")
+        axes.set_yticks(range(len(names)), names)
+        axes.invert_yaxis()
+        axes.set_xlabel(f"{sweep.measure.primary}, {sweep.measure.better} is better")
+
+    return drawing("scores", (7.2, 0.7 + 0.22 * len(settings)), draw, COLORS) if settings else ""
+
+
+def against(sweep: Sweep, found: Findings, key: str) -> str:
+    """The primary metric against the one swept option, a number."""
+    settings = sorted((s for s in found.settings if s.summary), key=lambda s: s.options[key])
+    where = np.array([s.options[key] for s in settings], np.float64)
+
+    def draw(axes: Any) -> None:
+        means = np.array([s.summary.mean for s in settings])
+        axes.plot(where, means, color=PLACES[0], linewidth=1.2, marker="o", markersize=3.5)
+        for x, setting in zip(where, settings, strict=True):
+            values = list(setting.values[sweep.measure.primary].values())
+            axes.plot([x] * len(values), values, "o", color=INK, markersize=2.5, alpha=0.4, markeredgewidth=0)
+        sure = [(x, s.summary.interval) for x, s in zip(where, settings, strict=True) if not s.summary.anecdote]
+        for x, interval in sure:
+            axes.plot([x, x], [interval.low, interval.high], color=PLACES[0], linewidth=1.2)
+        if where.min() > 0 and where.max() / where.min() > 10:
+            axes.set_xscale("log")
+        axes.set_xticks(where, [written(s.options[key]) for s in settings])
+        axes.minorticks_off()
+        axes.set_xlabel(key)
+        axes.set_ylabel(sweep.measure.primary)
+
+    return drawing(f"against {key}", (5.2, 2.6), draw, COLORS)
+
+
+def heat_maps(sweep: Sweep, found: Findings) -> str:
+    """Tables of the primary metric over the first two swept options, one for each combination of the others."""
+    across, down = _axes(found)
+    rest = [key for key in found.swept if key not in (across, down)]
+    groups: dict[tuple, list[Setting]] = {}
+    for setting in found.settings:
+        groups.setdefault(tuple(written(setting.options[key]) for key in rest), []).append(setting)
+    means = [s.summary.mean for s in found.settings if s.summary]
+    sign = 1 if sweep.measure.better == "lower" else -1
+    ranks = {mean: i / max(len(means) - 1, 1) for i, mean in enumerate(sorted(means, key=lambda m: -sign * m))}
+    tables = []
+    for values, group in groups.items():
+        title = ", ".join(f"{key}={value}" for key, value in zip(rest, values, strict=True))
+        cells = {(written(s.options[down]), written(s.options[across])): s for s in group}
+        columns = list(dict.fromkeys(column for _, column in cells))
+        body = "".join(
+            f"<tr><th>{escape(row)}</th>{''.join(_heat(cells.get((row, c)), ranks) for c in columns)}</tr>"
+            for row in dict.fromkeys(row for row, _ in cells)
+        )
+        head = "".join(f"<th>{escape(column)}</th>" for column in columns)
+        tables.append(
+            f"<figure><figcaption>{escape(title)} {escape(down)} down, {escape(across)} across</figcaption>"
+            f'<div class="scroll"><table class="heat"><tr><th></th>{head}</tr>{body}</table></div></figure>'
+        )
+    return f'<div class="tables">{"".join(tables)}</div>'
+
+
+def _axes(found: Findings) -> tuple[str, str]:
+    """The option across and the one down: the two with the most values."""
+    count = {key: len({written(s.options[key]) for s in found.settings}) for key in found.swept}
+    most = sorted(found.swept, key=lambda key: -count[key])[:2]
+    down, across = (key for key in found.swept if key in most)
+    return across, down
+
+
+def _heat(setting: Setting | None, ranks: Mapping[float, float]) -> str:
+    if setting is None or setting.summary is None:
+        return "<td></td>"
+    summary = setting.summary
+    half = "" if summary.interval is None else f" ± {(summary.interval.high - summary.interval.low) / 2:.2g}"
+    shade = f"background: color-mix(in srgb, var(--setting-2) {70 * ranks[summary.mean]:.0f}%, transparent)"
+    return f'<td style="{shade}" title="{escape(setting.name)}">{summary.mean:.4g}<small>{half}</small></td>'
+
+
+def curves(sweep: Sweep, found: Findings) -> str:
+    """A panel a metric: of every chosen setting the mean over its seeds, and their range."""
+    settings = chosen(sweep, found)
+    logged = {s.name: [_logged(cell) for cell in s.cells] for s in settings}
+    splits = {
+        name: split
+        for split in ("train", "evaluation")  # held-out ones come last, and are shown where there are both
+        for runs in logged.values()
+        for found_in in runs
+        for name in found_in.get(split, {})
+        if "/" not in name and name != "images_per_second"
+    }
+    color = {s.name: PLACES[i] for i, s in enumerate(settings)}
+    panels = []
+    for name, split in sorted(splits.items(), key=lambda item: (item[1] == "train", item[0])):
+        lines = {setting: [r.get(split, {}).get(name, []) for r in runs] for setting, runs in logged.items()}
+        title = f"<figcaption><b>{escape(name)}</b> {'held-out' if split != 'train' else 'training'}</figcaption>"
+        panels.append(f"<figure>{title}{_band_panel(name, lines, color)}</figure>")
+    legend = " ".join(f'<span style="color: {COLORS[color[s.name]]}">&#9632; {escape(s.name)}</span>' for s in settings)
+    left_out = len(found.settings) - len(settings)
+    note = f" The {left_out} others scored worse and are left out." if left_out else ""
+    about = f'<p>Mean and range over seeds.{note}</p><p class="legend">{legend}</p>'
+    return f'{about}<div class="panels">{"".join(panels)}</div>'
+
+
+def _logged(cell) -> dict[str, dict[str, list[tuple[float, float]]]]:
+    return series([line for line in run.read_metrics(cell.workdir) if is_record(line)])
+
+
+def _band_panel(name: str, lines: Mapping[str, Sequence[Sequence]], color: Mapping[str, str]) -> str:
+    from matplotlib.ticker import EngFormatter, MaxNLocator
+
+    def draw(axes: Any) -> None:
+        drawn = [np.zeros(0)]
+        for setting, runs in lines.items():
+            steps, low, mean, high = band(runs)
+            thin = slice(None, None, max(1, len(steps) // POINTS))
+            axes.fill_between(steps[thin], low[thin], high[thin], color=color[setting], alpha=0.18, linewidth=0)
+            axes.plot(steps[thin], mean[thin], color=color[setting], linewidth=1.2)
+            drawn += [low, high]
+        scale(axes, np.concatenate(drawn))
+        axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=True))
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+
+    return drawing(f"curves {name}", (3.4, 2.0), draw, COLORS)
+
+
+def band(runs: Sequence[Sequence[tuple[float, float]]]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Steps, and the lowest, mean and highest value there over the runs that have logged a finite one."""
+    # -> f64[S], f64[S], f64[S], f64[S]
+    at: dict[float, list[float]] = {}
+    for points in runs:
+        for step, value in points:
+            if math.isfinite(value):
+                at.setdefault(step, []).append(value)
+    rows = [(step, min(v), sum(v) / len(v), max(v)) for step, v in sorted(at.items())]
+    return tuple(np.array(rows, np.float64).reshape(-1, 4).T)
+
+
+def swept(sweep: Sweep, found: Findings) -> str:
+    """What fits the options that were swept: a line over one number, heat maps over two options and more."""
+    scored = [s for s in found.settings if s.summary]
+    if not scored:
+        return ""
+    if len(found.swept) >= 2:
+        return heat_maps(sweep, found)
+    numbers = [s.options[key] for key in found.swept for s in scored]
+    if len(numbers) > 1 and all(isinstance(n, (int, float)) and not isinstance(n, bool) for n in numbers):
+        return f"<figure>{against(sweep, found, found.swept[0])}</figure>"
+    return ""
+
+
+def described(options: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {text(value)}" for key, value in options.items())

@@ -1,0 +1,133 @@
+"""A sweep's answer: `report.md`, a table to put into a text, and `report.html`, one self-contained page."""
+
+from collections.abc import Sequence
+
+from genimg_jax.engine.images import write_whole
+from genimg_jax.sweeps import findings, page
+from genimg_jax.sweeps.findings import Findings, Setting
+from genimg_jax.sweeps.plan import Sweep
+from genimg_jax.sweeps.statistics import LEVEL, POWER, Comparison
+from genimg_jax.sweeps.tables import duration
+
+ANECDOTE = "fewer than 3 seeds: an anecdote"
+
+
+def write(sweep: Sweep, mixed: bool = False) -> str:
+    """Writes both, and returns the table with where they are. Raises `DataError` where cells do not compare."""
+    found = findings.find(sweep, mixed)
+    table = markdown(sweep, found)
+    write_whole(sweep.workdir / "report.md", f"{table}\n".encode())
+    html = page.page(sweep, found, verdict(sweep, found), header(sweep), rows(sweep, found), notes(sweep, found))
+    write_whole(sweep.workdir / "report.html", html.encode())
+    return f"{table}\n\nwritten: {sweep.workdir / 'report.md'}, {sweep.workdir / 'report.html'}"
+
+
+def markdown(sweep: Sweep, found: Findings) -> str:
+    lines = [header(sweep), ["---"] * len(header(sweep)), *rows(sweep, found)]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n\n".join([f"**{sweep.question}**", verdict(sweep, found), table, *notes(sweep, found)])
+
+
+def verdict(sweep: Sweep, found: Findings) -> str:
+    """One sentence on what is shown and what is not."""
+    measure = sweep.measure
+    compared = [s for s in found.settings if s.comparison]
+    if not compared:
+        return f"Nothing can be compared with the baseline {sweep.baseline} yet."
+    sure = [s for s in compared if s.comparison.adjusted < LEVEL and not s.comparison.anecdote]
+    better = [s.name for s in sure if (s.comparison.difference < 0) == (measure.better == "lower")]
+    worse = [s.name for s in sure if s.name not in better]
+    parts = [
+        f"{word} than the baseline {sweep.baseline}: {', '.join(names)}"
+        for word, names in (("better", better), ("worse", worse))
+        if names
+    ]
+    open_ = len(compared) - len(sure)
+    if open_:
+        parts.append(
+            f"{'no difference shown for' if sure else f'no difference from {sweep.baseline} shown for'} "
+            f"{open_} of {len(compared)} settings"
+        )
+    sentence = "; ".join(parts)
+    return f"By {measure.primary}, {measure.better} is better: {sentence}."
+
+
+def header(sweep: Sweep) -> list[str]:
+    return [
+        "setting",
+        "seeds",
+        f"{sweep.measure.primary} [95 %]",
+        "difference [95 %]",
+        "p",
+        "Holm",
+        "effect",
+        "detectable",
+        *sweep.measure.also,
+    ]
+
+
+def rows(sweep: Sweep, found: Findings) -> list[list[str]]:
+    return [_row(sweep, setting) for setting in found.settings]
+
+
+def _row(sweep: Sweep, setting: Setting) -> list[str]:
+    summary, comparison = setting.summary, setting.comparison
+    count = len(setting.cells)
+    seeds = f"{count - setting.unfinished} of {count}" if setting.unfinished else str(count)
+    mean = _with_interval(summary.mean, summary.interval) if summary else ""
+    also = [_mean(setting.values[name].values()) for name in sweep.measure.also]
+    name = setting.name + (" (baseline)" if setting.name == sweep.baseline else "")
+    few = " *" if summary and summary.anecdote else ""
+    return [name, f"{seeds}{few}", mean, *_compared(comparison), *also]
+
+
+def _compared(comparison: Comparison | None) -> list[str]:
+    if comparison is None:
+        return [""] * 5
+    return [
+        _with_interval(comparison.difference, comparison.interval, "+"),
+        _number(comparison.p_value, ".2g"),
+        _number(comparison.adjusted, ".2g"),
+        _number(comparison.effect, "+.2f"),
+        _number(comparison.detectable, ".2g"),
+    ]
+
+
+def notes(sweep: Sweep, found: Findings) -> list[str]:
+    """What a reader of the table must know."""
+    measure = sweep.measure
+    digests = ", ".join(f"{name} `{digest}`" for name, digest in found.protocols.items() if digest)
+    parts = [
+        f"Means over seeds with Student's intervals. Differences from {sweep.baseline} in pairs of equal seed, with "
+        "the paired t test; Holm: p corrected for all settings compared. Effect: mean difference in standard "
+        "deviations of a pair's, corrected for few pairs (Hedges). Detectable: the true difference that so many pairs "
+        f"would show at p < {LEVEL:g} with a chance of {POWER:.0%}.",
+        f"Checkpoint {measure.checkpoint}, suite {measure.suite}. " + (f"Protocols: {digests}." if digests else ""),
+    ]
+    if any(s.summary and s.summary.anecdote for s in found.settings):
+        parts.append(f"\\* {ANECDOTE}, whatever p says.")
+    missing = [s for s in found.settings if s.unfinished]
+    if missing:
+        parts.append(
+            f"{sum(s.unfinished for s in missing)} cells have no value: seeds that failed or are yet to run are left "
+            "out, and what is left may be the lucky ones."
+        )
+    spent = sum(s.seconds for s in found.settings)
+    parts.append(f"Training took {duration(spent)} in all, as the sum over cells.")
+    return [part.strip() for part in parts]
+
+
+def _with_interval(value: float, interval, sign: str = "") -> str:
+    if interval is None:
+        return f"{value:{sign}.4g}"
+    digits = 4
+    return f"{value:{sign}.{digits}g} [{interval.low:{sign}.{digits}g}, {interval.high:{sign}.{digits}g}]"
+
+
+def _mean(values: Sequence[float]) -> str:
+    values = list(values)
+    return f"{sum(values) / len(values):.4g}" if values else ""
+
+
+def _number(value: float, form: str) -> str:
+    return "" if value != value else f"{value:{form}}"
