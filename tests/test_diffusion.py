@@ -11,6 +11,7 @@ from ideal_network import CLASSES, DATA_STD, NOTHING, SHAPE, check_denoise, chec
 from scipy.stats import norm
 
 from genimg_jax import core
+from genimg_jax.errors import ConfigError
 from genimg_jax.families import denoising, diffusion, prediction
 from genimg_jax.objectives import targets, weightings
 
@@ -64,14 +65,19 @@ def test_the_loss_of_the_ideal_denoiser(ideal):
     check_loss(diffusion, ddpm_loss(), **DDPM)
 
 
-@pytest.mark.parametrize("path", diffusion.PATHS)
+@pytest.mark.parametrize("path", [path for path in diffusion.PATHS if path != "learned"])
 def test_targets_and_paths_are_the_same_denoiser(ideal, path):
     for target in diffusion.TARGETS:
         check_denoise(diffusion, path=path, target=target)
 
 
-def test_the_likelihood_is_that_of_the_data_with_uniform_noise(ideal):
-    check_log_prob(diffusion)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"likelihood_probes": 0}, {"likelihood_probes": 0, "likelihood_tolerance": 1e-4}],
+    ids=["estimated", "exact", "adaptive"],
+)
+def test_the_likelihood_is_that_of_the_data_with_uniform_noise(ideal, options):
+    check_log_prob(diffusion, **options)
 
 
 # ----------------------------------------------------------------------------------------------------------- classes
@@ -142,7 +148,149 @@ def test_as_many_classes_are_hidden_as_asked_for(monkeypatch):
     check_dropout()
 
 
+class Width(ideal_network.Network):
+    """As wide as it is asked for, and telling the class by so much."""
+
+    def __init__(self, width: int):
+        self.width = width
+
+    def init(self, key, image, c_noise, label, training):
+        return {"params": {"bias": jnp.zeros(())}}
+
+    def apply(self, variables, scaled, c_noise, label, training):
+        told = self.width * (1 + label).reshape(-1, 1, 1, 1)
+        return variables["params"]["bias"] + jnp.broadcast_to(told, scaled.shape).astype(jnp.float32)
+
+
+def test_a_narrower_network_guides(monkeypatch):
+    """Both are told the class, and each is trained on its own loss alone."""
+    monkeypatch.setattr(prediction.backbone, "build", lambda options, channels, classes, width=0: Width(width or 8))
+    optimizers = {"model": core.Optimizer(optax.sgd(0.5))}
+    options = {"target": "image", "weighting": "uniform", "guide_width": 2, "label_dropout": 0.0}
+    family, weights = ideal_network.made(diffusion, 2, optimizers=optimizers, guidance=3.0, **options)
+    label = jnp.array([0, 1])
+    found = family.denoise(weights, jnp.zeros((2, *SHAPE)), jnp.ones(2), {"label": label})
+    np.testing.assert_allclose(found[:, 0, 0, 0], (3.0 * 8 - 2.0 * 2) * (1 + label), rtol=1e-6)
+    data = {**ideal_network.batch(4, label=1), "image": jnp.zeros((4, *SHAPE))}
+    state, metrics = family.train_step(family.init(jax.random.key(0), data), data, jax.random.key(1))
+    assert (metrics["loss"], metrics["loss_guide"]) == (16.0**2, 4.0**2)
+    assert (state.params["model"]["bias"], state.params["model"]["guide"]["bias"]) == (-16.0, -4.0)
+
+
+def test_guidance_by_nothing_is_refused():
+    with pytest.raises(ConfigError, match="nothing to be guided by"):
+        ideal_network.made(diffusion, guidance=2.0)
+
+
+# ---------------------------------------------------------------------------------------------- the variational bound
+
+LEVELS, MASSES = 5, np.array([0.5, 0.05, 0.1, 0.05, 0.3])  # of each pixel by itself
+VDM = {"path": "learned", "target": "noise", "weighting": "variational", "times": "uniform_times"}
+
+
+class Discrete(ideal_network.Network):
+    """The ideal prediction of the noise in pixels of few levels, whose expected value is a sum."""
+
+    shrink = 1.0
+
+    def init(self, key, image, c_noise, label, training):
+        return {"params": {"unused": jnp.zeros(1)}}
+
+    def apply(self, variables, scaled, c_noise, label, training):
+        level = jnp.exp(4 * c_noise).reshape(-1, 1, 1, 1)
+        noisy = scaled * jnp.sqrt(level**2 + DATA_STD**2)  # as x / alpha
+        values = jnp.linspace(-1.0, 1.0, LEVELS).reshape(1, 1, 1, -1)
+        logits = jnp.log(MASSES.astype(np.float32)).reshape(1, 1, 1, -1) - 0.5 * ((noisy - values) / level) ** 2
+        clean = self.shrink * (jax.nn.softmax(logits) * values).sum(-1, keepdims=True)
+        return (noisy - clean) / level
+
+
+def discrete_batch(count: int) -> core.Batch:
+    levels = np.random.default_rng(5).choice(LEVELS, size=(count, *SHAPE), p=MASSES)
+    return {"image": jnp.asarray(levels / 2 - 1, jnp.float32), "index": jnp.arange(count)}
+
+
+def check_bound(steps=None, below: float = 0.0, **options) -> None:
+    """The mean bound is the mean of the exact log masses, less `below` at least, within 5 standard errors."""
+    family, weights = ideal_network.made(diffusion, levels=LEVELS, **{**VDM, "likelihood_steps": 32, **options})
+    assert family.bound == "lower"
+    if steps is not None:
+        weights.params["model"]["schedule"]["steps"] = steps
+    data = discrete_batch(4096)
+    found = np.asarray(jax.jit(family.log_prob)(weights, data, jax.random.key(7)), np.float64)
+    exact = np.log(MASSES)[np.asarray(2 * data["image"] + 2, int)].sum((1, 2, 3))
+    error = 5 * (found - exact).std() / np.sqrt(len(exact))
+    assert (found - exact).mean() < error - below
+    assert below or (found - exact).mean() > -error - 0.02, (found - exact).mean()
+
+
+@pytest.mark.parametrize("path", ["learned", "linear_log_snr", "linear_beta"])
+def test_the_bound_is_tight_for_the_ideal_network(monkeypatch, path):
+    ideal_network.install(monkeypatch, Discrete)
+    check_bound(path=path)
+
+
+def test_the_bound_does_not_depend_on_the_shape_of_the_path(monkeypatch):
+    ideal_network.install(monkeypatch, Discrete)
+    check_bound(jnp.asarray(np.random.default_rng(0).normal(size=prediction.SEGMENTS), jnp.float32))
+
+
+def test_the_bound_stays_below(monkeypatch):
+    ideal_network.install(monkeypatch, Discrete)
+    monkeypatch.setattr(Discrete, "shrink", 0.9)
+    check_bound(below=0.1)
+
+
+def test_the_terms_add_up_to_the_loss(monkeypatch):
+    ideal_network.install(monkeypatch, Discrete)
+    family, weights = ideal_network.made(diffusion, levels=LEVELS, **VDM)
+    found = family.evaluate(weights, discrete_batch(16), jax.random.key(0))
+    assert set(found) == {"loss", "diffusion", "prior", "reconstruction"}
+    total = found["diffusion"] + found["prior"] + found["reconstruction"]
+    np.testing.assert_allclose(found["loss"], total, rtol=1e-6)
+
+
+def test_a_path_is_learned_that_lowers_the_variance_of_the_bound(monkeypatch):
+    ideal_network.install(monkeypatch, Discrete)
+    optimizers = {"model": core.Optimizer(optax.adam(0.02))}
+    options = {**VDM, "evaluate_times": 1}
+    family, _ = ideal_network.made(diffusion, levels=LEVELS, optimizers=optimizers, **options)
+    data, step = discrete_batch(256), jax.jit(family.train_step)
+    state = start = family.init(jax.random.key(0), data)
+    for i in range(60):
+        state, _ = step(state, data, core.stream(0, "train", i))
+    measure, data = jax.jit(family.evaluate), discrete_batch(4096)
+    before, after = (measure(core.weights(s), data, jax.random.key(1))["diffusion"] for s in (start, state))
+    assert np.std(after) < 0.95 * np.std(before)
+    assert abs(np.mean(after) - np.mean(before)) < 5 * np.hypot(np.std(before), np.std(after)) / np.sqrt(4096)
+    assert not np.array_equal(start.params["model"]["schedule"]["ends"], state.params["model"]["schedule"]["ends"])
+
+
+@pytest.mark.parametrize("wrong", [{"path": "cosine"}, {"times": "log_normal_levels"}, {"dequantize": True}])
+def test_what_is_no_bound_is_refused(wrong):
+    with pytest.raises(ConfigError, match="weighting=variational"):
+        ideal_network.made(diffusion, **{**VDM, **wrong})
+
+
+def test_a_learned_path_needs_its_bound():
+    with pytest.raises(ConfigError, match="learned"):
+        ideal_network.made(diffusion, path="learned")
+
+
 # ---------------------------------------------------------------------------------------------------- planted faults
+
+
+@pytest.mark.parametrize("fault", ["weighting", "prior"])
+def test_faults_of_the_bound_are_caught(monkeypatch, fault):
+    ideal_network.install(monkeypatch, Discrete)
+    if fault == "weighting":
+        monkeypatch.setitem(diffusion.WEIGHTINGS, "variational", lambda options: weightings.uniform)
+        with pytest.raises(AssertionError):
+            check_bound(target="image")
+    else:
+        monkeypatch.setattr(prediction.variational, "prior_divergence", lambda path, image: jnp.ones(len(image)))
+        with pytest.raises(AssertionError):
+            check_bound()
 
 
 @pytest.mark.parametrize("fault", ["weighting", "times", "evaluation"])
