@@ -1,0 +1,208 @@
+"""Grids, experiments and plans: what is put together, what is refused before anything starts, and what may change."""
+
+import itertools
+import json
+
+import pytest
+
+from genimg_jax.engine import config as configs
+from genimg_jax.errors import ConfigError
+from genimg_jax.sweeps import experiment as experiments
+from genimg_jax.sweeps import plan as plans
+from genimg_jax.sweeps.cells import Outcome
+from genimg_jax.sweeps.grid import chain, names, overlay, param, product, seeds, setting_names, zipped
+
+
+def base(**train):
+    return configs.experiment("vae", data={"source": "digits", "binarize": "dynamic"}, train={"steps": 10, **train})
+
+
+def make(grid, baseline=None, **changes):
+    arguments = {"question": "?", "base": base(), "metric": "loss", "better": "lower", "baseline": baseline or {}}
+    return experiments.experiment(grid=grid, **{**arguments, **changes})
+
+
+def test_combinators_make_the_cells_they_say():
+    a, b = param("model.beta", 1.0, 2.0), param("train.batch_size", 8, 16)
+    assert [p.overrides for p in product(a, b)] == [
+        {"model.beta": x, "train.batch_size": y} for x, y in itertools.product((1.0, 2.0), (8, 16))
+    ]
+    assert [p.overrides for p in zipped(a, b)] == [
+        {"model.beta": 1.0, "train.batch_size": 8},
+        {"model.beta": 2.0, "train.batch_size": 16},
+    ]
+    assert chain(a, b) == a + b
+    assert [p.replicate for p in seeds(2, "model.latent")] == [{"seed": i, "model.latent": i} for i in range(2)]
+    assert all(p.setting == {} for p in param("seed", 3, 4)), "a seed is never a setting, however it is swept"
+
+
+@pytest.mark.parametrize(
+    ("grid", "message"),
+    [
+        (lambda: param("model.beta"), "has no values"),
+        (lambda: seeds(0), "empty grid"),
+        (lambda: zipped(param("a", 1, 2), seeds(3)), "2, 3 cells"),
+        (lambda: product(param("a", 1), param("a", 2)), "config.a is set by two grids"),
+        (lambda: make(()), "the grid is empty"),
+        (lambda: make(param("model.betta", 1.0)), "did you mean 'model.beta'"),
+        (lambda: make(param("train.learning_rate", 1.0)), "did you mean 'optimizer.learning_rate'"),
+        (lambda: make(param("model.beta.x", 1.0)), "config.model.beta.x is not in the configuration"),
+        (lambda: make(param("model.beta", "1.0")), "config.model.beta is '1.0', a str; it must be a float"),
+        (lambda: make(param("train.batch_size", 0)), "config.train.batch_size is 0; it must be at least 1"),
+        (lambda: make(seeds(2), settings={"train.stepps": 3}), "did you mean 'train.steps'"),
+        (lambda: make(param("model.beta", 1.0, 1.0)), "are one run: nothing differs"),
+        (lambda: make(param("train.keep", 1, 2)), "they differ in train.keep alone"),
+        (lambda: make(param("model.beta", 1.0, 2.0)), "is 2 settings"),
+        (lambda: make(param("model.beta", 1.0), {"model.beta": 3.0}), "is none of the settings"),
+        (lambda: make(param("model.beta", 1.0), {"model.bet": 1.0}), "did you mean 'model.beta'"),
+        (lambda: make(seeds(2), better="lowest"), "did you mean 'lower'"),
+        (lambda: make(seeds(2), suite="all"), "must be likelihood or full"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(grid, message):
+    with pytest.raises(ConfigError, match=message):
+        grid()
+
+
+def test_an_overlay_changes_its_keys_and_nothing_else():
+    values = base().to_dict()
+    changed = overlay(values, {"model.beta": 4.0, "optimizer.arguments": {"b1": 0.5}})
+    found = configs.differences(values, changed)
+    assert {d.key: d.given for d in found} == {"model.beta": 4.0, "optimizer.arguments.b1": 0.5}
+    assert values == base().to_dict(), "the base itself stays"
+
+
+def test_names_are_as_short_as_can_be_told_apart():
+    grid = product(
+        param("optimizer.generator.learning_rate", 1e-3),
+        param("optimizer.discriminator.learning_rate", 1e-4),
+        param("model.loss", "hinge"),
+        seeds(1),
+    )
+    assert names(grid) == ["generator.learning_rate=0.001,discriminator.learning_rate=0.0001,loss=hinge,seed=0"]
+    assert setting_names(grid) == ["generator.learning_rate=0.001,discriminator.learning_rate=0.0001,loss=hinge"]
+    assert setting_names(seeds(2)) == ["base", "base"]
+
+
+def test_cells_are_complete_and_their_digest_is_the_runs():
+    found = make(product(param("model.beta", 1.0, 4.0), seeds(2)), {"model.beta": 1.0}, settings={"train.steps": 7})
+    assert found.baseline == "beta=1.0"
+    assert [cell.name for cell in found.cells] == [
+        "beta=1.0,seed=0",
+        "beta=1.0,seed=1",
+        "beta=4.0,seed=0",
+        "beta=4.0,seed=1",
+    ]
+    last = found.cells[-1]
+    config = configs.resolve(last.values)
+    assert (config.model.beta, config.seed, config.train.steps) == (4.0, 1, 7)
+    alone = base(steps=7)
+    alone.model.beta, alone.seed = 4.0, 1
+    assert last.digest == configs.digest(alone.to_dict()) == configs.digest(json.loads(json.dumps(last.values)))
+
+
+FILE = """
+from genimg_jax.engine.config import experiment as configuration
+from genimg_jax.sweeps.experiment import experiment
+from genimg_jax.sweeps.grid import param, product, seeds
+
+def get_experiment(variant="full"):
+    return experiment(
+        question="?",
+        base=configuration("vae", data={"source": "digits"}, train={"steps": 10}),
+        grid=product(
+            param("model.beta", 1.0, 4.0),
+            seeds(2 if variant == "tiny" else 5),
+        ),
+        metric="loss",
+        better="lower",
+        baseline={"model.beta": 1.0},
+    )
+"""
+
+
+def test_a_file_is_an_experiment_and_its_mistakes_have_lines(tmp_path):
+    file = tmp_path / "question.py"
+    file.write_text(FILE)
+    assert len(experiments.load(str(file)).cells) == 10
+    assert len(experiments.load(f"{file}:tiny").cells) == 4
+    line = FILE.splitlines().index('            param("model.beta", 1.0, 4.0),') + 1
+    file.write_text(FILE.replace('param("model.beta"', 'param("model.betta"'))
+    with pytest.raises(ConfigError, match=rf"question.py:{line}: config.model.betta .* did you mean 'model.beta'"):
+        experiments.load(str(file))
+    file.write_text("def get_experiment():\n    return 1\n")
+    with pytest.raises(ConfigError, match="get_experiment returned int"):
+        experiments.load(str(file))
+    with pytest.raises(ConfigError, match=r"beside it: .*question.py"):
+        experiments.load(str(tmp_path / "other.py"))
+
+
+def planned(workdir, grid, **changes):
+    sweep, missing = plans.plan(make(grid, **changes), workdir)
+    plans.write(sweep, "file.py")
+    return sweep, missing
+
+
+def test_a_plan_is_read_back_as_it_was_made(tmp_path):
+    made, _ = planned(tmp_path, product(param("model.beta", 1.0, 4.0), seeds(2)), baseline={"model.beta": 1.0})
+    read = plans.read(tmp_path)
+    assert read == made
+    assert {name: len(group) for name, group in read.by_setting().items()} == {"beta=1.0": 2, "beta=4.0": 2}
+    assert [cell.workdir.parent for cell in read.cells] == [tmp_path / "cells"] * 4
+    with pytest.raises(ConfigError, match="holds no sweep"):
+        plans.read(tmp_path / "cells")
+
+
+def test_cells_may_be_added_and_keep_their_directories_under_any_name(tmp_path):
+    first, _ = planned(tmp_path, seeds(2))
+    grid = product(param("model.beta", 1.0, 4.0), seeds(3))
+    default = configs.resolve(base()).model.beta
+    assert default == 1.0
+    second, missing = planned(tmp_path, grid, baseline={"model.beta": 1.0})
+    assert not missing
+    places = {cell.digest: cell.workdir for cell in second.cells}
+    assert all(places[cell.digest] == cell.workdir for cell in first.cells)
+    assert len(set(places.values())) == 6
+
+
+def test_cells_that_are_gone_from_the_file_are_left_and_come_back(tmp_path):
+    whole, _ = planned(tmp_path, seeds(3))
+    part, missing = planned(tmp_path, seeds(2))
+    assert missing == ["seed=2"] and len(part.cells) == len(plans.read(tmp_path).cells) == 2
+    again, missing = planned(tmp_path, seeds(3))
+    assert again == whole and not missing
+
+
+def test_planned_cells_are_not_changed(tmp_path):
+    planned(tmp_path, seeds(2))
+    before = (tmp_path / plans.PLAN).read_bytes()
+    with pytest.raises(ConfigError, match=r"another experiment: 2 of its cells.*\n.*model.beta +stored 1.0, given 2.0"):
+        plans.plan(make(seeds(2), settings={"model.beta": 2.0}), tmp_path)
+    with pytest.raises(ConfigError, match=r"lacks seed=0 and has seed=2"):
+        plans.plan(make(param("seed", 1, 2)), tmp_path)
+    assert (tmp_path / plans.PLAN).read_bytes() == before
+    safe, _ = plans.plan(make(seeds(2), settings={"train.log_every": 3}), tmp_path)
+    assert safe.cells[0].values["train"]["log_every"] == 3, "what changes no result may change"
+
+
+def test_names_that_no_directory_can_have_get_ones_of_their_own(tmp_path):
+    long = "x" * 300
+    sweep, _ = planned(tmp_path, param("init_from", "a/b", "a:b", "../../c", long), baseline={"init_from": long})
+    places = [cell.workdir for cell in sweep.cells]
+    assert len(set(places)) == 4 and all(place.parent == tmp_path / "cells" for place in places)
+    for place in places:
+        place.mkdir(parents=True)
+
+
+def test_outcomes_survive_a_line_that_was_cut_short(tmp_path):
+    sweep, _ = planned(tmp_path, seeds(2))
+    one, two = sweep.cells
+    plans.record(tmp_path, Outcome(one, "failed", 1.5, "why\nand where"))
+    with (tmp_path / plans.OUTCOMES).open("a") as file:
+        file.write('{"digest": "ab')
+    plans.record(tmp_path, Outcome(two, "done", 2.5))
+    plans.record(tmp_path, Outcome(one, "done", 3.0))
+    found = plans.outcomes(tmp_path)
+    assert [line["status"] for line in found[one.digest]] == ["failed", "done"]
+    assert found[one.digest][0]["message"] == "why\nand where"
+    assert [line["seconds"] for line in found[two.digest]] == [2.5]
