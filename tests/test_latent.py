@@ -164,8 +164,8 @@ def test_another_first_stage_is_refused(first, tmp_path, capsys):
 
 
 def test_a_run_that_is_no_tokenizer_is_refused(first, tmp_path, capsys):
-    assert tiny_runs.train(tmp_path / "vae", config="vae_digits") == 0
-    assert refused(capsys, train(tmp_path / "run", tmp_path / "vae"), "has no codes") == 2
+    assert tiny_runs.train(tmp_path / "made", config="made_digits") == 0
+    assert refused(capsys, train(tmp_path / "run", tmp_path / "made"), "has no codes") == 2
     assert refused(capsys, train(tmp_path / "run", tmp_path / "nothing"), "is no run directory") == 2
 
 

@@ -1,5 +1,6 @@
 """The VAE's bounds against the exact likelihood, by quadrature over a latent of two dimensions."""
 
+import dataclasses
 import functools
 
 import jax
@@ -89,3 +90,33 @@ def test_faults_are_caught(monkeypatch, fault):
         monkeypatch.setattr(vae.jnp, "log", lambda x: 0.0 if isinstance(x, int) else jax.lax.log(x))
     with pytest.raises(AssertionError):
         check_bounds()
+
+
+# ---------------------------------------------------------------------------------------------------- grids of codes
+
+
+def test_the_bounds_are_over_every_code_of_a_grid():
+    """Where the decoder takes no notice of its 2x2 codes, log p(x) is known: 16 fair coins."""
+    count, shape = 4000, (4, 4, 1)
+    bits = np.random.default_rng(0).integers(0, 2, (count, *shape))
+    batch = {"image": jnp.asarray(2.0 * bits - 1, jnp.float32), "index": jnp.arange(count)}
+    options = vae.Options(network="grid", width=4, depth=1, latent=2)
+    made, single = (
+        vae.make(dataclasses.replace(options, evaluate_samples=k), core.Spec(shape, 0, 2), OPTIMIZERS) for k in (20, 1)
+    )
+    found = core.weights(random_weights(made.init, jax.random.key(0), {k: v[:2] for k, v in batch.items()}))
+    model = found.params["model"]
+    encoder = jax.tree.map(lambda x: 0.5 * x, model["encoder"])  # posteriors not far from the prior
+    decoder = jax.tree.map(jnp.zeros_like, model["decoder"])
+    found = found._replace(params={"model": {"encoder": encoder, "decoder": decoder}})
+    assert made.encode(found, batch, None).shape == (count, 2, 2, 2)
+
+    bound = np.asarray(jax.jit(made.log_prob)(found, batch, jax.random.key(1)), np.float64)
+    ratio = np.exp(bound + 16 * np.log(2))  # of the importance samples' mean to p(x): 1 in expectation
+    assert abs(ratio.mean() - 1) < 5 * ratio.std() / np.sqrt(count), ratio.mean()
+    assert ratio.std() > 0.02, "the posterior is the prior, and the codes say nothing"
+    terms = jax.jit(made.evaluate)(found, batch, jax.random.key(2))
+    np.testing.assert_allclose(terms["reconstruction"], 16 * np.log(2), rtol=1e-5)
+    # One sample of the importance bound is the evidence bound in expectation.
+    gap = np.asarray(jax.jit(single.log_prob)(found, batch, jax.random.key(3)) + terms["loss"], np.float64)
+    assert abs(gap.mean()) < 5 * gap.std() / np.sqrt(count), gap.mean()

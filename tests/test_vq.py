@@ -121,6 +121,22 @@ def test_codes_are_images_that_a_second_stage_can_be_trained_on(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_vectors_near_a_batchs_own_decode_to_its_reconstructions(kind):
+    """What a family of real numbers draws is quantised: half of the way to the next code changes nothing."""
+    made, _, state, _ = trained(kind)
+    weights, batch = core.weights(state), images(12, 1000)
+    codes = made.encode(weights, batch, None)
+    vectors = made.continuous.encode(weights, batch, None)
+    np.testing.assert_array_equal(made.continuous.decode(weights, vectors, {}), made.decode(weights, codes, {}))
+    assert len(np.unique(vectors)) > 24 * vectors.shape[-1]  # not yet quantised
+    if kind == "vq":
+        exact = weights.extra["codebook"]["vectors"][codes[..., 0]]
+        np.testing.assert_array_equal(
+            made.continuous.decode(weights, (exact + vectors) / 2, {}), made.decode(weights, codes, {})
+        )
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_step_measures_the_codes_of_its_batch(kind):
     made, step, state, _ = trained(kind)
     weights, batch = core.weights(state), images(16, 2000)

@@ -51,6 +51,8 @@ def main(arguments: Sequence[str]) -> None:
         if codes := family.likelihood_of:
             height, width, channels = codes.image_shape
             likelihood["of"] = f"{height}x{width}x{channels} codes of {codes.levels} values, not of pixels"
+    elif program.config.evaluate.likelihood and family.protocol:
+        likelihood = dict(family.protocol)  # why there is none
     report = {
         "checkpoint": values.checkpoint,
         "step": step,

@@ -76,7 +76,7 @@ def build(config: Config, spec: core.Spec, stored_levels: int, tokenizer: Stage 
     def make(spec: core.Spec) -> core.Family:
         return families.load(config.family).make(config.model, spec, optimizer)
 
-    family = latent(make, tokenizer.family) if tokenizer else make(spec)
+    family = latent(make, tokenizer.family, average) if tokenizer else make(spec)
 
     def prepare(raw: core.Batch, seed: jax.Array, name: str, at: jax.Array | int, training: bool) -> core.Batch:
         return transforms.prepare(raw, core.stream(seed, name, at), config.data, stored_levels, training)

@@ -58,7 +58,7 @@ def build(config: Config, spec: core.Spec, stored_levels: int) -> Program:
     values = {**run.read_json(workdir, "config.json"), "parallel": asdict(config.parallel)}
     first = open_run(workdir, values, config.tokenizer.checkpoint)
     family = first.program.family
-    if family.codes is None:
+    if family.codes is None and family.continuous is None:
         raise ConfigError(
             f"config.tokenizer.workdir is {workdir}, a run of {values['family']}, which has no codes; "
             "train a tokenizer, such as configs/vq_digits.py."

@@ -2,7 +2,8 @@
 
 An autoencoder has no distribution of its own: the codes of the latest training images, as the averaged weights encode
 them, are kept in `extra`, and whoever samples fits the mixture to them first (well under a second, inside the
-same compiled call). What is drawn follows from the weights and the keys, and training pays one encoder pass.
+same compiled call). What is drawn follows from the weights and the keys, and training pays one encoder pass. Families
+of real numbers can be trained over the codes too, which are a pixel of as many channels to them.
 """
 
 import dataclasses
@@ -82,8 +83,8 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
     def encode(weights, batch, key):  # [B, H, W, C] -> [B, Z]
         return codes_of(weights.params["model"], batch["image"])
 
-    def decode(weights, codes, condition):  # [B, Z] -> [B, H, W, C]
-        return jnp.tanh(outputs(weights.params["model"], codes) / 2)
+    def decode(weights, codes, condition):  # [B, ..., Z] -> [B, H, W, C]
+        return jnp.tanh(outputs(weights.params["model"], codes.reshape(-1, options.latent)) / 2)
 
     def prior(weights, keys):  # -> [B, Z]
         return gaussian_mixture.sample(gaussian_mixture.fit(weights.extra["codes"], options.components), keys)
@@ -91,7 +92,10 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
     def sample(weights, keys, condition):
         return decode(weights, prior(weights, keys), condition)
 
-    return core.Family(init, train_step, evaluate, sample=sample, encode=encode, decode=decode, prior=prior)
+    codes = core.Codes(core.Spec((1, 1, options.latent), spec.num_classes, 0), encode, decode)
+    return core.Family(
+        init, train_step, evaluate, sample=sample, encode=encode, decode=decode, continuous=codes, prior=prior
+    )
 
 
 def squared_error(outputs: jax.Array, image: jax.Array) -> jax.Array:

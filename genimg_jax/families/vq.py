@@ -1,7 +1,8 @@
 """Autoencoder of discrete codes: VQ-VAE (van den Oord et al. 2017), or with FSQ's fixed levels (Mentzer et al. 2023).
 
 A tokeniser: it has no distribution over its codes, and so does not sample. Any family of discrete images can be
-trained on what it encodes; `codes` is their spec.
+trained on what it encodes; `codes` is their spec. Families of real numbers are trained on the encoder's vectors
+instead, `continuous`, which decoding quantises (Rombach et al. 2022, section 3.1).
 """
 
 import dataclasses
@@ -12,8 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from genimg_jax import core
-from genimg_jax.errors import ConfigError
-from genimg_jax.networks.grid import GridDecoder, GridEncoder
+from genimg_jax.networks.grid import GridDecoder, GridEncoder, halved
 from genimg_jax.objectives.quantizers import Quantizer, finite_scalar_quantizer, vector_quantizer
 from genimg_jax.options import bounded, choice
 
@@ -54,17 +54,13 @@ class Autoencoder(NamedTuple):
     see: Callable[[core.Tree, core.Tree, jax.Array], Seen]
     """(params, codebook, image f32[B, H, W, C]) -> Seen"""
     capabilities: Mapping[str, object]
-    """`evaluate`, `encode`, `decode` and `codes` of a `core.Family`."""
+    """`evaluate`, `encode`, `decode`, `codes` and `continuous` of a `core.Family`."""
 
 
 def build(options: Options, spec: core.Spec) -> Autoencoder:
     """Raises `ConfigError` for images that cannot be halved so often, or levels that are none."""
     height, width, channels = spec.image_shape
-    if height % 2**options.halvings or width % 2**options.halvings:
-        raise ConfigError(
-            f"model.halvings is {options.halvings}, but a {height}x{width} image cannot be halved so often; "
-            "lower it, or set data.size."
-        )
+    grid = halved(height, width, options.halvings, "model.halvings")
     if options.quantizer == "vq":
         size, features = options.codebook_size, options.features
         quantizer = vector_quantizer(size, features, options.decay, options.revival_threshold)
@@ -72,7 +68,6 @@ def build(options: Options, spec: core.Spec) -> Autoencoder:
         quantizer = finite_scalar_quantizer(tuple(options.levels), options.decay, options.revival_threshold)
     encoder = GridEncoder(options.width, options.blocks, options.halvings, quantizer.features)
     decoder = GridDecoder(options.width, options.blocks, options.halvings, channels)
-    grid = (height >> options.halvings, width >> options.halvings)
 
     def vectors_of(params, image):  # [B, H, W, C] -> f32[B, h, w, D]
         return encoder.apply({"params": params["encoder"]}, image).astype(jnp.float32)
@@ -102,16 +97,30 @@ def build(options: Options, spec: core.Spec) -> Autoencoder:
         error = squared_error(jnp.clip(seen.outputs, -1, 1) - batch["image"]).mean(axis=(1, 2, 3))
         return {"loss": seen.loss, "reconstruction": error, "psnr": peak_signal_to_noise_ratio(error)}
 
-    def encode(weights, batch, key):  # [B, H, W, C] -> i32[B, h, w, 1]
-        vectors = vectors_of(weights.params["autoencoder"], batch["image"])
+    def encode_vectors(weights, batch, key):  # [B, H, W, C] -> f32[B, h, w, D]
+        return vectors_of(weights.params["autoencoder"], batch["image"])
+
+    def quantize(weights, vectors):  # f32[B, h, w, D] -> i32[B, h, w, 1]
         return quantizer.encode(weights.extra["codebook"], vectors)[..., None]
+
+    def encode(weights, batch, key):  # [B, H, W, C] -> i32[B, h, w, 1]
+        return quantize(weights, encode_vectors(weights, batch, key))
 
     def decode(weights, codes, condition):  # i32[B, h, w, 1] -> f32[B, H, W, C]
         vectors = quantizer.decode(weights.extra["codebook"], codes[..., 0])
         return jnp.clip(outputs(weights.params["autoencoder"], vectors), -1, 1)
 
-    codes = core.Spec((*grid, 1), spec.num_classes, quantizer.size)
-    capabilities = {"evaluate": evaluate, "encode": encode, "decode": decode, "codes": codes}
+    def decode_vectors(weights, vectors, condition):  # f32[B, h, w, D] -> f32[B, H, W, C]
+        return decode(weights, quantize(weights, vectors), condition)
+
+    vectors = core.Spec((*grid, quantizer.features), spec.num_classes, 0)
+    capabilities = {
+        "evaluate": evaluate,
+        "encode": encode,
+        "decode": decode,
+        "codes": core.Spec((*grid, 1), spec.num_classes, quantizer.size),
+        "continuous": core.Codes(vectors, encode_vectors, decode_vectors),
+    }
     return Autoencoder(quantizer, init, see, capabilities)
 
 

@@ -11,9 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from genimg_jax import core
-from genimg_jax.errors import ConfigError
 from genimg_jax.families import vq
-from genimg_jax.networks.grid import PatchDiscriminator
+from genimg_jax.networks.grid import PatchDiscriminator, halved
 from genimg_jax.objectives.adversarial import LOSSES
 from genimg_jax.options import bounded, choice
 
@@ -32,12 +31,7 @@ class Options(vq.Options):
 
 def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimizer]) -> core.Family:
     """The family with parameter groups `autoencoder` and `discriminator`. Raises `ConfigError` as `vq.build` does."""
-    height, width = spec.image_shape[:2]
-    if height % 2**options.discriminator_depth or width % 2**options.discriminator_depth:
-        raise ConfigError(
-            f"model.discriminator_depth is {options.discriminator_depth}, but a {height}x{width} image cannot be "
-            "halved so often; lower it, or set data.size."
-        )
+    halved(*spec.image_shape[:2], options.discriminator_depth, "model.discriminator_depth")
     autoencoder = vq.build(options, spec)
     discriminator = PatchDiscriminator(options.discriminator_width, options.discriminator_depth)
     adversarial = LOSSES[options.adversarial]

@@ -3,9 +3,19 @@
 import flax.linen as nn
 import jax
 
+from genimg_jax.errors import ConfigError
 from genimg_jax.networks.layers import Conv, Dense, Downsample, Normalization, activate, unpatchify
 
 WIDEST = 4  # times the width of the first level
+
+
+def halved(height: int, width: int, times: int, option: str) -> tuple[int, int]:
+    """Height and width after so many halvings. Raises `ConfigError`, naming the option, where one leaves a rest."""
+    if height % 2**times or width % 2**times:
+        raise ConfigError(
+            f"{option} is {times}, but a {height}x{width} image cannot be halved so often; lower it, or set data.size."
+        )
+    return height >> times, width >> times
 
 
 class ResidualBlock(nn.Module):

@@ -1,0 +1,60 @@
+"""A family of real numbers on any scale, from one that is made for the scale of pixels: what a tokenizer's codes need.
+
+Each channel's mean and one standard deviation for all of them are those of the first training batch (Rombach et al.
+2022, appendix G, whose means stay), and are kept in `TrainState.extra`: every checkpoint has them, and the tokenizer is
+left as it is. As the deviation is one, distances keep their proportions: noise that is equal in every direction stays
+so for the decoder, and a channel that says little stays small.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from genimg_jax import core
+
+DEVIATION = 0.5  # of what the family is given: about that of pixels in [-1, 1], and what families default to
+
+
+def standardized(family: core.Family, average: Callable[[core.Tree], core.Tree] = lambda tree: tree) -> core.Family:
+    """The family that trains on standardised images and undoes that in its samples.
+
+    `average` is that of `core.Optimizer`. A density would need the scale's Jacobian, and there is no use for one:
+    `log_prob` is `None`.
+    """
+
+    def measure(image):  # [B, H, W, C] -> {"mean": f32[C], "deviation": f32[]}
+        mean = average(image.mean(axis=(0, 1, 2)))
+        variance = average(jnp.square(image - per_channel(mean)).mean())
+        return {"mean": mean, "deviation": jnp.maximum(jnp.sqrt(variance), 1e-6)}  # codes may all be the same
+
+    def shrink(scale, batch):
+        image = (batch["image"] - per_channel(scale["mean"])) * (DEVIATION / scale["deviation"])
+        return {**batch, "image": image}
+
+    def own(weights):
+        return weights._replace(extra=weights.extra["family"])
+
+    def init(key, batch):
+        state = family.init(key, batch)
+        scale = {"mean": jnp.zeros(batch["image"].shape[-1]), "deviation": jnp.float32(DEVIATION)}  # changes nothing
+        return state.replace(extra={"family": state.extra, "scale": scale})
+
+    def train_step(state, batch, key):
+        found = measure(batch["image"])
+        scale = jax.tree.map(lambda new, old: jnp.where(state.step == 0, new, old), found, state.extra["scale"])
+        after, metrics = family.train_step(state.replace(extra=state.extra["family"]), shrink(scale, batch), key)
+        return after.replace(extra={"family": after.extra, "scale": scale}), metrics
+
+    def evaluate(weights, batch, key):
+        return family.evaluate(own(weights), shrink(weights.extra["scale"], batch), key)
+
+    def sample(weights, keys, condition):  # -> [B, H, W, C]
+        scale, drawn = weights.extra["scale"], family.sample(own(weights), keys, condition)
+        return drawn * (scale["deviation"] / DEVIATION) + per_channel(scale["mean"])
+
+    return core.Family(init, train_step, evaluate, sample=sample, conditions=family.conditions, real=True)
+
+
+def per_channel(values: jax.Array) -> jax.Array:  # [C] -> [1, 1, 1, C]
+    return values.reshape(1, 1, 1, -1)
