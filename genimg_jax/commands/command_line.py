@@ -8,18 +8,26 @@ from absl import flags
 
 from genimg_jax.errors import ConfigError
 
+Configured = str | Callable[[Sequence[str]], dict]
+
 
 def parse(
-    name: str, about: str, define: Callable[[flags.FlagValues], None], arguments: Sequence[str], config: str = ""
+    name: str,
+    about: str,
+    define: Callable[[flags.FlagValues], None],
+    arguments: Sequence[str],
+    config: Configured = "",
 ) -> flags.FlagValues:
-    """The parsed flags of command `name`; with help asked for, prints it and exits with 0.
+    """The parsed flags of command `name`, hyphens in their names as good as underscores; with help asked for, prints
+    it and exits with 0.
 
     `config` says where the command's configuration comes from: 'file' (a required `--config`), 'workdir' (the run's
-    own), or nowhere. It is then in `values.config`, a ConfigDict, overrides applied. Raises `ConfigError`.
+    own), what a function makes of the arguments, or nowhere. It is then in `values.config`, a ConfigDict, overrides
+    applied. Raises `ConfigError`.
     """
     values = flags.FlagValues()
     define(values)
-    arguments = list(arguments)
+    arguments = underscored(arguments)
     given = list(arguments)
     path = _take(arguments, "config") if config == "file" else None
     if any(a in ("-h", "-help", "--help", "--helpfull") for a in arguments):
@@ -42,6 +50,20 @@ def parse(
     return values
 
 
+def underscored(arguments: Sequence[str]) -> list[str]:
+    """The arguments, with the names of flags as absl has them: `--all-checkpoints` is `--all_checkpoints`."""
+
+    def name(argument: str) -> str:
+        flag, sign, value = argument.partition("=")
+        return f"--{flag[2:].replace('-', '_')}{sign}{value}" if flag.startswith("--") else argument
+
+    return [name(argument) for argument in arguments]
+
+
+def given(arguments: Sequence[str], name: str) -> bool:
+    return any(argument.lstrip("-").partition("=")[0] == name for argument in arguments if argument.startswith("-"))
+
+
 def _take(arguments: list[str], name: str) -> str | None:
     """Removes `--name value` or `--name=value`, and returns the value."""
     for i, argument in enumerate(arguments):
@@ -55,9 +77,11 @@ def _take(arguments: list[str], name: str) -> str | None:
     return None
 
 
-def _load(config: str, path: str | None, arguments: Sequence[str]):
+def _load(config: Configured, path: str | None, arguments: Sequence[str]):
     from ml_collections import ConfigDict
 
+    if callable(config):
+        return ConfigDict(_tuples(config(arguments)))
     if config == "file":
         if not path:
             raise ConfigError("which experiment? Give --config configs/NAME.py, or configs/NAME.py:VARIANT.")
@@ -67,10 +91,12 @@ def _load(config: str, path: str | None, arguments: Sequence[str]):
     workdir = _take(list(arguments), "workdir")
     if not workdir:
         raise ConfigError("which run? Give --workdir DIRECTORY.")
+    from genimg_jax.engine import config as configs
     from genimg_jax.engine import run
 
+    stored = configs.complete(run.read_json(pathlib.Path(workdir).expanduser(), "config.json"))
     # Tuples come back from JSON as lists, whose overrides config_flags cannot parse.
-    return ConfigDict(_tuples(run.read_json(pathlib.Path(workdir).expanduser(), "config.json")))
+    return ConfigDict(_tuples(stored))
 
 
 def _tuples(value):
@@ -111,8 +137,8 @@ def _sentence(error: Exception) -> str:
     return text if text.endswith((".", "?")) else text + "."
 
 
-def _help(values: flags.FlagValues, config: str) -> str:
-    lines = {"file": "  --config: FILE.py or FILE.py:VARIANT, the experiment (required)\n", "": ""}.get(config, "")
+def _help(values: flags.FlagValues, config: Configured) -> str:
+    lines = "  --config: FILE.py or FILE.py:VARIANT, the experiment (required)\n" if config == "file" else ""
     for name in sorted(values):
         flag = values[name]
         shown = "required" if flag.default is None and flag.help.endswith("(required)") else f"default {flag.default!r}"

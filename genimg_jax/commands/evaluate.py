@@ -1,83 +1,111 @@
 """genimg evaluate --workdir runs/vae_digits"""
 
-import math
+import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 from absl import flags
 
 from genimg_jax.commands import command_line
+from genimg_jax.errors import ConfigError
 
-ABOUT = """held-out loss and likelihood of a run, over one exact pass of config.data.evaluate_split.
+ABOUT = """how good a run is, or a set of images that any program made.
 
   genimg evaluate --workdir runs/vae_digits
-  genimg evaluate --workdir runs/vae_mnist --checkpoint last --config.evaluate.batch_size=250
+  genimg evaluate --workdir runs/vae_mnist --suite full --config.evaluate.samples=10000
+  genimg evaluate --workdir runs/vae_digits --suite full --all-checkpoints
+  genimg evaluate --generated images.npz --reference tfds:mnist:test --train tfds:mnist:train
+  genimg evaluate --table runs/vae_mnist,runs/made_mnist
 
-Writes evaluation/CHECKPOINT.json. The draws are the same for every run, whatever its seed."""
+The suite 'likelihood' is the held-out loss and likelihood, over one exact pass of config.data.evaluate_split; 'full' is
+that and all that samples are compared by. Results go to WORKDIR/evaluation. A source is tfds:NAME:SPLIT, digits:SPLIT,
+shapes:SPLIT, or a folder, npz file or run directory, with :SPLIT or without."""
 
 
 def define(values: flags.FlagValues) -> None:
-    flags.DEFINE_string("workdir", None, "directory of the run (required)", flag_values=values)
+    flags.DEFINE_string("workdir", None, "directory of the run", flag_values=values)
     flags.DEFINE_string("checkpoint", "best", "best, last, or a step", flag_values=values)
+    flags.DEFINE_bool("all_checkpoints", False, "every one, and a picture of metrics by step", flag_values=values)
     flags.DEFINE_bool("averaged", True, "the moving average of the weights, where there is one", flag_values=values)
+    flags.DEFINE_enum("suite", "likelihood", ["likelihood", "full"], "what is measured", flag_values=values)
+    flags.DEFINE_string("generated", None, "images to evaluate instead of a run's: a source", flag_values=values)
+    flags.DEFINE_string("reference", None, "what they are compared with: a source", flag_values=values)
+    flags.DEFINE_string("train", "", "what their program was trained on, if known: a source", flag_values=values)
+    flags.DEFINE_string("out", "", "directory for their report; GENERATED.evaluation if not given", flag_values=values)
+    flags.DEFINE_list("table", [], "runs to show in one table, of what is measured already", flag_values=values)
+    flags.DEFINE_list("columns", [], "metrics in that table; those of the README if not given", flag_values=values)
 
 
 def main(arguments: Sequence[str]) -> None:
+    arguments = command_line.underscored(arguments)
+    if command_line.given(arguments, "table"):
+        return _table(command_line.parse("evaluate", ABOUT, define, arguments))
+    if command_line.given(arguments, "generated"):
+        return _images(command_line.parse("evaluate", ABOUT, define, arguments, config=_of_images))
     values = command_line.parse("evaluate", ABOUT, define, arguments, config="workdir")
+    for flag in ("reference", "train", "out", "columns"):
+        if getattr(values, flag):
+            raise ConfigError(f"--{flag} goes with --{'table' if flag == 'columns' else 'generated'}; leave it out.")
     workdir = command_line.workdir(values)
-    from genimg_jax.engine import config as configs
-    from genimg_jax.engine import runtime
+    _prepare(values)
+    from genimg_jax import evaluation
+    from genimg_jax.evaluation import results
 
-    print(runtime.prepare(configs.resolve(values.config).runtime))
-    from genimg_jax.data import open_source
-    from genimg_jax.engine import program as programs
-    from genimg_jax.engine import restored, run
+    settings = values.config.to_dict(), values.suite, values.averaged
+    if values.all_checkpoints:
+        reports = evaluation.evaluate_checkpoints(workdir, *settings)
+    else:
+        reports = {values.checkpoint: evaluation.evaluate_run(workdir, settings[0], values.checkpoint, *settings[1:])}
+    for name, report in reports.items():
+        of = f"{report['examples']} images of {report['split']}"
+        print(f"\n{workdir}, checkpoint {name} (step {report['step']}), {of}\n\n{results.text(report)}")
+    print(f"\nwritten: {workdir / 'evaluation'}: {', '.join(name for r in reports.values() for name in r['files'])}")
 
-    program, weights, step, _ = restored.open_run(workdir, values.config.to_dict(), values.checkpoint, values.averaged)
-    options, family = program.config.data, program.family
-    source = open_source(options, options.evaluate_split)
-    results = programs.evaluate(program, weights, source)
-    metrics = programs.summarize(results)
-    likelihood = None
-    if program.config.evaluate.likelihood and family.log_prob is not None:
-        negative = -programs.evaluate(program, weights, source, "log_prob")["log_prob"]
-        shape = (family.likelihood_of or program.spec).image_shape
-        per = "bits_per_code" if family.likelihood_of else "bits_per_dimension"
-        bits = negative / (math.prod(shape) * math.log(2))
-        metrics |= programs.summarize({"negative_log_likelihood": negative, per: bits})
-        metrics["negative_log_likelihood"]["unit"] = "nats an image"
-        metrics[per]["unit"] = "bits"
-        kinds = {"exact": "exact", "lower": "a bound: the true value is at most this", "estimate": "an estimate"}
-        likelihood = {"log-likelihood": kinds[family.bound], **family.protocol}
-        if codes := family.likelihood_of:
-            height, width, channels = codes.image_shape
-            likelihood["of"] = f"{height}x{width}x{channels} codes of {codes.levels} values, not of pixels"
-    elif program.config.evaluate.likelihood and family.protocol:
-        likelihood = dict(family.protocol)  # why there is none
-    report = {
-        "checkpoint": values.checkpoint,
-        "step": step,
-        "split": options.evaluate_split,
-        "examples": source.size,
-        "metrics": metrics,
-        "protocol": {
-            "data": source.fingerprint,
-            "binarize": options.binarize,
-            "levels": program.spec.levels,
-            "weights": "averaged" if values.averaged else "as trained",
-            "evaluation seed": programs.EVALUATION_SEED,
-            "interval": "95 % over examples, normal approximation",
-            **(likelihood or {}),
-        },
-    }
-    path = workdir / "evaluation" / f"{values.checkpoint}.json"
-    run.write_json(path, report)
-    print(
-        f"\n{workdir}, checkpoint {values.checkpoint} (step {step}), {source.size} images of {options.evaluate_split}\n"
+
+def _images(values: flags.FlagValues) -> None:
+    if not values.reference:
+        raise ConfigError("compared with what? Give --reference tfds:NAME:SPLIT, or another source; see --help.")
+    if values.workdir:
+        raise ConfigError("--generated evaluates images instead of a run's; leave --workdir out.")
+    _prepare(values)
+    from genimg_jax import data, evaluation
+    from genimg_jax.engine.config import EvaluateOptions
+    from genimg_jax.evaluation import results
+    from genimg_jax.options import parse
+
+    config = values.config.to_dict()
+    read = parse(data.Options, config["data"], "config.data")
+    options = parse(EvaluateOptions, config["evaluate"], "config.evaluate")
+    place = pathlib.Path(values.generated).expanduser()
+    out = (
+        pathlib.Path(values.out).expanduser()
+        if values.out
+        else place.with_name(f"{place.name.removesuffix('.npz')}.evaluation")
     )
-    print(f"{'metric':28} {'value':>10}  95 % interval")
-    for name, metric in metrics.items():
-        low, high = metric["interval"]
-        print(f"{name:28} {metric['value']:10.4f}  [{low:.4f}, {high:.4f}]  {metric.get('unit', '')}".rstrip())
-    if likelihood:
-        print("\n" + "; ".join(f"{k}: {v}" for k, v in likelihood.items()))
-    print(f"\nwritten: {path}")
+    report = evaluation.evaluate_images(values.generated, values.reference, values.train, read, options, out)
+    print(f"\n{report['samples']} images of {values.generated} beside {values.reference}\n\n{results.text(report)}")
+    print(f"\nwritten: {out}: {', '.join(report['files'])}")
+
+
+def _of_images(arguments: Sequence[str]) -> dict[str, Any]:
+    """The sections that apply to images without a run."""
+    from dataclasses import asdict
+
+    from genimg_jax.engine.config import SECTIONS
+
+    return {name: asdict(SECTIONS[name]()) for name in ("data", "evaluate", "runtime")}
+
+
+def _table(values: flags.FlagValues) -> None:
+    from genimg_jax.evaluation import results
+
+    runs = [pathlib.Path(path).expanduser() for path in values.table]
+    columns = values.columns or results.COLUMNS
+    print(results.table({run.name: results.read(run, f"{values.checkpoint}-full") for run in runs}, columns))
+
+
+def _prepare(values: flags.FlagValues) -> None:
+    from genimg_jax.engine import runtime
+    from genimg_jax.options import parse
+
+    print(runtime.prepare(parse(runtime.Options, values.config.runtime.to_dict(), "config.runtime")))

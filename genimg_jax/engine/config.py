@@ -42,6 +42,12 @@ class TrainOptions:
 class EvaluateOptions:
     batch_size: int = bounded(500, 1)  # images a call, or a few more, in evaluation and sampling; no result changes
     likelihood: bool = True  # whether `genimg evaluate` computes `log_prob` where the family has it
+    samples: int = bounded(0, 0)  # images generated for the full suite; 0: as many as are held out
+    seed: int = bounded(0, 0)  # of those images, and of whatever a metric draws
+    features: str = "pixels,random_convolutions,classifier"  # what images are compared by, separated by commas
+    inception: str = ""  # weight file of Inception-v3 (.pth or .safetensors), which adds its features; "": none
+    neighbours: int = bounded(5, 1)  # k of precision, recall, density and coverage
+    classifier_tests: bool = True  # whether the full suite trains classifiers on generated and on real images
 
 
 @dataclass(frozen=True)
@@ -151,6 +157,20 @@ def resolve(config: Mapping[str, Any]) -> Config:
         **checked,
         **{name: values[name] for name in SCALARS},
     )
+
+
+def complete(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's configuration, with the options that its version did not have yet at their defaults: an option that is
+    added leaves, by default, what was computed before as it was."""
+    if "family" not in stored:
+        return dict(stored)
+    module = families.load(stored["family"])
+    kinds = {"model": module.Options, **SECTIONS}
+    filled = {name: {**asdict(kind()), **stored.get(name, {})} for name, kind in kinds.items()}
+    given, default = stored.get("optimizer", {}), asdict(optimizers.Options())
+    one = len(module.GROUPS) == 1
+    filled["optimizer"] = {**default, **given} if one else {g: {**default, **o} for g, o in given.items()}
+    return {**stored, **filled}
 
 
 def load(path: str) -> ConfigDict:

@@ -4,8 +4,7 @@ Nothing here or above names a family. Everything is laid out by `parallel` and d
 """
 
 import itertools
-import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import flax.struct
@@ -231,13 +230,3 @@ def interpolate(
 
     condition = condition_for(program, np.repeat(np.arange(rows), steps), label)
     return jax.device_get(jax.jit(draw)(weights, np.int32(seed), condition))
-
-
-def summarize(values: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
-    """Mean, and its 95 % interval over examples (normal approximation), of each metric."""
-    return {name: _mean(np.asarray(v, np.float64)) for name, v in values.items()}
-
-
-def _mean(values: np.ndarray) -> dict[str, Any]:
-    mean, half = values.mean(), 1.96 * values.std(ddof=1) / math.sqrt(len(values))
-    return {"value": float(mean), "interval": [float(mean - half), float(mean + half)]}

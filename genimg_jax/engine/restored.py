@@ -31,7 +31,8 @@ def open_run(workdir: pathlib.Path, values: Mapping[str, Any], which: str, avera
     `values` may differ from the run's own only where that changes nothing that was trained.
     """
     config = configs.resolve(values)
-    found = [d for d in configs.differences(run.read_json(workdir, "config.json"), values) if not d.safe]
+    stored = configs.complete(run.read_json(workdir, "config.json"))
+    found = [d for d in configs.differences(stored, values) if not d.safe]
     changed = [d for d in found if not d.key.startswith(("data.", "tokenizer."))]
     if changed:
         raise CheckpointError(f"{workdir} was trained with another configuration:\n{configs.table(changed)}")
@@ -41,21 +42,42 @@ def open_run(workdir: pathlib.Path, values: Mapping[str, Any], which: str, avera
     spec = spec._replace(image_shape=tuple(spec.image_shape))
     program = build(config, spec, dataset["stored_levels"])
     check_tokenizer(manifest, program, workdir)
-    store = checkpoint.open_store(workdir, config.train.keep, config.train.best, read_only=True)
+    weights, step = load(workdir, program, which, averaged)
+    return Restored(program, weights, step, dataset)
+
+
+def load(workdir: pathlib.Path, program: Program, which: str, averaged: bool = True) -> tuple[core.Weights, int]:
+    """The weights of a checkpoint, for a program that is built already, and its step."""
+    store = _store(workdir, program.config)
     step = checkpoint.choose(store, which)
-    state = checkpoint.restore(store, step, program.like)
-    return Restored(program, core.weights(state, averaged), step, dataset)
+    return core.weights(checkpoint.restore(store, step, program.like), averaged), step
+
+
+def steps(workdir: pathlib.Path, config: Config) -> list[int]:
+    """The steps of a run's checkpoints, in order. Raises `CheckpointError` where there is none."""
+    store = _store(workdir, config)
+    checkpoint.choose(store, "last")
+    return checkpoint.steps(store)
+
+
+def _store(workdir: pathlib.Path, config: Config) -> checkpoint.Store:
+    return checkpoint.open_store(workdir, config.train.keep, config.train.best, read_only=True)
 
 
 def build(config: Config, spec: core.Spec, stored_levels: int) -> Program:
-    """The program of a configuration, over the codes of its tokenizer where it names one.
+    """The program of a configuration, over the codes of its tokenizer where it names one."""
+    return programs.build(config, spec, stored_levels, tokenizer(config, spec))
+
+
+def tokenizer(config: Config, spec: core.Spec) -> programs.Stage | None:
+    """The trained first stage that a configuration names, if any.
 
     Raises `ConfigError` for a run that is no tokenizer, or one of other images.
     """
     workdir = pathlib.Path(config.tokenizer.workdir).expanduser()
     if not config.tokenizer.workdir:
-        return programs.build(config, spec, stored_levels)
-    values = {**run.read_json(workdir, "config.json"), "parallel": asdict(config.parallel)}
+        return None
+    values = {**configs.complete(run.read_json(workdir, "config.json")), "parallel": asdict(config.parallel)}
     first = open_run(workdir, values, config.tokenizer.checkpoint)
     family = first.program.family
     if family.codes is None and family.continuous is None:
@@ -66,7 +88,7 @@ def build(config: Config, spec: core.Spec, stored_levels: int) -> Program:
     if first.program.spec != spec:
         raise ConfigError(f"the tokenizer {workdir} was trained on {first.program.spec}, and the data is {spec}.")
     record = {"workdir": str(workdir), "step": first.step, "weights": _hash(first.weights)}
-    return programs.build(config, spec, stored_levels, programs.Stage(family, first.weights, record))
+    return programs.Stage(family, first.weights, record)
 
 
 def _hash(weights: core.Weights) -> str:

@@ -112,6 +112,11 @@ def read_json(workdir: pathlib.Path, name: str) -> Any:
         raise ConfigError(f"{path} is damaged ({error}); restore it, or start anew in another --workdir.") from error
 
 
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def environment() -> dict[str, Any]:
     """What else a result depends on: code, packages, machine. Call it once the devices are up."""
     import jax
@@ -136,7 +141,7 @@ def environment() -> dict[str, Any]:
         "versions": {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in PACKAGES},
         "devices": [str(d.device_kind) for d in jax.devices()],
         "processes": jax.process_count(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
         "machine": platform.machine(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
     }

@@ -1,0 +1,86 @@
+"""Whether a generator repeats its training images, and whether it has collapsed or diverged."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from genimg_jax.engine import images
+from genimg_jax.evaluation.image_sets import ImageSet
+from genimg_jax.metrics import collapse
+from genimg_jax.metrics.collapse import COLLAPSED, SUSPICIOUS, Finding, Verdict
+from genimg_jax.metrics.memorisation import NULL_RATE, PAIRS, Audit
+from genimg_jax.objectives.adversarial import LOSSES, non_saturating
+
+SURE = 0.001  # p-value below which an audit says that training images are repeated
+
+
+def said(found: Audit) -> str:
+    copies, nearer = found.copies, found.nearer_to_train
+    signs = [
+        "copies of training images" * (copies.p_value < SURE),
+        "images nearer to the training set than chance has it" * (nearer.p_value < SURE),
+    ]
+    shown = " and ".join(filter(None, signs)) or "no sign of it"
+    return (
+        f"{shown}; {copies.rate:.2%} look like copies, and {copies.null_rate:.2%} would of images unlike any in "
+        f"training (p {copies.p_value:.2g}); {nearer.share:.1%} are nearest to a training image, "
+        f"{nearer.expected:.1%} by chance (p {nearer.p_value:.2g}); data copying z {found.data_copying:.1f}."
+    )
+
+
+def record(found: Audit) -> dict[str, Any]:
+    """The audit as a report holds it."""
+    closest = [pair._asdict() for pair in found.closest]
+    return {"sentence": said(found), **found._asdict(), "closest": closest}
+
+
+def protocol(train: ImageSet) -> dict[str, Any]:
+    """What the audit's figures depend on besides features, generated and held-out images."""
+    return {"train": f"{train.name} {train.split}", "train images": len(train.images), "null rate": NULL_RATE}
+
+
+def picture(found: Audit, generated: ImageSet, train: ImageSet) -> np.ndarray:  # -> u8[rows, columns, C]
+    """Ten generated images of least ratio, each above its nearest training image."""
+    rows = [generated.images[[p.generated for p in found.closest]], train.images[[p.train for p in found.closest]]]
+    grey = np.round(np.concatenate(rows) * np.float32(255 / (generated.levels - 1))).astype(np.uint8)
+    return images.grid(grey, min(PAIRS, len(found.closest)))
+
+
+def verdict(
+    generated: ImageSet,
+    features: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    classes: tuple[np.ndarray, np.ndarray, int] | None,
+    history: Sequence[Mapping[str, Any]],
+    model: Mapping[str, Any],
+    seed: int,
+) -> Verdict:
+    """`features` are generated and reference ones by name; `classes` those read in either set and how many there are;
+    `history` the lines of metrics.jsonl, and `model` the run's options of its model."""
+    findings = []
+    if generated.not_finite:
+        share = generated.not_finite / len(generated.images)
+        status = COLLAPSED if share > 0.1 else SUSPICIOUS
+        findings.append(
+            Finding("images", status, share, 0.0, f"{share:.1%} of the images hold values that are no number.")
+        )
+    for name, (ours, theirs) in features.items():
+        for found in collapse.diversity_findings(ours, theirs, seed):
+            worded = f"{found.sentence.removesuffix('.')} ({name})."
+            findings.append(found._replace(name=f"{found.name}/{name}", sentence=worded))
+    if classes:
+        findings += collapse.class_findings(*classes)
+    trained = [_numbers(line) for line in history if line.get("split") == "train"]
+    if trained:
+        # Of the adversarial losses only this one's outputs are log odds.
+        log_odds = LOSSES.get(model.get("loss"), non_saturating) is non_saturating
+        findings += collapse.history_findings(trained, log_odds)
+    return collapse.verdict(findings)
+
+
+def _numbers(line: Mapping[str, Any]) -> dict[str, float | None]:
+    """The metrics of a line; what is no number, which it holds as a word, is None."""
+    metrics = {k: v for k, v in line.items() if k not in ("split", "step", "images", "images_per_second")}
+    values = {k: float(v) for k, v in metrics.items()}
+    return {k: v if math.isfinite(v) else None for k, v in values.items()}

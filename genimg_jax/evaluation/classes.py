@@ -1,0 +1,82 @@
+"""What a classifier reads in generated images: the histogram of classes, GAN-train, GAN-test, conditional accuracy."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from genimg_jax.data import Source
+from genimg_jax.engine.config import EvaluateOptions
+from genimg_jax.evaluation import classifiers, distances
+from genimg_jax.evaluation.classifier_tests import gan_test, gan_train
+from genimg_jax.evaluation.classifiers import Classifier
+from genimg_jax.evaluation.distances import Compared
+from genimg_jax.evaluation.image_sets import ImageSet
+from genimg_jax.metrics.classifier_tests import class_balance
+from genimg_jax.metrics.intervals import Interval
+from genimg_jax.metrics.specs import Measurement, Scalar
+
+Read = tuple[np.ndarray, np.ndarray, int]  # classes read in generated and in reference images, and how many there are
+
+
+def classifier_of(train: Source, test: Source, options: EvaluateOptions, cache: Path) -> Classifier | None:
+    """That of the data, trained on the fly where there is none yet; None where there are no labels, or it is not among
+    `options.features`."""
+    if len(train.classes) < 2 or "classifier" not in options.features:
+        return None
+    return classifiers.classifier(train, test, cache)
+
+
+def measure(
+    classifier: Classifier,
+    seen: Read,
+    generated: ImageSet,
+    reference: ImageSet,
+    train: ImageSet | None,
+    options: EvaluateOptions,
+    cache: Path,
+) -> tuple[Compared, dict[str, Any]]:
+    """The measurements, and by class what they are made of. What needs the labels that images were asked to be of is
+    left out where there are none."""
+    found, left_out = {}, {}
+
+    def add(name: str, interval: Interval, protocol: Mapping[str, Scalar]) -> None:
+        spec = distances.spec(name, classifier.logits, generated, reference, options.seed, {**protocol, "level": 0.95})
+        found[name] = Measurement(interval.estimate, spec, interval.low, interval.high)
+
+    def shares(intervals: list[Interval | None]) -> list[float | None]:
+        return [interval and interval.estimate for interval in intervals]
+
+    balance = class_balance(*seen)
+    spec = distances.spec("class_histogram", classifier.logits, generated, reference, options.seed, {})
+    found["class_histogram"] = Measurement(balance.total_variation, spec)
+    record = {
+        "classifier": {k: classifier.record[k] for k in ("name", "weights", "origin", "test_accuracy")},
+        "names": reference.classes,
+        "shares": balance.shares,
+        "of the data": balance.expected,
+        "p_value": balance.p_value,
+    }
+    if generated.labels is None:
+        left_out["GAN-train, GAN-test, conditional accuracy"] = "the images were not asked to be of any class"
+        return Compared(found, {}, left_out), record
+    test = gan_test(classifier, generated, reference)
+    add("gan_test", test.accuracy.overall, test.protocol)
+    add("gan_test_control", test.control, test.protocol)
+    add("gan_test_difference", test.difference, test.protocol)
+    record["conditional accuracy"] = shares(test.accuracy.classes)
+    if not options.classifier_tests:
+        left_out["GAN-train"] = "config.evaluate.classifier_tests is False"
+    elif train is None:
+        left_out["GAN-train"] = "the training images are not known"
+    else:
+        trained = gan_train(generated, train, reference, cache)
+        for name, interval in (
+            ("", trained.accuracy),
+            ("_control", trained.control),
+            ("_difference", trained.difference),
+        ):
+            add(f"gan_train{name}", interval, trained.protocol)
+        record["GAN-train"] = shares(trained.class_accuracies)
+    return Compared(found, {}, left_out), record

@@ -1,0 +1,154 @@
+"""Features x distances: every distance of every feature network, each under a spec of its own."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import scipy.special
+
+from genimg_jax.engine.config import EvaluateOptions
+from genimg_jax.errors import CheckpointError, ConfigError
+from genimg_jax.evaluation.image_sets import ImageSet, batches
+from genimg_jax.metrics import features, intervals
+from genimg_jax.metrics.diversity import inception_score, vendi_score
+from genimg_jax.metrics.features import FeatureNetwork
+from genimg_jax.metrics.frechet import frechet_distance, frechet_replicates, moments
+from genimg_jax.metrics.pair_scores import OwnPairs, pair_scores
+from genimg_jax.metrics.sliced import sliced_distance
+from genimg_jax.metrics.specs import Measurement, MetricSpec, Scalar
+
+FEATURES = ("pixels", "random_convolutions", "classifier")
+BLOCKS = 20  # of the jackknife
+DIRECTIONS = 512  # of the sliced distance
+
+
+class Compared(NamedTuple):
+    """Measurements; where a measure of one set has a value for the reference too, that; and why others are missing."""
+
+    metrics: dict[str, Measurement]
+    of_reference: dict[str, float]
+    left_out: dict[str, str]
+
+
+def check(options: EvaluateOptions, generated: int, reference: int) -> list[str]:
+    """The names in `options.features`. Raises `ConfigError` for an unknown one, or more neighbours than images."""
+    names = [name.strip() for name in options.features.split(",") if name.strip()]
+    for name in names:
+        if name not in FEATURES:
+            raise ConfigError(f"config.evaluate.features has {name!r}; there are {', '.join(FEATURES)}.")
+    smaller = min(generated, reference)
+    if smaller < max(options.neighbours + 1, 4):
+        raise ConfigError(
+            f"config.evaluate.neighbours is {options.neighbours}, and there are {generated} generated and {reference} "
+            f"reference images; use at least {max(options.neighbours + 1, 4)} of each."
+        )
+    if options.inception and not Path(options.inception).expanduser().is_file():
+        raise ConfigError(f"config.evaluate.inception is {options.inception}, where there is no file.")
+    return names
+
+
+def inception(options: EvaluateOptions) -> list[FeatureNetwork]:
+    """Inception's features and logits. Raises `ConfigError` where the file does not hold them."""
+    path = Path(options.inception).expanduser()
+    try:
+        return [features.inception_features(path), features.inception_logits(path)]
+    except CheckpointError as error:
+        raise ConfigError(f"config.evaluate.inception: {error}") from error
+
+
+def extract(network: FeatureNetwork, images: ImageSet) -> np.ndarray:  # -> f32[N, D]
+    return features.extract(network, batches(images))
+
+
+def spec(
+    metric: str,
+    network: FeatureNetwork | None,
+    generated: ImageSet,
+    reference: ImageSet | None,
+    seed: int,
+    protocol: Mapping[str, Scalar],
+) -> MetricSpec:
+    """That of generated images against a reference, both as `levels` integers a channel."""
+    return MetricSpec(
+        metric=metric,
+        features=network and network.name,
+        weights=network and network.weights,
+        resize=network and network.resize,
+        samples=len(generated.images),
+        reference=reference and reference.name,
+        split=reference and reference.split,
+        reference_samples=reference and len(reference.images),
+        seed=seed,
+        protocol={"levels": generated.levels, **protocol},
+    )
+
+
+def compare(
+    network: FeatureNetwork,
+    name: str,
+    ours: np.ndarray,
+    theirs: np.ndarray,
+    pairs: OwnPairs,
+    generated: ImageSet,
+    reference: ImageSet,
+    options: EvaluateOptions,
+) -> Compared:  # [N, D], [M, D]
+    """All distances in the features of the network called `name` here: `frechet/pixels` and so on."""
+    k, seed = options.neighbours, options.seed
+    found, left_out = {}, {}
+
+    def add(metric: str, value: float, interval: intervals.Interval | None = None, **protocol: Scalar) -> None:
+        stated = spec(metric, network, generated, reference, seed, protocol)
+        ends = (interval.low, interval.high) if interval else (None, None)
+        found[f"{metric}/{name}"] = Measurement(float(value), stated, *ends)
+
+    smallest, width = min(len(ours), len(theirs)), ours.shape[1]
+    if smallest - -(-smallest // BLOCKS) > width:
+        distance, replicates = frechet_replicates(ours, theirs, BLOCKS, seed)
+        interval = intervals.jackknife(distance, replicates)
+        add("frechet", distance)
+        add("frechet_corrected", interval.estimate, interval, estimate=f"jackknife of {BLOCKS} blocks", level=0.95)
+    else:
+        add("frechet", frechet_distance(moments(ours, "generated"), moments(theirs, "reference")))
+        left_out[f"frechet_corrected/{name}"] = (
+            f"{width} features need more than {width * BLOCKS // (BLOCKS - 1) + 1} images on either side for an "
+            f"interval, and one has {smallest}"
+        )
+    kernel, (scores,) = pair_scores(ours, theirs, [k], pairs)
+    interval = intervals.normal(kernel.estimate, kernel.standard_error)
+    add("kernel", kernel.estimate, interval, kernel="(x.y / D + 1)^3", pairs="all", level=0.95)
+    for metric in ("precision", "recall", "density", "coverage"):
+        add(metric, getattr(scores, metric), k=k)
+    vendi, of_reference = f"vendi/{name}", {}
+    varied = [np.linalg.norm(one, axis=1).all() for one in (ours, theirs)]
+    if varied[0]:
+        add("vendi", vendi_score(ours), similarity="cosine")
+    else:
+        left_out[vendi] = "the features of an image are all 0, and have no direction"
+    if all(varied):
+        of_reference[vendi] = vendi_score(theirs)
+    sliced = sliced_distance(ours, theirs, DIRECTIONS, seed)
+    add("sliced", sliced.estimate, directions=DIRECTIONS)
+    return Compared(found, of_reference, left_out)
+
+
+def score(
+    network: FeatureNetwork,
+    name: str,
+    ours: np.ndarray,
+    theirs: np.ndarray,
+    generated: ImageSet,
+    options: EvaluateOptions,
+) -> Compared:  # [N, K], [M, K]
+    """The formula of the Inception score over logits of the network called `name` here."""
+    found, of_data = (inception_score(scipy.special.softmax(x.astype(np.float64), axis=1)) for x in (ours, theirs))
+    interval = intervals.normal(found.information, found.standard_error)
+    stated = spec("inception_score", network, generated, None, options.seed, {"splits": 1, "level": 0.95})
+    low, high = np.exp([interval.low, interval.high])
+    name = f"inception_score/{name}"
+    return Compared({name: Measurement(found.score, stated, float(low), float(high))}, {name: of_data.score}, {})
+
+
+def union(parts: Sequence[Compared]) -> Compared:
+    return Compared(*({k: v for part in parts for k, v in part[i].items()} for i in range(3)))

@@ -1,0 +1,41 @@
+"""Evaluation of images that any other program made."""
+
+import dataclasses
+import pathlib
+
+import numpy as np
+
+from genimg_jax import data
+from genimg_jax.engine.config import EvaluateOptions
+from genimg_jax.evaluation import classes, image_sets, suite
+from genimg_jax.evaluation.image_sets import named, of_source, open_named
+from genimg_jax.evaluation.results import Report
+
+
+def evaluate_images(
+    generated: str, reference: str, train: str, read: data.Options, options: EvaluateOptions, out: pathlib.Path
+) -> Report:
+    """The full suite, written to `out`/report.json, over sources as `image_sets.named` takes them.
+
+    `read` says how images are read. `train` is "" where the training set is not known; a reference that is a run
+    directory brings its own. Raises `ConfigError` for whatever cannot be read or compared.
+    """
+    theirs = named(reference, read, "--reference")
+    source = open_named(theirs, "--reference")
+    held_out = of_source(source, theirs.options, theirs.split)
+    ours = named(generated, theirs.options, "--generated")
+    # As they are: what the data's definition draws is drawn of them below, as of a run's images.
+    ours = ours._replace(options=dataclasses.replace(ours.options, binarize="none", limit=options.samples))
+    found = of_source(open_named(ours, "--generated"), ours.options, ours.split)
+    values = np.concatenate(list(image_sets.batches(found)))
+    labels = image_sets.labels_of(found, held_out)
+    made = image_sets.of_generated(values, held_out, theirs.options, generated, options.seed, labels)
+    trained = classifier = None
+    if train or theirs.train_split:
+        place = named(train, theirs.options, "--train") if train else theirs._replace(split=theirs.train_split)
+        opened = open_named(place, "--train")
+        trained = of_source(opened, place.options, place.split, image_sets.TRAIN)
+        classifier = classes.classifier_of(opened, source, options, suite.cache())
+    comparison = suite.prepare(options, theirs.options, held_out, trained, classifier, len(made.images))
+    about = {"generated": generated, "reference": reference, "split": theirs.split, "samples": len(made.images)}
+    return suite.write(out / "report.json", about, suite.measure(comparison, made))

@@ -1,0 +1,152 @@
+"""Reports of an evaluation: as JSON, for a person to read, and several of them as one table."""
+
+import math
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from genimg_jax.engine import run
+from genimg_jax.errors import ConfigError, DataError
+from genimg_jax.metrics import specs
+from genimg_jax.metrics.specs import Measurement, MetricSpec
+
+Report = dict[str, Any]
+
+# What a table of runs shows unless told otherwise: those of them that are there.
+COLUMNS = (
+    "frechet_corrected/classifier",
+    "kernel/classifier",
+    "precision/classifier",
+    "recall/classifier",
+    "density/classifier",
+    "coverage/classifier",
+    "gan_train",
+    "gan_test",
+    "negative_log_likelihood",
+    "copies/pixels",
+    "images_seen",
+    "training_minutes",
+    "images_a_second",
+)
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON has it: numbers that are not finite as words, records as dicts, arrays as lists."""
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if hasattr(value, "_asdict"):
+        return plain(value._asdict())
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def metric(measurement: Measurement) -> dict[str, Any]:
+    """A measurement as a report holds it, with its spec and digest."""
+    ends = (measurement.low, measurement.high)
+    shown = {"value": measurement.value, "interval": None if None in ends else list(ends)}
+    unit = measurement.spec.protocol.get("unit")
+    shown |= {"unit": unit} if unit else {}
+    return plain(shown | {"digest": measurement.spec.digest(), "spec": measurement.spec.fields()})
+
+
+def measurement(entry: Mapping[str, Any]) -> Measurement:
+    """The inverse of `metric`."""
+    fields = dict(entry["spec"])
+    protocol = {k.removeprefix("protocol."): fields.pop(k) for k in list(fields) if k.startswith("protocol.")}
+    low, high = entry["interval"] or (None, None)
+    return Measurement(float(entry["value"]), MetricSpec(**fields, protocol=protocol), low, high)
+
+
+def read(workdir: pathlib.Path, name: str) -> Report:
+    """The report `evaluation/name.json` of a run. Raises `ConfigError` where there is none."""
+    if not (workdir / "evaluation" / f"{name}.json").is_file():
+        raise ConfigError(
+            f"{workdir} has no evaluation/{name}.json; make it with genimg evaluate --workdir {workdir} --suite full."
+        )
+    return run.read_json(workdir / "evaluation", f"{name}.json")
+
+
+def number(value: float | str) -> str:
+    """Four decimals, or three digits of what is smaller than those show, or none of what is large."""
+    if isinstance(value, str):
+        return value
+    if 0 < abs(value) < 0.001:
+        return f"{value:.3g}"
+    return f"{value:.0f}" if abs(value) >= 10_000 else f"{value:.4f}"
+
+
+def text(report: Report) -> str:
+    """The report for a terminal."""
+    references = report.get("of_reference", {})
+    name_width = max(28, *(len(name) for name in report["metrics"]))
+    lines = [f"{'metric':{name_width}} {'value':>10}  95 % interval"]
+    for name, entry in report["metrics"].items():
+        interval = "[{}, {}]".format(*map(number, entry["interval"])) if entry["interval"] else ""
+        notes = [
+            interval,
+            entry.get("unit", ""),
+            f"(the data: {number(references[name])})" if name in references else "",
+        ]
+        lines.append(f"{name:{name_width}} {number(entry['value']):>10}  {'  '.join(filter(None, notes))}".rstrip())
+    if protocol := report.get("protocol"):
+        lines += ["", "; ".join(f"{k}: {v}" for k, v in protocol.items())]
+    if read := report.get("classes"):
+        lines += ["", *_classes(read)]
+    for features, found in report.get("memorisation", {}).items():
+        lines += ["", f"memorisation in {features}: {found['sentence']}"]
+    if verdict := report.get("verdict"):
+        lines += ["", f"verdict: {verdict['status']}"]
+        lines += [f"  {finding['status']:10} {finding['sentence']}" for finding in verdict["findings"]]
+    lines += [""] * bool(report.get("left_out"))
+    lines += [f"left out: {name}: {reason}" for name, reason in report.get("left_out", {}).items()]
+    return "\n".join(lines)
+
+
+def _classes(read: Mapping[str, Any]) -> list[str]:
+    """What a classifier read, a line a class."""
+    found = read["classifier"]
+    columns = [name for name in ("shares", "of the data", "conditional accuracy", "GAN-train") if name in read]
+    right = f"{found['test_accuracy']:.2%} right on held-out images"
+    lines = [
+        f"read by classifier {found['name']} ({found['origin']}, {right})",
+        f"{'class':12} {'  '.join(columns)}",
+    ]
+    for row, name in enumerate(read["names"]):
+        cells = [(column, read[column][row]) for column in columns]
+        shown = [f"{'' if value is None else f'{value:.1%}':>{len(column)}}" for column, value in cells]
+        lines.append(f"{name:12} {'  '.join(shown)}")
+    return lines
+
+
+def table(reports: Mapping[str, Report], columns: Sequence[str] = COLUMNS) -> str:
+    """A Markdown table, a row a report, with the digest of each column's protocol below it.
+
+    Raises `DataError` where a column would hold figures of two protocols: likelihoods that are exact, bounds or
+    estimates are given columns of their own, and everything else must have been measured alike.
+    """
+    rows = {row: _cells(report, columns) for row, report in reports.items()}
+    found = {name for cells in rows.values() for name in cells}
+    if not found:
+        raise DataError(f"none of {', '.join(columns)} has been measured in {', '.join(reports)}.")
+    contents = specs.table(rows)
+    order = sorted(range(len(found)), key=lambda i: columns.index(contents.columns[i].partition(" (")[0]))
+    return specs.markdown(
+        specs.Table(
+            [contents.columns[i] for i in order],
+            [contents.digests[i] for i in order],
+            {row: [cells[i] for i in order] for row, cells in contents.rows.items()},
+        )
+    )
+
+
+def _cells(report: Report, columns: Sequence[str]) -> dict[str, Measurement]:
+    cells = {}
+    for name in columns:
+        if name in report["metrics"]:
+            found = measurement(report["metrics"][name])
+            kind = found.spec.protocol.get("log-likelihood", "")
+            cells[f"{name} ({str(kind).partition(':')[0]})" if kind else name] = found
+    return cells

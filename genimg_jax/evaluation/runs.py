@@ -1,0 +1,159 @@
+"""Evaluations of whole runs: what the command and sweeps call."""
+
+import pathlib
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from genimg_jax import core
+from genimg_jax.data import Source, open_source
+from genimg_jax.engine import config as configs
+from genimg_jax.engine import program as programs
+from genimg_jax.engine import restored, run
+from genimg_jax.engine.images import write_whole
+from genimg_jax.engine.program import Program
+from genimg_jax.errors import ConfigError
+from genimg_jax.evaluation import classes, image_sets, likelihood, suite, trajectory
+from genimg_jax.evaluation.image_sets import ImageSet
+from genimg_jax.evaluation.results import Report
+from genimg_jax.evaluation.suite import Comparison
+from genimg_jax.metrics.specs import Measurement, MetricSpec, Scalar
+from genimg_jax.options import nearest
+
+SUITES = ("likelihood", "full")
+
+
+class Opened(NamedTuple):
+    """A run's program and what its checkpoints are evaluated on."""
+
+    workdir: pathlib.Path
+    program: Program
+    source: Source
+    averaged: bool
+    comparison: Comparison | None  # of the full suite
+
+
+def evaluate_run(
+    workdir: pathlib.Path,
+    values: Mapping[str, Any] | None = None,
+    checkpoint: str = "best",
+    which: str = "likelihood",
+    averaged: bool = True,
+) -> Report:
+    """Evaluates a checkpoint ('best', 'last' or a step) of a run, and returns the report that it wrote.
+
+    `values` is the run's configuration with what is changed of it; None: its own. `which` is the suite: 'likelihood',
+    the held-out loss and likelihood, written to `evaluation/<checkpoint>.json`; or 'full', those and all that samples
+    are compared by, to `<checkpoint>-full.json`. In the report, `metrics` is {name: {"value", "interval", "digest",
+    "spec"}}: `report["metrics"]["frechet/pixels"]["value"]`.
+    """
+    opened, weights, step = _open(workdir, values, checkpoint, which, averaged)
+    return _evaluate(opened, weights, step, checkpoint)
+
+
+def evaluate_checkpoints(
+    workdir: pathlib.Path, values: Mapping[str, Any] | None = None, which: str = "likelihood", averaged: bool = True
+) -> dict[int, Report]:
+    """Every checkpoint that a run has, by step, and a picture of each metric against it."""
+    opened, _, _ = _open(workdir, values, "last", which, averaged)
+    reports = {}
+    for step in restored.steps(workdir, opened.program.config):
+        weights, _ = restored.load(workdir, opened.program, str(step), averaged)
+        reports[step] = _evaluate(opened, weights, step, str(step))
+    write_whole(_place(opened, "trajectory", ".png"), trajectory.picture(reports))
+    return reports
+
+
+def _open(
+    workdir: pathlib.Path, values: Mapping[str, Any] | None, checkpoint: str, which: str, averaged: bool
+) -> tuple[Opened, core.Weights, int]:
+    if which not in SUITES:
+        raise ConfigError(f"there is no suite {which!r}{nearest(which, SUITES)} There are {', '.join(SUITES)}.")
+    values = configs.complete(run.read_json(workdir, "config.json")) if values is None else values
+    program, weights, step, _ = restored.open_run(workdir, values, checkpoint, averaged)
+    read, options = program.config.data, program.config.evaluate
+    source = open_source(read, read.evaluate_split)
+    if which != "full":
+        return Opened(workdir, program, source, averaged, None), weights, step
+    reference = image_sets.of_source(source, read, read.evaluate_split)
+    trained_on = open_source(read, read.train_split)
+    train = image_sets.of_source(trained_on, read, read.train_split, image_sets.TRAIN)
+    classifier = classes.classifier_of(trained_on, source, options, suite.cache())
+    comparison = suite.prepare(options, read, reference, train, classifier, options.samples or source.size)
+    return Opened(workdir, program, source, averaged, comparison), weights, step
+
+
+def _place(opened: Opened, name: str, suffix: str) -> pathlib.Path:
+    return opened.workdir / "evaluation" / f"{name}{'-full' if opened.comparison else ''}{suffix}"
+
+
+def _evaluate(opened: Opened, weights: core.Weights, step: int, checkpoint: str) -> Report:
+    program, source, comparison = opened.program, opened.source, opened.comparison
+    read = program.config.data
+    problem = likelihood.other_images(program, source) if comparison else ""
+    measured = {} if problem else likelihood.measure(program, weights, source, read)
+    stated = likelihood.protocol(program) if program.config.evaluate.likelihood and not problem else {}
+    report = {
+        "checkpoint": checkpoint,
+        "step": step,
+        "split": read.evaluate_split,
+        "examples": source.size,
+        "protocol": {
+            "data": source.fingerprint,
+            "binarize": read.binarize,
+            "levels": source.spec.levels,
+            "weights": "averaged" if opened.averaged else "as trained",
+            "evaluation seed": programs.EVALUATION_SEED,
+            "interval": "95 % over examples, Student's",
+            **stated,
+        },
+    }
+    found = suite.Found(measured)
+    if comparison:
+        made, rate = _sample(opened, weights)
+        lines = run.read_metrics(opened.workdir)
+        found = suite.measure(comparison, made, lines, asdict(program.config.model))
+        facts = {"images_a_second": rate, **_facts(opened, step, lines)}
+        missing = {"held-out loss and likelihood": problem} if problem else {}
+        found = found._replace(metrics=measured | found.metrics | facts, left_out=missing | found.left_out)
+        report["samples"] = len(made.images)
+    return suite.write(_place(opened, checkpoint, ".json"), report, found)
+
+
+def _sample(opened: Opened, weights: core.Weights) -> tuple[ImageSet, Measurement]:
+    """The run's images, and how many it makes a second once the sampler is compiled."""
+    program, comparison = opened.program, opened.comparison
+    options = program.config.evaluate
+    count = options.samples or opened.source.size
+    batch = min(options.batch_size, count)
+    programs.sample(program, weights, batch, options.seed)
+    since = time.monotonic()
+    made = programs.sample(program, weights, count, options.seed)
+    rate = count / (time.monotonic() - since)
+    labels = programs.condition_for(program, np.arange(count)).get("label")
+    images = image_sets.of_generated(
+        made, comparison.reference, comparison.data, str(opened.workdir), options.seed, labels
+    )
+    machine = {"device": jax.devices()[0].device_kind, "devices": program.mesh.size, "cores": run.cores()}
+    return images, _fact("images_a_second", rate, {"batch": batch, **machine})
+
+
+def _facts(opened: Opened, step: int, lines: Sequence[Mapping[str, Any]]) -> dict[str, Measurement]:
+    """What it took to train up to a step; minutes without evaluations and checkpoints."""
+    manifest = run.read_json(opened.workdir, "manifest.json")
+    trained = [line for line in lines if line.get("split") == "train" and line["step"] <= step]
+    sizes = np.diff([0, *(line["images"] for line in trained)])
+    minutes = sum(n / float(line["images_per_second"]) / 60 for n, line in zip(sizes, trained, strict=True))
+    machine = {"devices": ", ".join(manifest["devices"]), "cores": manifest.get("cores")}
+    return {
+        "images_seen": _fact("images_seen", step * opened.program.config.train.batch_size, {}),
+        "training_minutes": _fact("training_minutes", minutes, machine),
+    }
+
+
+def _fact(name: str, value: float, stated: Mapping[str, Scalar]) -> Measurement:
+    return Measurement(float(value), MetricSpec(name, None, None, None, 0, None, None, None, None, stated))

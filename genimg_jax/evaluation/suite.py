@@ -1,0 +1,211 @@
+"""The full suite: everything that can be said of generated images beside a reference, whatever made them."""
+
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from genimg_jax import data, progress
+from genimg_jax.engine import images, run
+from genimg_jax.engine.config import EvaluateOptions
+from genimg_jax.evaluation import audit, classes, distances, results
+from genimg_jax.evaluation.classifiers import Classifier
+from genimg_jax.evaluation.distances import Compared
+from genimg_jax.evaluation.image_sets import ImageSet
+from genimg_jax.evaluation.results import Report
+from genimg_jax.metrics import features, memorisation
+from genimg_jax.metrics.collapse import Verdict
+from genimg_jax.metrics.features import FeatureNetwork
+from genimg_jax.metrics.memorisation import Audit
+from genimg_jax.metrics.pair_scores import OwnPairs, own_pairs
+from genimg_jax.metrics.specs import Measurement
+
+PIXELS, RANDOM, CLASSIFIER, INCEPTION = "pixels", "random_convolutions", "classifier", "inception"
+
+
+class Comparison(NamedTuple):
+    """What generated images are compared with: made once for any number of generators of the same images."""
+
+    options: EvaluateOptions
+    data: data.Options
+    """How the reference's images are read, which says how generated ones are put beside them."""
+    reference: ImageSet
+    train: ImageSet | None
+    classifier: Classifier | None
+    networks: dict[str, FeatureNetwork]
+    """By short name, those of `measured` and `audited`."""
+    measured: tuple[str, ...]
+    """The features that distances are measured in."""
+    audited: tuple[str, ...]
+    """Those that repetition is looked for in: pixels, and the first of the others that knows more."""
+    logits: dict[str, FeatureNetwork]
+    """What the formula of the Inception score is computed over."""
+    reference_features: dict[str, np.ndarray]
+    """f32[M, D] by short name, of all `networks`."""
+    reference_pairs: dict[str, OwnPairs]
+    """Of `measured`"""
+    reference_logits: dict[str, np.ndarray]
+    train_features: dict[str, np.ndarray]
+    """Of `audited`, where the training images are known"""
+    left_out: dict[str, str]
+
+
+class Found(NamedTuple):
+    """All that was found about one set of images, or one run."""
+
+    metrics: Mapping[str, Measurement]
+    of_reference: Mapping[str, float] = {}
+    """What the reference's own images score, where a metric is of one set alone."""
+    left_out: Mapping[str, str] = {}
+    """What could not be measured, and why."""
+    verdict: Verdict | None = None
+    memorisation: Mapping[str, Any] = {}
+    """`audit.record`s by features"""
+    classes: Mapping[str, Any] = {}
+    """`classes.record`"""
+    pictures: Mapping[str, np.ndarray] = {}
+    """u8[rows, columns, C] by name"""
+
+
+def cache() -> pathlib.Path:
+    """Where classifiers that were trained on the fly are kept."""
+    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "genimg_jax"
+
+
+def prepare(
+    options: EvaluateOptions,
+    read: data.Options,
+    reference: ImageSet,
+    train: ImageSet | None,
+    classifier: Classifier | None,
+    count: int,
+) -> Comparison:
+    """For `count` generated images. `train` and `classifier` are None where there are no training images, or no labels:
+    what needs them is left out, by name."""
+    chosen = distances.check(options, count, len(reference.images))
+    left_out = {} if train else {"memorisation": "the training images are not known"}
+    networks, logits = {PIXELS: features.pixels}, {}
+    if classifier:
+        networks[CLASSIFIER], logits[CLASSIFIER] = classifier.features, classifier.logits
+    else:
+        reason = "it is trained on labelled images, and these have none" if train else "the training set is not known"
+        left_out["what a classifier reads"] = reason
+    if options.inception:
+        networks[INCEPTION], logits[INCEPTION] = distances.inception(options)
+        chosen = [*chosen, INCEPTION]
+    networks[RANDOM] = features.random_convolutions(reference.images.shape[1:])
+    audited = (PIXELS, list(networks)[1])
+    networks = {name: network for name, network in networks.items() if name in chosen or name in audited}
+    measured = tuple(name for name in networks if name in chosen)
+    with progress.bar("reference", total=len(networks) + len(logits), unit="part") as bar:
+        reference_features, train_features, pairs, reference_logits = {}, {}, {}, {}
+        for name, network in networks.items():
+            reference_features[name] = distances.extract(network, reference)
+            if name in measured:
+                pairs[name] = own_pairs(reference_features[name], options.neighbours)
+            if train is not None and name in audited:
+                train_features[name] = distances.extract(network, train)
+            bar.update()
+        for name, network in logits.items():
+            reference_logits[name] = distances.extract(network, reference)
+            bar.update()
+    return Comparison(
+        options=options,
+        data=read,
+        reference=reference,
+        train=train,
+        classifier=classifier,
+        networks=networks,
+        measured=measured,
+        audited=audited,
+        logits=logits,
+        reference_features=reference_features,
+        reference_pairs=pairs,
+        reference_logits=reference_logits,
+        train_features=train_features,
+        left_out=left_out,
+    )
+
+
+def measure(
+    comparison: Comparison,
+    generated: ImageSet,
+    history: Sequence[Mapping[str, Any]] = (),
+    model: Mapping[str, Any] | None = None,
+) -> Found:
+    """`history` holds the lines of a run's metrics.jsonl and `model` the options of its model, where a run made the
+    images."""
+    options, reference, classifier = comparison.options, comparison.reference, comparison.classifier
+    distances.check(options, len(generated.images), len(reference.images))
+    parts, memory, pictures, both, read, seen = [], {}, {}, {}, {}, None
+    total = len(comparison.networks) + len(comparison.logits) + bool(classifier)
+    with progress.bar("suite", total=total, unit="part") as bar:
+        for name, network in comparison.networks.items():
+            bar.set_postfix_str(name)
+            ours, theirs = distances.extract(network, generated), comparison.reference_features[name]
+            if name in comparison.measured:
+                pairs = comparison.reference_pairs[name]
+                parts.append(distances.compare(network, name, ours, theirs, pairs, generated, reference, options))
+            if name in comparison.audited:
+                both[name] = ours, theirs
+            if name in comparison.train_features:
+                found = memorisation.audit(ours, comparison.train_features[name], theirs, options.seed)
+                parts.append(_audited(found, network, name, comparison, generated))
+                memory[name] = audit.record(found)
+                pictures[f"closest-{name}"] = audit.picture(found, generated, comparison.train)
+            bar.update()
+        for name, network in comparison.logits.items():
+            bar.set_postfix_str(f"score over {name}")
+            ours, theirs = distances.extract(network, generated), comparison.reference_logits[name]
+            parts.append(distances.score(network, name, ours, theirs, generated, options))
+            if name == CLASSIFIER:
+                seen = ours.argmax(axis=1), theirs.argmax(axis=1), classifier.classes
+            bar.update()
+        if classifier:
+            bar.set_postfix_str("classes")
+            part, read = classes.measure(classifier, seen, generated, reference, comparison.train, options, cache())
+            parts.append(part)
+            bar.update()
+    all_parts = distances.union(parts)
+    return Found(
+        metrics=all_parts.metrics,
+        of_reference=all_parts.of_reference,
+        left_out=comparison.left_out | all_parts.left_out,
+        verdict=audit.verdict(generated, both, seen, history, model or {}, options.seed),
+        memorisation=memory,
+        classes=read,
+        pictures=pictures,
+    )
+
+
+def _audited(found: Audit, network: FeatureNetwork, name: str, comparison: Comparison, generated: ImageSet) -> Compared:
+    def measured(metric: str, value: float) -> Measurement:
+        stated = audit.protocol(comparison.train)
+        seed = comparison.options.seed
+        return Measurement(value, distances.spec(metric, network, generated, comparison.reference, seed, stated))
+
+    metrics = {"copies": found.copies.rate, "data_copying": found.data_copying}
+    named = {f"{metric}/{name}": measured(metric, value) for metric, value in metrics.items()}
+    return Compared(named, {f"copies/{name}": found.copies.null_rate}, {})
+
+
+def write(path: pathlib.Path, about: Mapping[str, Any], found: Found) -> Report:
+    """Writes and returns the report: `about`, and what was found; pictures beside it, by its name and theirs."""
+    verdict = found.verdict
+    report = {
+        **about,
+        "metrics": {name: results.metric(measurement) for name, measurement in found.metrics.items()},
+        "of_reference": found.of_reference,
+        "verdict": verdict and {"status": verdict.status, "findings": [f._asdict() for f in verdict.findings]},
+        "memorisation": found.memorisation,
+        "classes": found.classes,
+        "left_out": found.left_out,
+        "files": [path.name, *(f"{path.stem}-{name}.png" for name in found.pictures)],
+    }
+    report = results.plain({key: value for key, value in report.items() if value or key == "metrics"})
+    for name, picture in found.pictures.items():
+        images.save_png(path.with_name(f"{path.stem}-{name}.png"), picture)
+    run.write_json(path, report)
+    return report
