@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from genimg_jax.averages import power_decay
 from genimg_jax.errors import ConfigError
 
 Tree = Any
@@ -39,7 +40,7 @@ class TrainState:
     step: jax.Array  # i32[]: completed training steps
     params: dict[str, Tree]
     opt: dict[str, Tree]
-    ema: dict[str, Tree]  # only the groups whose optimiser keeps an average
+    ema: dict[str, Tree]  # of groups whose optimiser keeps an average; a second one's key is 'group@1'
     extra: Tree
     frozen: Tree
 
@@ -55,8 +56,9 @@ class Weights(NamedTuple):
 class Optimizer(NamedTuple):
     """How one group of parameters is trained.
 
-    `ema_decay` is per step (None: no average is kept). `average` is the identity under jit, whose global means
-    already cover every device; a mapped compilation passes a mean over its devices.
+    `ema_decay` is per step (None: no average is kept). With `ema_exponents` there is an average of a power-function
+    profile for each in its place (`averages`). `average` is the identity under jit, whose global means already cover
+    every device; a mapped compilation passes a mean over its devices.
     """
 
     transform: optax.GradientTransformation
@@ -64,6 +66,7 @@ class Optimizer(NamedTuple):
     microbatches: int = 1
     compute_dtype: Any = jnp.float32
     average: Callable[[Tree], Tree] = lambda tree: tree
+    ema_exponents: tuple[float, ...] = ()
 
 
 class Codes(NamedTuple):
@@ -163,10 +166,16 @@ def init_state(
         params=params,
         opt={group: optimizers[group].transform.init(tree) for group, tree in params.items()},
         # A copy: the step donates its buffers, and one buffer cannot be donated twice.
-        ema={g: jax.tree.map(jnp.copy, t) for g, t in params.items() if optimizers[g].ema_decay is not None},
+        ema={name: jax.tree.map(jnp.copy, t) for g, t in params.items() for name in average_names(optimizers[g], g)},
         extra={} if extra is None else extra,
         frozen={} if frozen is None else frozen,
     )
+
+
+def average_names(optimizer: Optimizer, group: str) -> list[str]:
+    """The keys of a group's moving averages in `TrainState.ema`; the first is the one that is evaluated."""
+    count = len(optimizer.ema_exponents) or int(optimizer.ema_decay is not None)
+    return [group, *(f"{group}@{i}" for i in range(1, count))][:count]
 
 
 def attach(state: TrainState, frozen: Tree) -> TrainState:
@@ -183,7 +192,7 @@ def classes(conditional: bool, spec: Spec) -> int:
 
 def weights(state: TrainState, averaged: bool = True) -> Weights:
     """The weights to evaluate: the moving average of every group that has one, unless `averaged` is False."""
-    params = {**state.params, **state.ema} if averaged else state.params
+    params = {g: state.ema.get(g, tree) if averaged else tree for g, tree in state.params.items()}
     return Weights(params, state.extra, state.frozen)
 
 
@@ -235,20 +244,25 @@ def update(
     """The only way parameters change: one optimiser step of one group, and of its moving average.
 
     A gradient that is not finite changes nothing, `extra` (the state to carry on with, if the loss made a new one)
-    included, and is counted in the metric `skipped/<group>`. The average's decay is warmed up, min(decay,
+    included, and is counted in the metric `skipped/<group>`. An exponential average's decay is warmed up, min(decay,
     (1 + step) / (10 + step)), so that early samples are not those of the initial weights.
     """
     norm = optax.tree.norm(gradients)
     finite = jnp.isfinite(norm)
-    old = state.params[group], state.opt[group], state.ema.get(group), state.extra
+    names = average_names(optimizer, group)
+    old = state.params[group], state.opt[group], [state.ema[name] for name in names], state.extra
+
+    def decays() -> list[jax.Array]:
+        if optimizer.ema_exponents:
+            return [power_decay(exponent, state.step + 1) for exponent in optimizer.ema_exponents]
+        return [jnp.minimum(optimizer.ema_decay, (1 + state.step) / (10 + state.step))]
 
     def step():
         params, opt, ema, _ = old
         updates, opt = optimizer.transform.update(gradients, opt, params)
         params = optax.apply_updates(params, updates)
-        if optimizer.ema_decay is not None:
-            decay = jnp.minimum(optimizer.ema_decay, (1 + state.step) / (10 + state.step))
-            ema = optax.incremental_update(params, ema, 1 - decay)
+        if names:
+            ema = [optax.incremental_update(params, e, 1 - d) for e, d in zip(ema, decays(), strict=True)]
         return params, opt, ema, old[-1] if extra is None else extra
 
     # A branch, not a selection: selecting reads every old array once more, a seventh of an MLP's step.
@@ -256,7 +270,7 @@ def update(
     state = state.replace(
         params={**state.params, group: params},
         opt={**state.opt, group: opt},
-        ema={**state.ema, group: ema} if optimizer.ema_decay is not None else state.ema,
+        ema={**state.ema, **dict(zip(names, ema, strict=True))},
         extra=extra,
     )
     return state, {f"gradient_norm/{group}": norm, f"skipped/{group}": 1.0 - finite}

@@ -4,6 +4,7 @@ A `Case` wraps a maker so that options and learning rates can be traced: its ste
 shared by the checks.
 """
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from random_weights import random_weights
 
 from genimg_jax import core
 from genimg_jax.engine import checkpoint, parallel
+from genimg_jax.errors import ConfigError
 
 SPEC = core.Spec((8, 8, 1), 10, 2)
 BATCH = 8
@@ -243,7 +245,10 @@ class _Recorder:
 
 
 def options_are_read(case: Case) -> None:
-    """Some variant (each choice, each boolean, counts of 2) reads every field while building and tracing."""
+    """Some variant (each choice, each boolean, counts of 2) reads every field while building and tracing.
+
+    Variants that a family refuses, since another option does not suit them, are left out.
+    """
     fields, read = dataclasses.fields(case.options), set()
     variants = [case.options]
     for field in fields:
@@ -270,6 +275,7 @@ def options_are_read(case: Case) -> None:
     for options in variants:
         if {f.name for f in fields} <= read:
             break
-        jax.eval_shape(functools.partial(everything, options))
+        with contextlib.suppress(ConfigError):
+            jax.eval_shape(functools.partial(everything, options))
     unread = {f.name for f in fields} - read
     assert not unread, f"never read: {unread}"

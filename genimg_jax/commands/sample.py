@@ -13,6 +13,7 @@ ABOUT = """images of a run: DIRECTORY/grid.png, DIRECTORY/000000.png ..., DIRECT
   genimg sample --workdir runs/gan_digits --count 16 --label 3 --seed 7
   genimg sample --workdir runs/vae_digits --interpolate 8 --steps 10
   genimg sample --workdir runs/vq_digits --reconstruct 32
+  genimg sample --workdir runs/diffusion_digits --relative_std 0.15
 
 Image i of a seed is the same whatever the count and the batch size."""
 
@@ -21,6 +22,9 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("workdir", None, "directory of the run (required)", flag_values=values)
     flags.DEFINE_string("checkpoint", "best", "best, last, or a step", flag_values=values)
     flags.DEFINE_bool("averaged", True, "the moving average of the weights, where there is one", flag_values=values)
+    flags.DEFINE_float(
+        "relative_std", None, "another width of the averages that optimizer.ema_relative_stds kept", flag_values=values
+    )
     flags.DEFINE_integer("count", 64, "number of images", lower_bound=1, flag_values=values)
     flags.DEFINE_integer(
         "seed", None, "which set of images; the run's own if not given", 0, 2**31 - 1, flag_values=values
@@ -43,10 +47,12 @@ def main(arguments: Sequence[str]) -> None:
 
     print(runtime.prepare(configs.resolve(values.config).runtime))
     from genimg_jax.data import open_source
-    from genimg_jax.engine import images, restored
+    from genimg_jax.engine import averaging, images, restored
     from genimg_jax.engine import program as programs
 
     run = restored.open_run(workdir, values.config.to_dict(), values.checkpoint, values.averaged)
+    if values.relative_std is not None:
+        run = run._replace(weights=averaging.reconstruct(workdir, run.program, run.step, values.relative_std))
     seed = run.program.config.seed if values.seed is None else values.seed
     if values.interpolate:
         name, columns = f"interpolations-{run.step}-seed{seed}", values.steps

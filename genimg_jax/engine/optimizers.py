@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from genimg_jax import core
+from genimg_jax import averages, core
 from genimg_jax.errors import ConfigError
 from genimg_jax.options import bounded, choice, nearest
 
@@ -24,6 +24,7 @@ class Options:
     clip_norm: float = bounded(0.0, 0.0, static=True)  # largest global norm of the gradient; 0: no clipping
     decay_mask: str = choice("kernels", "kernels", "all")  # what weight decay applies to: kernels leaves vectors alone
     ema_half_life: float = bounded(0.0, 0.0, static=True)  # of the averaged weights, in images; 0: no average
+    ema_relative_stds: tuple[float, ...] = ()  # widths of power-function averages in its place, such as (0.05, 0.1)
 
 
 def make(
@@ -53,7 +54,13 @@ def make(
     if options.clip_norm:
         transform = optax.chain(optax.clip_by_global_norm(options.clip_norm), transform)
     decay = 0.5 ** (batch_size / options.ema_half_life) if options.ema_half_life else None
-    return core.Optimizer(transform, decay, microbatches, jnp.dtype(precision), average)
+    if decay is not None and options.ema_relative_stds:
+        raise ConfigError("optimizer.ema_half_life and ema_relative_stds are both given; leave one of them out.")
+    for width in options.ema_relative_stds:
+        if not 0 < width < averages.GREATEST_RELATIVE_STD:
+            raise ConfigError(f"optimizer.ema_relative_stds has {width}; each must be between 0 and 0.288.")
+    exponents = tuple(averages.exponent(width) for width in options.ema_relative_stds)
+    return core.Optimizer(transform, decay, microbatches, jnp.dtype(precision), average, exponents)
 
 
 def learning_rate(options: Options, steps: int) -> optax.Schedule:
