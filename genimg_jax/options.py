@@ -1,7 +1,8 @@
 """Options are frozen dataclasses; this is how a field states its bounds and how a mapping is checked against them.
 
 A float field may be given a traced array when a family is built inside a transformation, so that a sweep over it is
-one program; `static=True` marks those that shape the program and cannot be.
+one program; `static=True` marks those that shape the program and cannot be, `switch=True` those that do so by being 0.
+`trained=False` marks what training does not read: a run can be sampled and evaluated with other values.
 """
 
 import dataclasses
@@ -14,14 +15,27 @@ from typing import Any
 from genimg_jax.errors import ConfigError
 
 
-def choice(default: Any, *choices: Any) -> Any:
+def choice(default: Any, *choices: Any, trained: bool = True) -> Any:
     """A field with a closed set of values."""
-    return dataclasses.field(default=default, metadata={"choices": choices})
+    return dataclasses.field(default=default, metadata={"choices": choices, "trained": trained})
 
 
-def bounded(default: float, low: float, high: float = math.inf, static: bool = False) -> Any:
+def bounded(
+    default: float, low: float, high: float = math.inf, static: bool = False, switch: bool = False, trained: bool = True
+) -> Any:
     """A number within [low, high]."""
-    return dataclasses.field(default=default, metadata={"low": low, "high": high, "static": static})
+    marks = {"static": static, "switch": switch, "trained": trained}
+    return dataclasses.field(default=default, metadata={"low": low, "high": high, **marks})
+
+
+def on(value: Any) -> bool:
+    """Whether a field that is a switch is not 0; a traced value never is."""
+    return not isinstance(value, (int, float)) or value != 0
+
+
+def untrained(kind: type) -> list[str]:
+    """The fields that training does not read."""
+    return [field.name for field in dataclasses.fields(kind) if not field.metadata.get("trained", True)]
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

@@ -157,6 +157,17 @@ def test_differences_say_what_is_safe():
     assert configs.differences(one, one) == []
 
 
+def test_what_training_does_not_read_is_safe_to_change():
+    one, two = (configs.experiment("diffusion").to_dict() for _ in range(2))
+    two["model"] |= {"steps": 50, "solver": "euler", "data_std": 0.4}
+    assert {d.key: d.safe for d in configs.differences(one, two)} == {
+        "model.steps": True,
+        "model.solver": True,
+        "model.data_std": False,
+    }
+    assert configs.digest(one) != configs.digest({**one, "model": {**one["model"], "steps": 50}})
+
+
 def test_the_digest_changes_with_whatever_changes_the_result():
     """Every leaf is changed in turn; the digest follows exactly where `differences` says unsafe."""
     base = configs.experiment("gan").to_dict()

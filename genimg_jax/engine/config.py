@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from genimg_jax import data, families
 from genimg_jax.engine import optimizers, parallel, runtime
 from genimg_jax.errors import ConfigError
-from genimg_jax.options import bounded, choice, nearest, parse
+from genimg_jax.options import bounded, choice, nearest, parse, untrained
 
 
 @dataclass(frozen=True)
@@ -250,11 +250,18 @@ class Difference(NamedTuple):
 
 
 def differences(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[Difference]:
-    """Where two configurations differ. More steps are safe while no schedule depends on their number."""
+    """Where two configurations differ. More steps are safe while no schedule depends on their number, and so is what
+    training does not read."""
     one, two = flatten(stored), flatten(given)
+    after = [f"model.{name}" for name in untrained(families.load(stored["family"]).Options)]
     constant = all(v == "constant" for k, v in two.items() if k.startswith("optimizer.") and k.endswith("schedule"))
     return [
-        Difference(key, one.get(key), two.get(key), bool(SAFE.fullmatch(key)) or (key == "train.steps" and constant))
+        Difference(
+            key,
+            one.get(key),
+            two.get(key),
+            bool(SAFE.fullmatch(key)) or key in after or (key == "train.steps" and constant),
+        )
         for key in sorted({*one, *two})
         if one.get(key) != two.get(key)
     ]

@@ -42,10 +42,10 @@ class Options:
     data_std: float = bounded(0.5, 1e-3)  # standard deviation of pixels, which inputs (and EDM's targets) are scaled by
     least: float = bounded(0.002, 1e-5, static=True)  # lowest noise level of likelihoods and of most samplers' grids
     greatest: float = bounded(80.0, 1.0, static=True)  # noise level that sampling starts from
-    evaluate_times: int = bounded(8, 1)  # noise levels at which `evaluate` measures each image
-    likelihood_steps: int = bounded(64, 2)  # Heun steps of `log_prob`, or the noise levels of a bound
-    likelihood_tolerance: float = bounded(0.0, 0.0, static=True)  # of adaptive steps in their place; 0: fixed ones
-    likelihood_probes: int = bounded(4, 0)  # random directions that estimate `log_prob`'s trace; 0: the exact trace
+    evaluate_times: int = bounded(8, 1, trained=False)  # noise levels at which `evaluate` measures each image
+    likelihood_steps: int = bounded(64, 2, trained=False)  # Heun steps of `log_prob`, or the noise levels of a bound
+    likelihood_tolerance: float = bounded(0.0, 0.0, static=True, trained=False)  # of adaptive steps; 0: fixed ones
+    likelihood_probes: int = bounded(4, 0, trained=False)  # random directions for `log_prob`'s trace; 0: the exact one
 
 
 class Model(NamedTuple):

@@ -66,7 +66,7 @@ class Options(prediction.Options):
     times: str = choice("log_normal_levels", *TIMES)  # that training draws
     times_mean: float = bounded(-1.2, -100.0)  # of the level's logarithm, or of the time's logit
     times_std: float = bounded(1.2, 0.0)
-    grid: str = choice("karras", *GRIDS)  # noise levels that the sampler visits
+    grid: str = choice("karras", *GRIDS, trained=False)  # noise levels that the sampler visits
 
 
 def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimizer]) -> core.Family:

@@ -28,8 +28,8 @@ TIMES = ("uniform_times", "logit_normal_times")
 
 @dataclasses.dataclass(frozen=True)
 class Options(prediction.Options):
-    solver: str = choice("euler", *SOLVERS)
-    steps: int = bounded(32, 1)  # of the solver, equally long in time
+    solver: str = choice("euler", *SOLVERS, trained=False)
+    steps: int = bounded(32, 1, trained=False)  # of the solver, equally long in time
     greatest: float = bounded(1000.0, 1.0, static=True)  # noise level that sampling starts from: nearly pure noise
     times: str = choice("uniform_times", *TIMES)  # that training draws
     times_mean: float = bounded(0.0, -100.0)  # of the time's logit, for logit_normal_times

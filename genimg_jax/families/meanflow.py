@@ -36,7 +36,7 @@ class Options(denoising.Options):
     times_std: float = bounded(1.0, 0.0)
     adaptivity: float = bounded(1.0, 0.0)  # power of an image's squared error that its loss is divided by
     guidance: float = bounded(1.0, 0.0, static=True)  # learned: 0 ignores the class, more than 1 exaggerates it
-    steps: int = bounded(1, 1)  # of sampling, equally long
+    steps: int = bounded(1, 1, trained=False)  # of sampling, equally long
 
 
 def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimizer]) -> core.Family:

@@ -35,10 +35,12 @@ SEGMENTS = 32  # of a learned path
 
 @dataclasses.dataclass(frozen=True)
 class Options(denoising.Options):
-    guidance: float = bounded(1.0, 0.0, static=True)  # 0 ignores the class, more than 1 exaggerates it
+    guidance: float = bounded(1.0, 0.0, static=True, trained=False)  # 0 ignores the class, more than 1 exaggerates it
     guide_width: int = bounded(0, 0)  # width of a worse network trained beside, to be guided away from; 0: no class
-    solver: str = choice("heun", *SOLVERS)
-    steps: int = bounded(18, 1)  # of the solver; Heun's method evaluates the network twice in each but the last
+    solver: str = choice("heun", *SOLVERS, trained=False)
+    steps: int = bounded(
+        18, 1, trained=False
+    )  # of the solver; Heun's evaluates the network twice in each but one
 
 
 class Regression(NamedTuple):

@@ -30,7 +30,7 @@ class Options:
     beta: float = bounded(1.0, 0.0)  # weight of the KL divergence in the training loss
     kl_warmup: float = bounded(0.0, 0.0)  # steps over which that weight rises linearly from 0
     train_samples: int = bounded(1, 1)  # codes an image; more than 1 is the importance-weighted objective
-    evaluate_samples: int = bounded(500, 1)  # importance samples of `log_prob`
+    evaluate_samples: int = bounded(500, 1, trained=False)  # importance samples of `log_prob`
     conditional: bool = False  # condition encoder and decoder on the class
 
 
