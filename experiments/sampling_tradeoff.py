@@ -1,0 +1,116 @@
+"""How close to the data a trained diffusion or flow model comes for the time that its sampler takes.
+
+    python experiments/sampling_tradeoff.py --workdir runs/diffusion_mnist --samples 1000 \\
+        --solvers euler heun dpm_solver ancestral --steps 4 8 16 32 --out experiments/results
+
+Every solver with every number of steps draws the same images (one key an image) from one checkpoint; their Frechet
+distance to the held-out images is in the features of the project's classifier, the plug-in value at this many images,
+and rates are of a second pass, compiled before. Written: a table (Markdown), the figures (JSON) and the plot (PNG).
+Heun's method evaluates the network twice a step but the last; evaluations of two networks, as guidance needs them,
+count twice.
+"""
+
+import argparse
+import json
+import pathlib
+import time
+
+import jax
+import numpy as np
+
+from genimg_jax.data import open_source
+from genimg_jax.engine import config as configs
+from genimg_jax.engine import program as programs
+from genimg_jax.engine import restored, run, runtime
+from genimg_jax.evaluation import classes, distances, image_sets, suite
+from genimg_jax.metrics.frechet import frechet_distance, moments
+
+
+def evaluations(model, solver: str, steps: int) -> int:
+    """Of the network, for one image."""
+    once = 2 * steps - 1 if solver in ("heun", "stochastic") else steps
+    return once * (1 if getattr(model, "guidance", 1.0) == 1.0 else 2)
+
+
+def measure(workdir: pathlib.Path, changed: dict, samples: int, judge) -> dict[str, float]:
+    """Rate and distance of a run's samples with some of its sampling options changed."""
+    values = configs.complete(run.read_json(workdir, "config.json"))
+    values["model"] = {**values["model"], **changed}
+    opened = restored.open_run(workdir, values, "best")
+    options = opened.program.config.evaluate
+    programs.sample(opened.program, opened.weights, min(options.batch_size, samples), options.seed)
+    start = time.perf_counter()
+    made = programs.sample(opened.program, opened.weights, samples, options.seed)
+    seconds = time.perf_counter() - start
+    return {"images_per_second": samples / seconds, "frechet": judge(made)}
+
+
+def judge_of(workdir: pathlib.Path):
+    """(images f32[N, H, W, C]) -> their Frechet distance from the held-out images of the run's data."""
+    config = configs.resolve(configs.complete(run.read_json(workdir, "config.json")))
+    source = open_source(config.data, config.data.evaluate_split)
+    train = open_source(config.data, config.data.train_split)
+    classifier = classes.classifier_of(train, source, config.evaluate, suite.cache())
+    held_out = image_sets.of_source(source, config.data, config.data.evaluate_split)
+    theirs = moments(distances.extract(classifier.features, held_out))
+
+    def judge(made: np.ndarray) -> float:
+        generated = image_sets.of_generated(made, held_out, config.data, "generated", config.evaluate.seed)
+        return frechet_distance(moments(distances.extract(classifier.features, generated)), theirs)
+
+    return judge
+
+
+def plot(rows: list[dict], title: str, path: pathlib.Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained", dpi=120)
+    first, second = figure.subplots(1, 2, sharey=True)
+    for solver in dict.fromkeys(row["solver"] for row in rows):
+        own = [row for row in rows if row["solver"] == solver]
+        distance = [row["frechet"] for row in own]
+        first.plot([row["evaluations"] for row in own], distance, marker="o", label=solver)
+        second.plot([row["images_per_second"] for row in own], distance, marker="o")
+        for row in own:
+            second.annotate(row["steps"], (row["images_per_second"], row["frechet"]), fontsize=7)
+    first.set(xscale="log", yscale="log", xlabel="evaluations of a network an image", ylabel="Frechet distance")
+    second.set(xscale="log", xlabel="images a second (figures: steps)")
+    first.legend(frameon=False)
+    figure.suptitle(title)
+    figure.savefig(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workdir", type=pathlib.Path, required=True)
+    parser.add_argument("--samples", type=int, default=1000)
+    parser.add_argument("--solvers", nargs="+", default=["euler", "heun", "dpm_solver", "ancestral"])
+    parser.add_argument("--steps", nargs="+", type=int, default=[4, 8, 16, 32])
+    parser.add_argument("--guidance", type=float, help="the run's own if not given")
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("experiments/results"))
+    options = parser.parse_args()
+    config = configs.resolve(configs.complete(run.read_json(options.workdir, "config.json")))
+    print(runtime.prepare(config.runtime))
+    guided = {} if options.guidance is None else {"guidance": options.guidance}
+    judge, rows = judge_of(options.workdir), []
+    print(f"{options.samples} images, {jax.devices()}\n")
+    print("| solver | steps | evaluations | images/s | Frechet distance |\n| --- | --- | --- | --- | --- |")
+    for solver in options.solvers:
+        for steps in options.steps:
+            changed = {"solver": solver, "steps": steps, **guided}
+            found = measure(options.workdir, changed, options.samples, judge)
+            model = argparse.Namespace(**{**vars(config.model), **guided})
+            rows.append({"solver": solver, "steps": steps, "evaluations": evaluations(model, solver, steps), **found})
+            print(
+                f"| {solver} | {steps} | {rows[-1]['evaluations']} | {found['images_per_second']:.1f} "
+                f"| {found['frechet']:.3f} |",
+                flush=True,
+            )
+    options.out.mkdir(parents=True, exist_ok=True)
+    name = f"sampling_{options.workdir.name}"
+    (options.out / f"{name}.json").write_text(json.dumps({"samples": options.samples, "rows": rows}, indent=2) + "\n")
+    plot(rows, f"{options.workdir.name}, {options.samples} images", options.out / f"{name}.png")
+
+
+if __name__ == "__main__":
+    main()
