@@ -23,7 +23,7 @@ from tiny_runs import ROOT, assert_same_state, compiled_once, environment, losse
 
 from genimg_jax.__main__ import main
 from genimg_jax.data import open_source
-from genimg_jax.engine import checkpoint, images, parallel, run, training
+from genimg_jax.engine import checkpoint, images, loop, parallel, run
 from genimg_jax.engine import config as configs
 from genimg_jax.engine import program as programs
 from genimg_jax.families import vae
@@ -251,7 +251,7 @@ def test_gradients_that_stay_not_finite_stop_the_run(tmp_path, monkeypatch, caps
     message = sentence(capsys)
     assert "model" in message and "from step 7 on" in message and "learning rate" in message
     last = steps(tmp_path)[-1]
-    assert 6 <= last < 6 + training.PATIENCE
+    assert 6 <= last < 6 + loop.PATIENCE
     assert all(np.isfinite(x).all() for x in state(tmp_path).values())
     assert train(tmp_path, *flags) == 0, "what was kept is good to go on from"
 

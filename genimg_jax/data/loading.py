@@ -7,7 +7,7 @@ workers decode it. A batch always carries "index", the position that per-example
 import functools
 import itertools
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from absl import flags
@@ -22,13 +22,14 @@ ALL_ROWS = slice(None)
 
 
 def train_batches(
-    source: Source, seed: int, start_step: int, batch_size: int, rows: slice = ALL_ROWS
+    source: Source, seed: int | Sequence[int], start_step: int, batch_size: int, rows: slice = ALL_ROWS
 ) -> Iterator[Batch]:
     """The endless batches of steps `start_step`, `start_step` + 1, ...
 
     Step s takes positions s * batch_size, ..., (s + 1) * batch_size - 1 of the training order: no example comes twice
     in an epoch, and each epoch is shuffled anew. `batch_size` is global; `rows` are those this process takes, and
-    "index" i32 is their position in the global batch. Raises DataError where the source has fewer examples than a
+    "index" i32 is their position in the global batch. Of several seeds, the batches are read together and stacked:
+    [seeds, B, ...]. Raises DataError where the source has fewer examples than a
     batch. Closing the iterator stops its workers.
     """
     if batch_size > source.size:
@@ -49,9 +50,15 @@ def evaluation_batches(source: Source, batch_size: int, rows: slice = ALL_ROWS) 
     return _batches(source, make, 0, steps)
 
 
-def _train_batch(read: Read, size: int, seed: int, batch_size: int, rows: slice, step: int) -> Batch:
+def _train_batch(read: Read, size: int, seed: int | Sequence[int], batch_size: int, rows: slice, step: int) -> Batch:
     index = np.arange(batch_size)[rows]
-    batch = read(order.examples(seed, step * batch_size + index, size))
+    positions = step * batch_size + index
+    if isinstance(seed, Sequence):
+        chosen = np.stack([order.examples(s, positions, size) for s in seed])
+        batch = {name: x.reshape(*chosen.shape, *x.shape[1:]) for name, x in read(chosen.reshape(-1)).items()}
+        index = np.broadcast_to(index, chosen.shape)
+    else:
+        batch = read(order.examples(seed, positions, size))
     return {**batch, "index": index.astype(np.int32)}
 
 

@@ -1,6 +1,7 @@
 """The order of training examples: a pure function of (seed, position), so that a run resumes without saved state."""
 
 import functools
+from collections.abc import Callable
 
 import numpy as np
 
@@ -15,10 +16,11 @@ def examples(seed: int, positions: np.ndarray, count: int) -> np.ndarray:
     chosen = np.empty(len(positions), np.int64)
     for epoch in np.unique(epochs):
         here = epochs == epoch
-        chosen[here] = _permutation(seed, int(epoch), count)[within[here]]
+        chosen[here] = _permutations(seed, count)(int(epoch))[within[here]]
     return chosen
 
 
-@functools.lru_cache(maxsize=4)  # an epoch, and the next where a batch spans both, for training beside a probe of it
-def _permutation(seed: int, epoch: int, count: int) -> np.ndarray:  # -> i64[count]
-    return np.random.default_rng([seed, epoch]).permutation(count)
+@functools.lru_cache(maxsize=64)  # seeds that are trained side by side
+def _permutations(seed: int, count: int) -> Callable[[int], np.ndarray]:
+    """Epoch -> i64[count]; an epoch is kept, and the next where a batch spans both."""
+    return functools.lru_cache(maxsize=2)(lambda epoch: np.random.default_rng([seed, epoch]).permutation(count))

@@ -11,7 +11,7 @@ import optax
 
 from genimg_jax import averages, core
 from genimg_jax.errors import ConfigError
-from genimg_jax.options import bounded, choice, nearest
+from genimg_jax.options import bounded, choice, nearest, on
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,9 @@ class Options:
     arguments: dict = field(default_factory=dict)  # further arguments of that optimiser, such as {"b1": 0.5}
     schedule: str = choice("constant", "constant", "cosine")  # after the warm-up; cosine ends at 0
     warmup_steps: int = bounded(0, 0)  # linear, from 0
-    clip_norm: float = bounded(0.0, 0.0, static=True)  # largest global norm of the gradient; 0: no clipping
+    clip_norm: float = bounded(0.0, 0.0, switch=True)  # largest global norm of the gradient; 0: no clipping
     decay_mask: str = choice("kernels", "kernels", "all")  # what weight decay applies to: kernels leaves vectors alone
-    ema_half_life: float = bounded(0.0, 0.0, static=True)  # of the averaged weights, in images; 0: no average
+    ema_half_life: float = bounded(0.0, 0.0, switch=True)  # of the averaged weights, in images; 0: no average
     ema_relative_stds: tuple[float, ...] = ()  # widths of power-function averages in its place, such as (0.05, 0.1)
 
 
@@ -51,9 +51,9 @@ def make(
     if options.decay_mask == "kernels" and "mask" in known:
         arguments["mask"] = lambda params: jax.tree.map(lambda x: x.ndim > 1, params)
     transform = factory(learning_rate(options, steps), **arguments)
-    if options.clip_norm:
+    if on(options.clip_norm):
         transform = optax.chain(optax.clip_by_global_norm(options.clip_norm), transform)
-    decay = 0.5 ** (batch_size / options.ema_half_life) if options.ema_half_life else None
+    decay = 0.5 ** (batch_size / options.ema_half_life) if on(options.ema_half_life) else None
     if decay is not None and options.ema_relative_stds:
         raise ConfigError("optimizer.ema_half_life and ema_relative_stds are both given; leave one of them out.")
     for width in options.ema_relative_stds:

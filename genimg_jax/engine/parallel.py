@@ -56,6 +56,14 @@ def make_mesh(options: Options) -> Mesh:
     return Mesh(np.array(devices[:count]).reshape(-1, options.fsdp), ("data", "fsdp"))
 
 
+def make_run_mesh(options: Options, runs: int) -> Mesh:
+    """The devices as [run], as few as train as many runs each: every device has whole runs of its own."""
+    join(options)
+    devices = jax.devices()[: options.devices or None]
+    each = -(-runs // len(devices))
+    return Mesh(np.array(devices[: -(-runs // each)]), ("run",))
+
+
 def check_batch(mesh: Mesh, batch_size: int, what: str) -> None:
     """Raises `ConfigError` unless every device gets the same whole number of images."""
     if batch_size % mesh.size:
@@ -76,7 +84,8 @@ def local_rows(batch_size: int) -> slice:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+    """The first axis over all devices, whatever they share: a batch, or runs."""
+    return NamedSharding(mesh, PartitionSpec(mesh.axis_names))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -96,6 +105,13 @@ def put_batch(batch: core.Tree, mesh: Mesh) -> core.Tree:
     if jax.process_count() == 1:
         return jax.device_put(batch, sharding)
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
+
+
+def put_examples(batch: core.Tree, mesh: Mesh) -> core.Tree:
+    """Examples to evaluate, or whose samples to draw: over the devices, or whole for each that has runs of its own."""
+    if mesh.axis_names == ("run",):
+        return batch if mesh.size == 1 else jax.device_put(batch, replicated(mesh))
+    return put_batch(batch, mesh)
 
 
 def state_shardings(state: core.Tree, mesh: Mesh, options: Options) -> core.Tree:
@@ -145,6 +161,22 @@ def compile_step(step: Callable, like: core.Tree, mesh: Mesh, options: Options) 
 def compile_per_example(function: Callable, mesh: Mesh, static: int | None = None) -> Callable:
     """A function whose results, [B, ...], every process gets whole; `static` is its compile-time argument."""
     return jax.jit(function, static_argnums=static, out_shardings=replicated(mesh))
+
+
+def compile_runs(function: Callable, mesh: Mesh, axes: tuple[int | None, ...], donate: bool = False) -> Callable:
+    """A function of one run, for the runs of `make_run_mesh` at once; nothing passes between them.
+
+    `axes` says of each argument whether it is stacked, 0, or the same for every run, None; results are stacked.
+    `donate` gives the first argument's buffers away.
+    """
+    mapped = jax.shard_map(
+        jax.vmap(function, axes),
+        mesh=mesh,
+        in_specs=tuple(PartitionSpec() if axis is None else PartitionSpec("run") for axis in axes),
+        out_specs=PartitionSpec("run"),
+        check_vma=False,
+    )
+    return jax.jit(mapped, donate_argnums=0 if donate else ())
 
 
 def average_over(options: Options) -> Callable[[core.Tree], core.Tree]:

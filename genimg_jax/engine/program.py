@@ -43,13 +43,29 @@ class Stage(NamedTuple):
     record: dict[str, Any]
 
 
+class Functions(NamedTuple):
+    """What is compiled, before it is: pure functions, whose configuration may hold traced float options."""
+
+    family: core.Family
+    init: Callable
+    step: Callable
+    per_example: Callable
+    sample: Callable
+    reconstruct: Callable
+
+
 class Program(NamedTuple):
+    """One run's, or that of R runs at once: there, what is a run's own has an axis [R] in front (see `stacked`)."""
+
     config: Config
     spec: core.Spec
     family: core.Family
     mesh: jax.sharding.Mesh
     tokenizer: Stage | None
-    like: core.TrainState  # abstract: shapes, dtypes, shardings; but `frozen`, which holds the tokenizer's weights
+    seed: np.ndarray  # i32[], or i32[R]
+    apart: Callable[[core.Tree], list[core.Tree]]  # what is each run's own, for each; a state without `frozen`
+    together: Callable[[list[core.TrainState]], core.TrainState]  # the state of all, from each one's
+    like: core.TrainState  # one run's, abstract: shapes, dtypes, shardings; but `frozen`, the tokenizer's weights
     init: Callable[[jax.Array], core.TrainState]  # compiled, of a seed i32[]
     step: Callable  # compiled (state, batch from `parallel.put_batch`, seed i32[]) -> (state, Packed)
     per_example: Callable  # compiled (name, weights, batch, seed) -> {name: f32[B]}, see `evaluate`
@@ -57,16 +73,13 @@ class Program(NamedTuple):
     reconstruct: Callable  # compiled (weights, batch, seed) -> image, image from its codes, f32[B, H, W, C] both
 
 
-def build(config: Config, spec: core.Spec, stored_levels: int, tokenizer: Stage | None = None) -> Program:
-    """Everything compiled lazily: building is quick, and a configuration that cannot work fails here."""
-    mesh = parallel.make_mesh(config.parallel)
-    parallel.check_batch(mesh, config.train.batch_size, "train.batch_size")
+def functions(config: Config, spec: core.Spec, stored_levels: int, tokenizer: Stage | None) -> Functions:
+    """Those of a configuration. Raises `ConfigError` for one that cannot work."""
     train, average = config.train, parallel.average_over(config.parallel)
     if train.batch_size % train.microbatches:
         raise ConfigError(
             f"train.microbatches is {train.microbatches}, which does not divide {train.batch_size} images."
         )
-    parallel.check_batch(mesh, train.batch_size // train.microbatches, "a microbatch")
     optimizer = {
         group: optimizers.make(options, train.steps, train.batch_size, train.microbatches, train.precision, average)
         for group, options in config.optimizer.items()
@@ -101,23 +114,35 @@ def build(config: Config, spec: core.Spec, stored_levels: int, tokenizer: Stage 
         codes = family.encode(weights, batch, core.stream(seed, "encode"))
         return batch["image"], family.decode(weights, codes, batch)
 
-    like = parallel.abstract(jax.eval_shape(init, jnp.int32(0)), mesh, config.parallel)
-    start = parallel.compile_init(init, like)
+    return Functions(family, init, step, per_example, sample, reconstruct)
+
+
+def build(config: Config, spec: core.Spec, stored_levels: int, tokenizer: Stage | None = None) -> Program:
+    """Everything compiled lazily: building is quick, and a configuration that cannot work fails here."""
+    mesh, train = parallel.make_mesh(config.parallel), config.train
+    parallel.check_batch(mesh, train.batch_size, "train.batch_size")
+    made = functions(config, spec, stored_levels, tokenizer)
+    parallel.check_batch(mesh, train.batch_size // train.microbatches, "a microbatch")
+    like = parallel.abstract(jax.eval_shape(made.init, jnp.int32(0)), mesh, config.parallel)
+    start = parallel.compile_init(made.init, like)
     if tokenizer:
         # Outside what is compiled: inside, they would be its constants.
         like = like.replace(frozen=parallel.put(tokenizer.weights, mesh, config.parallel))
     return Program(
         config=config,
         spec=spec,
-        family=family,
+        family=made.family,
         mesh=mesh,
         tokenizer=tokenizer,
+        seed=np.int32(config.seed),
+        apart=lambda tree: [tree],
+        together=lambda states: states[0],
         like=like,
         init=lambda seed: core.attach(start(seed), like.frozen),
-        step=parallel.compile_step(step, like, mesh, config.parallel),
-        per_example=parallel.compile_per_example(per_example, mesh, static=0),
-        sample=parallel.compile_per_example(sample, mesh),
-        reconstruct=parallel.compile_per_example(reconstruct, mesh),
+        step=parallel.compile_step(made.step, like, mesh, config.parallel),
+        per_example=parallel.compile_per_example(made.per_example, mesh, static=0),
+        sample=parallel.compile_per_example(made.sample, mesh),
+        reconstruct=parallel.compile_per_example(made.reconstruct, mesh),
     )
 
 
@@ -136,7 +161,7 @@ def train_batches(program: Program, source: Source, start_step: int) -> Iterator
     """This process's rows of the batches from `start_step` on: a pure function of (seed, step)."""
     size = program.config.train.batch_size
     rows = parallel.local_rows(size)
-    return loading.train_batches(source, program.config.seed, start_step, size, rows)
+    return loading.train_batches(source, program.seed.tolist(), start_step, size, rows)
 
 
 def evaluate(program: Program, weights: core.Weights, source: Source, name: str = "evaluate") -> dict[str, np.ndarray]:
@@ -149,11 +174,11 @@ def evaluate(program: Program, weights: core.Weights, source: Source, name: str 
     with progress.bar(name, total=source.size, unit="image", leave=False) as bar:
         for raw in loading.evaluation_batches(source, size, parallel.local_rows(size)):
             raw.pop("mask")
-            found.append(program.per_example(name, weights, parallel.put_batch(raw, program.mesh), EVALUATION_SEED))
+            found.append(program.per_example(name, weights, parallel.put_examples(raw, program.mesh), EVALUATION_SEED))
             found[-2:-1] = jax.device_get(found[-2:-1])  # the one before: the devices are never left waiting
             bar.update(min(size, source.size - bar.n))
     host = jax.device_get(found)
-    return {key: np.concatenate([h[key] for h in host])[: source.size] for key in host[0]}
+    return {key: np.concatenate([h[key] for h in host], axis=-1)[..., : source.size] for key in host[0]}
 
 
 def condition_for(program: Program, index: np.ndarray, label: int | None = None) -> core.Batch:
@@ -172,7 +197,9 @@ def condition_for(program: Program, index: np.ndarray, label: int | None = None)
     return {"label": labels.astype(np.int32)} if "label" in program.family.conditions else {}
 
 
-def sample(program: Program, weights: core.Weights, count: int, seed: int, label: int | None = None) -> np.ndarray:
+def sample(
+    program: Program, weights: core.Weights, count: int, seed: int | np.ndarray, label: int | None = None
+) -> np.ndarray:
     """Images 0 to `count` of the set that `seed` names; image i is the same in every such set."""
     # -> f32[count, H, W, C] in [-1, 1]
     if program.family.sample is None:
@@ -184,10 +211,10 @@ def sample(program: Program, weights: core.Weights, count: int, seed: int, label
         for start in range(0, count, size):
             index = np.arange(start, start + size)
             rows = {"index": index.astype(np.int32), "condition": condition_for(program, index, label)}
-            rows = parallel.put_batch(jax.tree.map(lambda x: x[parallel.local_rows(size)], rows), program.mesh)
+            rows = parallel.put_examples(jax.tree.map(lambda x: x[parallel.local_rows(size)], rows), program.mesh)
             images.append(jax.device_get(program.sample(weights, rows["index"], rows["condition"], seed)))
             bar.update(min(size, count - start))
-    return np.concatenate(images)[:count]
+    return np.concatenate(images, axis=-4)[..., :count, :, :, :]
 
 
 def reconstruct(program: Program, weights: core.Weights, source: Source, count: int) -> np.ndarray:
@@ -202,9 +229,9 @@ def reconstruct(program: Program, weights: core.Weights, source: Source, count: 
         loading.evaluation_batches(source, size, parallel.local_rows(size)), -(-count // COLUMNS)
     ):
         raw.pop("mask")
-        pair = program.reconstruct(weights, parallel.put_batch(raw, program.mesh), EVALUATION_SEED)
-        rows += [x[:COLUMNS] for x in jax.device_get(pair)]
-    return np.concatenate(rows)
+        pair = program.reconstruct(weights, parallel.put_examples(raw, program.mesh), EVALUATION_SEED)
+        rows += [x[..., :COLUMNS, :, :, :] for x in jax.device_get(pair)]
+    return np.concatenate(rows, axis=-4)
 
 
 def interpolate(

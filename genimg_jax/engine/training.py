@@ -1,24 +1,24 @@
-"""The trainer: one loop for every family, that the same command takes up again wherever it was cut."""
+"""The trainer: the same command takes a run up again wherever it was cut."""
 
+import contextlib
+import functools
 import pathlib
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-import optax
 
-from genimg_jax import core, progress
+from genimg_jax import core
 from genimg_jax.data import Source, open_source
-from genimg_jax.engine import checkpoint, images, parallel, restored, run
+from genimg_jax.engine import checkpoint, loop, parallel, restored, run, stacked
 from genimg_jax.engine import config as configs
 from genimg_jax.engine import program as programs
 from genimg_jax.engine.config import Config
+from genimg_jax.engine.loop import Records
 from genimg_jax.engine.program import Program
-from genimg_jax.errors import CheckpointError, ConfigError, DataError, NumericsError, Preempted
-
-PATIENCE = 20  # consecutive steps without a finite gradient after which training gives up
+from genimg_jax.errors import CheckpointError, ConfigError, DataError, Failure
 
 
 def train(
@@ -29,26 +29,62 @@ def train(
     `values` is the configuration as JSON, for the record. Raises a `Failure` of its kind for each thing that can go
     wrong; `Preempted` after SIGTERM or SIGINT, once the state is saved.
     """
+    return _train(config, [_records(values, workdir, config)], restored.build, force_resume)
+
+
+def train_together(runs: Sequence[tuple[Mapping[str, Any], pathlib.Path]]) -> list[Failure | None]:
+    """Trains several runs, each its configuration as JSON and its directory, as one program; returns why each failed.
+
+    They agree in all that `stacked.shared` holds, and have come equally far. Raises what concerns them all, such as
+    `Preempted`.
+    """
+    config = configs.resolve(runs[0][0])
+    records = [_records(values, workdir, config) for values, workdir in runs]
+
+    def build(config: Config, spec: core.Spec, stored_levels: int) -> Program:
+        return stacked.build([r.values for r in records], spec, stored_levels, restored.tokenizer(config, spec))
+
+    try:
+        _train(config, records, build, force_resume=False)
+    except Failure:
+        if loop.living(records):
+            raise
+    return [r.failure for r in records]
+
+
+def _records(values: Mapping[str, Any], workdir: pathlib.Path, config: Config) -> Records:
     parallel.join(config.parallel)
-    # Checkpoints are written together; of all other records, each further process keeps its own.
-    records = workdir if jax.process_index() == 0 else workdir / f"process-{jax.process_index()}"
-    run.prepare(records)
-    with run.lock(records), run.Signals() as signals:
+    # Checkpoints are written together; of all other files, each further process keeps its own.
+    files = workdir if jax.process_index() == 0 else workdir / f"process-{jax.process_index()}"
+    return Records(values, workdir, files)
+
+
+def _train(
+    config: Config, records: Sequence[Records], build: Callable[..., Program], force_resume: bool
+) -> core.TrainState:
+    with contextlib.ExitStack() as held, run.Signals() as signals, contextlib.ExitStack() as stores:
+        for i, record in enumerate(records):
+            with loop.alone(records, i):
+                run.prepare(record.files)
+                held.enter_context(run.lock(record.files))
         source = open_source(config.data, config.data.train_split)
         held_out = open_source(config.data, config.data.evaluate_split) if config.train.evaluate_every else None
-        program = restored.build(config, source.spec, source.stored_levels)
+        program = build(config, source.spec, source.stored_levels)
         _check_best(program)
-        store = checkpoint.open_store(workdir, config.train.keep, config.train.best)
-        try:
-            state = _start(program, store, source, values, workdir, force_resume)
-            if int(state.step) >= config.train.steps:
-                print(f"{workdir} is trained: step {int(state.step)} of {config.train.steps}.")
-            else:
-                _write_manifest(program, source, state, values, records)
-                state = _loop(program, store, state, source, held_out, values, records, signals)
-        finally:
-            checkpoint.close(store)  # waits for what is being written, whatever ended the run
-    return state
+        for i in loop.living(records):
+            with loop.alone(records, i):
+                records[i].store = checkpoint.open_store(records[i].workdir, config.train.keep, config.train.best)
+                # Waits for what is being written, whatever ends the run.
+                stores.callback(checkpoint.close, records[i].store)
+        state, step = _start(program, records, source, force_resume)
+        if step < config.train.steps:
+            environment = run.environment()
+            for i in loop.living(records):
+                _write_manifest(program, source, step, environment, records[i], len(records))
+            return loop.run_steps(program, records, state, step, source, held_out, signals)
+        for i in loop.living(records):
+            print(f"{records[i].workdir} is trained: step {step} of {config.train.steps}.")
+        return state
 
 
 def dry_run(config: Config) -> str:
@@ -66,27 +102,47 @@ def dry_run(config: Config) -> str:
     )
 
 
-def _start(program, store, source, values, workdir, force_resume) -> core.TrainState:
-    """Own run directory, else `resume`, else `init_from`, else scratch."""
-    config = program.config
-    step = checkpoint.last_step(store)
+def _start(
+    program: Program, records: Sequence[Records], source: Source, force_resume: bool
+) -> tuple[core.TrainState, int]:
+    """The state to go on from, and its step, where all the runs must be."""
+    fresh = functools.cache(lambda: program.apart(program.init(program.seed)))
+    states: dict[int, core.TrainState] = {}
+    for i in loop.living(records):
+        with loop.alone(records, i):
+            states[i] = _start_one(program, records[i], source, force_resume) or _scratch(program, fresh()[i])
+    steps = {int(state.step) for state in states.values()}
+    if len(steps) > 1:
+        raise CheckpointError(f"runs at the steps {sorted(steps)} cannot go on as one program; train each by itself.")
+    # A run that failed keeps its place, with numbers that nobody looks at.
+    return program.together([states[i] if i in states else fresh()[i] for i in range(len(records))]), steps.pop()
+
+
+def _start_one(program: Program, record: Records, source: Source, force_resume: bool) -> core.TrainState | None:
+    """From its own run directory, else `resume`; None where it has neither."""
+    config, values, workdir = program.config, record.values, record.workdir
+    step = checkpoint.last_step(record.store)
     if step is not None:
-        _check_same(checkpoint.about(store, step)["config"], values, f"{workdir} step {step}", force_resume)
+        _check_same(checkpoint.about(record.store, step)["config"], values, f"{workdir} step {step}", force_resume)
         _check_inputs(workdir, program, source, force_resume)
         print(f"resuming {workdir} from step {step}")
-        return checkpoint.restore(store, step, program.like)
-    if config.resume:
-        other = checkpoint.open_store(pathlib.Path(config.resume), read_only=True)
-        step = checkpoint.choose(other, "last")
-        _check_inputs(pathlib.Path(config.resume), program, source, force_resume)
-        _check_same(checkpoint.about(other, step)["config"], values, f"{config.resume} step {step}", force_resume)
-        print(f"continuing {config.resume} from step {step}")
-        return checkpoint.restore(other, step, program.like)
-    state = program.init(config.seed)
-    if config.init_from:
-        other = checkpoint.open_store(pathlib.Path(config.init_from), read_only=True)
-        state = _transfer(state, other, checkpoint.choose(other, "last"))
-    return state
+        return checkpoint.restore(record.store, step, program.like)
+    if not config.resume:
+        return None
+    other = checkpoint.open_store(pathlib.Path(config.resume), read_only=True)
+    step = checkpoint.choose(other, "last")
+    _check_inputs(pathlib.Path(config.resume), program, source, force_resume)
+    _check_same(checkpoint.about(other, step)["config"], values, f"{config.resume} step {step}", force_resume)
+    print(f"continuing {config.resume} from step {step}")
+    return checkpoint.restore(other, step, program.like)
+
+
+def _scratch(program: Program, state: core.TrainState) -> core.TrainState:
+    """A fresh state, with what is to be taken of `init_from`."""
+    if not program.config.init_from:
+        return state
+    other = checkpoint.open_store(pathlib.Path(program.config.init_from), read_only=True)
+    return _transfer(jax.tree.map(jnp.asarray, state), other, checkpoint.choose(other, "last"))
 
 
 def _check_same(stored: Mapping[str, Any], given: Mapping[str, Any], where: str, force_resume: bool) -> None:
@@ -148,16 +204,17 @@ def _transfer(state: core.TrainState, store: checkpoint.Store, step: int) -> cor
     return state.replace(params=picked.params, ema=averaged.params)
 
 
-def _write_manifest(program, source, state, values, workdir) -> None:
+def _write_manifest(
+    program: Program, source: Source, step: int, environment: Mapping[str, Any], record: Records, together: int
+) -> None:
     """What the run depends on; a resumed run keeps the first manifest and adds what it continued with."""
-    environment = run.environment()
-    path = workdir / "manifest.json"
+    path = record.files / "manifest.json"
     if path.is_file():
-        manifest = run.read_json(workdir, "manifest.json")
-        manifest["resumed"] = [*manifest.get("resumed", []), {"step": int(state.step), **environment}]
+        manifest = run.read_json(record.files, "manifest.json")
+        manifest["resumed"] = [*manifest.get("resumed", []), {"step": step, **environment}]
     else:
         manifest = environment | {
-            "config_digest": configs.digest(values),
+            "config_digest": configs.digest(record.values),
             "dataset": {
                 "fingerprint": source.fingerprint,
                 "size": source.size,
@@ -166,92 +223,11 @@ def _write_manifest(program, source, state, values, workdir) -> None:
             },
             "tokenizer": program.tokenizer.record if program.tokenizer else None,
             "mesh": dict(program.mesh.shape),
-            "parameters": {g: sum(x.size for x in jax.tree.leaves(t)) for g, t in state.params.items()},
+            "trained_together": together,  # runs that are one program
+            "parameters": {g: sum(x.size for x in jax.tree.leaves(t)) for g, t in program.like.params.items()},
         }
     run.write_json(path, manifest)
-    run.write_json(workdir / "config.json", dict(values))
-
-
-def _loop(program, store, state, source, held_out, values, workdir, signals) -> core.TrainState:
-    train, seed = program.config.train, np.int32(program.config.seed)
-    step, size = int(state.step), train.batch_size
-    batches = programs.train_batches(program, source, step)
-    log = run.MetricsLog(workdir, step)
-    window: list[programs.Packed] = []
-    skipped: dict[str, int] = {}
-    alone = jax.process_count() == 1
-    since = time.monotonic()
-    bar = progress.bar("train", total=train.steps * size, initial=step * size, unit="image", unit_scale=True)
-    with bar:
-        if step == 0 and train.sample_every:
-            _save_grid(program, state, held_out, workdir, 0)
-        while step < train.steps:
-            batch = parallel.put_batch(next(batches), program.mesh)
-            state, metrics = program.step(state, batch, seed)
-            window.append(metrics)
-            step += 1
-            bar.update(size)
-            logged = step % train.log_every == 0
-            # Asked once a step: a signal that comes later than here is for the next one.
-            stopping = (alone or logged) and parallel.anywhere(signals.received is not None)
-            due = stopping or step == train.steps or step % train.checkpoint_every == 0
-            if due or logged:
-                # A checkpoint ends the window too: an interrupted run then has the lines of an uninterrupted one.
-                host = [metrics.unpack() for metrics in jax.device_get(window)]
-                means = _means(host)
-                images_per_second = len(window) * size / (time.monotonic() - since)
-                log.write("train", step, step * size, means | {"images_per_second": images_per_second})
-                bar.set_postfix_str(" ".join(f"{k}={v:.4g}" for k, v in means.items() if k.startswith("loss")), False)
-                _check_updated(host, skipped, step, train.steps)
-                window = []
-            held_out_means = None
-            if held_out is not None and (step % train.evaluate_every == 0 or step == train.steps):
-                found = programs.evaluate(program, core.weights(state), held_out)
-                held_out_means = {name: float(v.mean(dtype=np.float64)) for name, v in found.items()}
-                log.write("evaluation", step, step * size, held_out_means)
-            if train.sample_every and (step % train.sample_every == 0 or step == train.steps):
-                _save_grid(program, state, held_out, workdir, step)
-            if due:
-                _check_finite(state, step)
-                checkpoint.save(store, state, values, held_out_means)
-            if not window:
-                since = time.monotonic()
-            if stopping and step < train.steps:
-                checkpoint.wait(store)
-                log.close()
-                raise Preempted(f"stopped and saved at step {step}; the same command goes on from there.")
-    log.close()
-    return state
-
-
-def _means(window: list[dict[str, float]]) -> dict[str, float]:
-    return {name: float(np.mean([metrics[name] for metrics in window], dtype=np.float64)) for name in window[0]}
-
-
-def _check_updated(window: list[dict[str, float]], skipped: dict[str, int], step: int, steps: int) -> None:
-    """Counts in `skipped` each group's consecutive steps without an update, up to `step`. Raises `NumericsError`."""
-    for metrics in window:
-        for name in (n for n in metrics if n.startswith("skipped/")):
-            skipped[name] = skipped.get(name, 0) + 1 if metrics[name] else 0
-    for name, count in skipped.items():
-        if count >= min(PATIENCE, steps):
-            raise NumericsError(
-                f"the gradient of {name.removeprefix('skipped/')} was not finite in the last {count} steps, from step "
-                f"{step - count + 1} on; earlier checkpoints are kept. Lower the learning rate, or set clip_norm."
-            )
-
-
-def _check_finite(state: core.TrainState, step: int) -> None:
-    """Raises `NumericsError` rather than let weights be saved that are not finite."""
-    for group, tree in state.params.items():
-        if not np.isfinite(_norm(tree)):
-            raise NumericsError(
-                f"the parameters of {group} are not finite at step {step}, which is not saved; earlier checkpoints are "
-                "kept. Lower the learning rate, or set clip_norm."
-            )
-
-
-_norm = jax.jit(optax.tree.norm)
+    run.write_json(record.files / "config.json", dict(record.values))
 
 
 def _check_best(program: Program) -> None:
@@ -261,18 +237,3 @@ def _check_best(program: Program) -> None:
     if train.best and train.best not in measured:
         found = ", ".join(measured) or "nothing, with train.evaluate_every at 0"
         raise ConfigError(f"train.best is {train.best!r}, but evaluation measures {found}.")
-
-
-def _save_grid(
-    program: Program, state: core.TrainState, held_out: Source | None, workdir: pathlib.Path, step: int
-) -> None:
-    """The same keys at every step, so that grids can be compared over time; of what cannot sample, reconstructions."""
-    weights, count, columns = core.weights(state), program.config.train.samples, None
-    if program.family.sample is not None:
-        pictures = programs.sample(program, weights, count, program.config.seed)
-    elif program.family.decode is not None and held_out is not None:
-        columns = programs.COLUMNS
-        pictures = programs.reconstruct(program, weights, held_out, count // 2)
-    else:
-        return
-    images.save_png(workdir / "samples" / f"{step}.png", images.grid(pictures, columns))

@@ -1,0 +1,160 @@
+"""Several runs as one program: those whose configurations differ in seeds and float options alone, under `vmap`.
+
+Each run keeps its own random streams and order of the data, so that it is the run that it would have been alone, but
+for rounding: the sums of a batched product may be taken in another order.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from genimg_jax import core, families
+from genimg_jax.engine import config as configs
+from genimg_jax.engine import optimizers, parallel
+from genimg_jax.engine import program as programs
+from genimg_jax.engine.config import Config
+from genimg_jax.engine.program import Program, Stage
+
+
+def traceable(values: Mapping[str, Any]) -> dict[str, bool]:
+    """The flat keys of a configuration, given as JSON, whose values may differ; with each, whether it is a switch.
+
+    That is the seed, and every option of the model and the optimisers that is a float and not marked static. Switches
+    may differ only where none is 0.
+    """
+    module = families.load(values["family"])
+    groups = [""] if len(module.GROUPS) == 1 else [f"{group}." for group in module.GROUPS]
+    kinds = {"model.": module.Options} | {f"optimizer.{group}": optimizers.Options for group in groups}
+    found = {"seed": False}
+    for prefix, kind in kinds.items():
+        for field in dataclasses.fields(kind):
+            if field.type in (float, "float") and not field.metadata.get("static"):
+                found[prefix + field.name] = field.metadata.get("switch", False)
+    return found
+
+
+def shared(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What runs of one program agree on: the flat configuration less what may differ; of a switch, whether it is on."""
+    flat = configs.flatten(values)
+    for key, switch in traceable(values).items():
+        value = flat.pop(key)
+        if switch:
+            flat[key] = "on" if value else 0.0
+    return flat
+
+
+def hindrance(values: Mapping[str, Any]) -> str:
+    """Why a configuration cannot share a program with any other; "" where it can."""
+    options = values["parallel"]
+    if options["compile"] != "jit":
+        return f"parallel.compile is {options['compile']!r}"
+    if options["fsdp"] > 1:
+        return "parallel.fsdp splits each run over devices"
+    return "parallel.distributed trains over several processes" if options["distributed"] else ""
+
+
+def build(
+    runs: Sequence[Mapping[str, Any]], spec: core.Spec, stored_levels: int, tokenizer: Stage | None = None
+) -> Program:
+    """The program of R configurations, given as JSON, that agree in what is `shared`.
+
+    The devices share the runs out equally: where their number does not divide, the last run is trained twice.
+    """
+    config, count = configs.resolve(runs[0]), len(runs)
+    one = programs.functions(config, spec, stored_levels, tokenizer)
+    mesh = parallel.make_run_mesh(config.parallel, count)
+    runs = [*runs, *[runs[-1]] * (-count % mesh.size)]
+    stacking = parallel.batch_sharding(mesh)
+    # The weights of a first stage are the same for every run: they are never stacked.
+    frozen = jax.device_put(tokenizer.weights if tokenizer else {}, parallel.replicated(mesh))
+    options = jax.device_put(_differing(runs), stacking)
+    alone = dataclasses.replace(config.parallel, devices=1)
+    like = parallel.abstract(jax.eval_shape(one.init, jnp.int32(0)), parallel.make_mesh(alone), alone)
+    if tokenizer:
+        like = like.replace(frozen=parallel.put(tokenizer.weights, parallel.make_mesh(alone), alone))
+
+    def of(own: Mapping[str, jax.Array]) -> programs.Functions:
+        return programs.functions(_replaced(config, own), spec, stored_levels, tokenizer)
+
+    def init(seed, own):
+        return of(own).init(seed)
+
+    def step(state, batch, seed, frozen, own):
+        state, metrics = of(own).step(state.replace(frozen=frozen), batch, seed)
+        return state.replace(frozen={}), metrics
+
+    def per_example(name, weights, batch, seed, frozen, own):
+        return of(own).per_example(name, weights._replace(frozen=frozen), batch, seed)
+
+    def sample(weights, index, condition, seed, frozen, own):
+        return of(own).sample(weights._replace(frozen=frozen), index, condition, seed)
+
+    def reconstruct(weights, batch, seed, frozen, own):
+        return of(own).reconstruct(weights._replace(frozen=frozen), batch, seed)
+
+    def compiled(function: Callable, *axes: int | None) -> Callable:
+        """Of weights and further arguments, each run's own (0) or all runs' (None)."""
+        mapped = parallel.compile_runs(function, mesh, (0, *axes, None, 0))
+        return lambda weights, *rest: mapped(weights._replace(frozen={}), *rest, frozen, options)
+
+    start = parallel.compile_runs(init, mesh, (0, 0))
+    advance = parallel.compile_runs(step, mesh, (0, 0, 0, None, 0), donate=True)
+
+    def next_state(state, batch, seed):
+        state, metrics = advance(state.replace(frozen={}), batch, seed, frozen, options)
+        return state.replace(frozen=frozen), metrics
+
+    def apart(tree: core.Tree) -> list[core.Tree]:
+        host = jax.device_get(tree.replace(frozen={}) if isinstance(tree, core.TrainState) else tree)
+        return [jax.tree.map(lambda x: x[i], host) for i in range(count)]  # noqa: B023
+
+    def together(states: Sequence[core.TrainState]) -> core.TrainState:
+        rows = [jax.device_get(state.replace(frozen={})) for state in states]
+        stacked = jax.tree.map(lambda *x: np.stack(x), *rows, *[rows[-1]] * (len(runs) - count))
+        return jax.device_put(stacked, stacking).replace(frozen=frozen)
+
+    @functools.cache
+    def named(name: str) -> Callable:
+        return compiled(functools.partial(per_example, name), None, None)
+
+    return Program(
+        config=config,
+        spec=spec,
+        family=one.family,
+        mesh=mesh,
+        tokenizer=tokenizer,
+        seed=jax.device_put(np.int32([values["seed"] for values in runs]), stacking),
+        apart=apart,
+        together=together,
+        like=like,
+        init=lambda seed: start(seed, options).replace(frozen=frozen),
+        step=next_state,
+        per_example=lambda name, weights, batch, seed: named(name)(weights, batch, seed),
+        sample=compiled(sample, None, None, 0),
+        reconstruct=compiled(reconstruct, None, None),
+    )
+
+
+def _differing(runs: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    """{flat key: f32[R]} of the options that are not the same in all runs: the others stay constants."""
+    flat = [configs.flatten(values) for values in runs]
+    keys = [key for key in traceable(runs[0]) if key != "seed" and len({f[key] for f in flat}) > 1]
+    return {key: np.float32([f[key] for f in flat]) for key in keys}
+
+
+def _replaced(config: Config, options: Mapping[str, jax.Array]) -> Config:
+    """The configuration with what belongs to a flat key, such as `model.beta`, traced."""
+    for key, value in options.items():
+        section, *group, name = key.split(".")
+        if section == "model":
+            config = config._replace(model=dataclasses.replace(config.model, **{name: value}))
+        else:
+            owner = group[0] if group else next(iter(config.optimizer))
+            changed = dataclasses.replace(config.optimizer[owner], **{name: value})
+            config = config._replace(optimizer={**config.optimizer, owner: changed})
+    return config
