@@ -24,12 +24,7 @@ def make(problem: Problem, variant: str) -> tuple[Callable[[int], float], dict]:
 
     from genimg_jax.engine import parallel
 
-    if problem.family == "denoiser":
-        import denoiser
-
-        built = denoiser.build(problem)
-    else:
-        built = program_of(problem)
+    built = program_of(problem)
     state = built.init(np.int32(0))
     indices = np.arange(problem.batch_size, dtype=np.int32)
     data = itertools.cycle([{"image": image, "index": indices} for image in batches(problem)])

@@ -6,7 +6,7 @@ import numpy as np
 
 
 class Problem(NamedTuple):
-    family: str  # or 'denoiser', a network by itself
+    family: str
     model: dict  # the family's options, or the network and its fields
     image_shape: tuple[int, int, int]
     batch_size: int
@@ -78,7 +78,7 @@ PROBLEMS = {
         torch=PLAIN,
     ),
     "unet": Problem(
-        family="denoiser",
+        family="flow",
         model={"network": "unet", "width": 64, "multipliers": (1, 2, 2), "blocks": 1, "attention": (16,)},
         image_shape=(32, 32, 3),
         batch_size=32,
@@ -87,7 +87,7 @@ PROBLEMS = {
         torch=CONVOLUTIONS,
     ),
     "dit_4": Problem(
-        family="denoiser",
+        family="flow",
         model={"network": "dit", "patch": 4, "width": 256, "depth": 6, "heads": 4},
         image_shape=(32, 32, 3),
         batch_size=64,

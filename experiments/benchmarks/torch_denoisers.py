@@ -173,17 +173,19 @@ class DiT(nn.Module):
 
 
 class Loss(nn.Module):
-    """`denoiser.loss`: squared error of the clean image, from a noisy one."""
+    """That of the family `flow`: squared error of the velocity on the straight line from image to noise."""
 
     def __init__(self, problem: Problem):
         super().__init__()
         self.network = NETWORKS[problem.model["network"]](problem)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:  # [B, C, H, W] -> []
-        c_noise = torch.rand(len(image))
-        noisy = image + c_noise[:, None, None, None] * torch.randn_like(image)
-        return (self.network(noisy, c_noise) - image).square().mean()
+        t, noise = torch.rand(len(image)), torch.randn_like(image)
+        share = t[:, None, None, None]
+        noisy = (1 - share) * image + share * noise
+        scaled = noisy * torch.rsqrt(share**2 + (0.5 * (1 - share)) ** 2)
+        return (self.network(scaled, torch.logit(t) / 4) - (noise - image)).square().mean()
 
 
 NETWORKS = {"unet": UNet, "dit": DiT}
-MODELS = {"denoiser": Loss}
+MODELS = {"flow": Loss}
