@@ -13,6 +13,8 @@ def get_config(variant: str = "full"):
             "width": 8 if tiny else 64,
             "depth": 1 if tiny else 4,
             "heads": 1 if tiny else 4,
+            "registers": 1 if tiny else 0,
+            "label_tokens": 1 if tiny else 0,
             "conditional": True,
             "guidance": 1.5,
             "steps": 3 if tiny else 32,

@@ -35,6 +35,8 @@ class Options:
     patch: int = bounded(2, 1)  # DiT: height and width of a token, in pixels
     depth: int = bounded(6, 1)  # DiT: blocks
     heads: int = bounded(4, 1)  # DiT: attention heads, which share the width
+    registers: int = bounded(0, 0)  # DiT: learned tokens besides the image's
+    label_tokens: int = bounded(0, 0)  # DiT: tokens that tell the class, besides its part in every normalisation
     remat: bool = False  # DiT: compute blocks again for their gradients, to save memory
     conditional: bool = False  # condition on the class
     label_dropout: float = bounded(0.1, 0.0, 1.0)  # share of training images whose class is hidden, for guidance

@@ -21,6 +21,8 @@ class Options(Protocol):
     patch: int  # DiT: height and width of a token in pixels
     depth: int  # DiT: blocks
     heads: int  # DiT: attention heads
+    registers: int  # DiT: learned tokens besides the image's
+    label_tokens: int  # DiT: tokens that tell the class
     remat: bool  # DiT: compute blocks again for their gradients
 
 
@@ -29,4 +31,14 @@ def build(options: Options, channels: int, classes: int, width: int = 0) -> nn.M
     width = width or options.width
     if options.network == "unet":
         return UNet(width, options.multipliers, options.blocks, options.attention, channels, classes)
-    return DiT(options.patch, width, options.depth, options.heads, channels, classes, remat=options.remat)
+    return DiT(
+        options.patch,
+        width,
+        options.depth,
+        options.heads,
+        channels,
+        classes,
+        options.registers,
+        options.label_tokens,
+        options.remat,
+    )
