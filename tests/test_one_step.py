@@ -1,4 +1,4 @@
-"""Targets of one-step models on a Gaussian, whose mean velocities and consistency function are known."""
+"""Targets of one-step models on a Gaussian, whose mean velocities are known."""
 
 import jax
 import jax.numpy as jnp
@@ -70,51 +70,12 @@ def test_mean_velocity_is_a_fixed_point_of_shortcut(double):
     np.testing.assert_allclose(one_step.shortcut(mean_velocity, x, r, t), mean_velocity(x, r, t), rtol=1e-9)
 
 
-def consistent(z, level):
-    """Where the ODE of the noise level ends, at the level 0.01."""
-    end = jnp.sqrt((VARIANCE + 0.01**2) / (VARIANCE + per_example(level, z) ** 2))
-    return MEAN + end * (z - MEAN)
-
-
-def denoise(z, level):
-    return MEAN + VARIANCE / (VARIANCE + per_example(level, z) ** 2) * (z - MEAN)
-
-
-def test_consistency_targets_approach_the_consistency_function(double):
-    """At the rate of their ODE step: a step of Heun errs by its cube, and one of Euler, in the mean, by its square."""
-    x, _, level = points()
-    noise = (x - denoise(x, level)) / per_example(level, x)
-    wrong = []
-    for width in (0.02, 0.01):
-        distilled = one_step.consistency_distillation(consistent, denoise, x, level, level * (1 - width))
-        trained = one_step.consistency_training(consistent, denoise(x, level), noise, level * (1 - width))
-        wrong.append([np.abs(found - consistent(x, level)).max() for found in (distilled, trained)])
-    distilled, trained = np.log2(np.divide(*wrong))
-    assert abs(distilled - 3) < 0.25
-    assert abs(trained - 2) < 0.25
-
-
-def test_consistency_function_is_the_identity_at_the_least_level():
-    z = jax.random.normal(jax.random.key(0), (3, 2))
-    function = one_step.consistency_function(lambda z, level: jnp.tanh(z), 0.5, 0.002)
-    np.testing.assert_array_equal(function(z, jnp.full(3, 0.002)), z)
-    level = 1.5  # Song et al. 2023, appendix C
-    skip, out = 0.25 / ((level - 0.002) ** 2 + 0.25), 0.5 * (level - 0.002) / np.sqrt(level**2 + 0.25)
-    np.testing.assert_allclose(function(z, jnp.full(3, level)), skip * z + out * np.tanh(z), rtol=1e-5)
-
-
 def test_no_gradient_flows_through_targets():
     x, r, t = (x.astype(jnp.float32) for x in points())
 
     def targets(parameter):
         u = network(parameter)
-        f = lambda z, level: u(z, level, level)  # noqa: E731
-        return (
-            one_step.mean_flow(u, x, r, t, x)[1].sum()
-            + one_step.shortcut(u, x, r, t).sum()
-            + one_step.consistency_training(f, x, x, r).sum()
-            + one_step.consistency_distillation(f, f, x, t, r).sum()
-        )
+        return one_step.mean_flow(u, x, r, t, x)[1].sum() + one_step.shortcut(u, x, r, t).sum()
 
     value, gradient = jax.value_and_grad(targets)(jnp.float32(1.3))
     assert gradient == 0
