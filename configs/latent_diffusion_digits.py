@@ -1,0 +1,33 @@
+"""EDM, given the class, over the codes of a VAE of scikit-learn's digits: train configs/vae_grid_digits.py first."""
+
+from genimg_jax.engine.config import experiment
+
+
+def get_config(variant: str = "full"):
+    tiny = variant == "tiny"
+    return experiment(
+        "diffusion",
+        model={
+            "network": "unet",
+            "width": 4 if tiny else 64,
+            "multipliers": (1,) if tiny else (1, 2),
+            "blocks": 1,
+            "conditional": True,
+            "guidance": 1.5,
+            "solver": "dpm_solver" if tiny else "heun",
+            "steps": 3 if tiny else 18,
+            "evaluate_times": 2 if tiny else 16,
+        },
+        data={"source": "digits"},
+        tokenizer={"workdir": "runs/vae_grid_digits"},
+        optimizer={"learning_rate": 1e-3, "schedule": "cosine", "ema_half_life": 0.0 if tiny else 10_000.0},
+        train={
+            "steps": 6 if tiny else 3000,
+            "batch_size": 16 if tiny else 64,
+            "log_every": 2 if tiny else 50,
+            "evaluate_every": 4 if tiny else 500,
+            "checkpoint_every": 4 if tiny else 500,
+            "sample_every": 4 if tiny else 1000,
+            "best": "loss",
+        },
+    )
