@@ -1,11 +1,16 @@
 """Raters whose taste is known are read right; the page asks what was planned, in a real browser."""
 
+import base64
+import io
 import json
+import re
 
 import numpy as np
 import pytest
 from browser import Browser, program
+from PIL import Image
 
+from genimg_jax.__main__ import main
 from genimg_jax.errors import ConfigError, DataError
 from genimg_jax.evaluation import human
 from genimg_jax.evaluation.human_page import page
@@ -168,6 +173,40 @@ def test_sets_that_cannot_be_compared():
         human.study({"a": images(), "noise": images()})
     with pytest.raises(ConfigError, match="a 6 x 6 x 1, b 6 x 5 x 1"):
         human.study({"a": images(), "b": images()[:, :, :5]})
+
+
+def test_from_the_command_line(tmp_path, capsys):
+    """A page of an archive and a dataset; then scores of two raters, and refusals in a sentence."""
+    np.savez(tmp_path / "made.npz", image=np.random.default_rng(0).integers(256, size=(20, 8, 8, 1), dtype=np.uint8))
+    place = tmp_path / "study.html"
+    sets = f"data=digits,made={tmp_path / 'made.npz'}"
+    settings = ["--trials=10", "--checks", "2", "--images=15", "--question=Better?", "--seed=3"]
+    assert main(["evaluate", "--human", str(place), "--sets", sets, *settings]) == 0
+    content = json.loads(re.search(r'id="study">(.*)</script>', place.read_text())[1])
+    assert (content["question"], len(content["trials"])) == ("Better?", 12)
+    assert {name: len(images) for name, images in content["images"].items()} == {"data": 15, "made": 15, "noise": 2}
+    # Digits have 17 levels, of which the brightest is white.
+    shown = np.stack([Image.open(io.BytesIO(base64.b64decode(one))) for one in content["images"]["data"]])
+    assert (shown.shape, shown.min(), shown.max()) == ((15, 8, 8), 0, 255)
+    asked = study(trials=12)
+    for i in range(2):
+        record = saved(asked, f"r{i}", choices(np.random.default_rng(i), asked))
+        (tmp_path / f"r{i}.json").write_text(json.dumps(record))
+    files = f"{tmp_path / 'r0.json'},{tmp_path / 'r1.json'}"
+    assert main(["evaluate", "--answers", files, "--out", str(tmp_path / "out")]) == 0
+    assert json.loads((tmp_path / "out" / "human.json").read_text())["answers"] == 24
+    capsys.readouterr()
+    for arguments, said in (
+        (["--human", str(place)], "which sets?"),
+        (["--human", str(place), "--sets", "a=digits,a=digits"], "one name"),
+        (["--human", str(place), "--sets", f"a=digits,b={tmp_path / 'none.npz'}"], "--sets"),
+        (["--workdir", "runs/x", "--sets", "a=digits"], "--sets goes with --human"),
+        (["--answers", str(tmp_path / "none.json")], "cannot be read"),
+    ):
+        assert main(["evaluate", *arguments]) in (2, 3)
+        error = capsys.readouterr().err
+        assert said in error
+        assert len(error.splitlines()) == 1
 
 
 # ---------------------------------------------------------------------------------------------- in a real browser

@@ -6,7 +6,7 @@ from typing import Any
 
 from absl import flags
 
-from genimg_jax.commands import command_line
+from genimg_jax.commands import command_line, human
 from genimg_jax.errors import ConfigError
 
 ABOUT = """how good a run is, or a set of images that any program made.
@@ -19,7 +19,9 @@ ABOUT = """how good a run is, or a set of images that any program made.
 
 The suite 'likelihood' is the held-out loss and likelihood, over one exact pass of config.data.evaluate_split; 'full' is
 that and all that samples are compared by. Results go to WORKDIR/evaluation. A source is tfds:NAME:SPLIT, digits:SPLIT,
-shapes:SPLIT, or a folder, npz file or run directory, with :SPLIT or without."""
+shapes:SPLIT, or a folder, npz file or run directory, with :SPLIT or without.
+"""
+ABOUT += human.ABOUT
 
 
 def define(values: flags.FlagValues) -> None:
@@ -34,6 +36,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("out", "", "directory for their report; GENERATED.evaluation if not given", flag_values=values)
     flags.DEFINE_list("table", [], "runs to show in one table, of what is measured already", flag_values=values)
     flags.DEFINE_list("columns", [], "metrics in that table; those of the README if not given", flag_values=values)
+    human.define(values)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -42,6 +45,15 @@ def main(arguments: Sequence[str]) -> None:
         return _table(command_line.parse("evaluate", ABOUT, define, arguments))
     if command_line.given(arguments, "generated"):
         return _images(command_line.parse("evaluate", ABOUT, define, arguments, config=_of_images))
+    if command_line.given(arguments, "answers"):
+        return human.read(command_line.parse("evaluate", ABOUT, define, arguments))
+    if command_line.given(arguments, "human"):
+        values = command_line.parse("evaluate", ABOUT, define, arguments, config=_of_images)
+        _prepare(values)
+        return human.write(values)
+    for flag in human.FLAGS:
+        if command_line.given(arguments, flag):
+            raise ConfigError(f"--{flag} goes with --human or --answers; leave it out.")
     values = command_line.parse("evaluate", ABOUT, define, arguments, config="workdir")
     for flag in ("reference", "train", "out", "columns"):
         if getattr(values, flag):

@@ -11,14 +11,20 @@ import hashlib
 import io
 import itertools
 import json
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from genimg_jax import data
+from genimg_jax.engine import config as configs
+from genimg_jax.engine import program as programs
+from genimg_jax.engine import restored, run
 from genimg_jax.engine.images import to_uint8
 from genimg_jax.errors import ConfigError, DataError
+from genimg_jax.evaluation import image_sets
 
 MODES = ("choice", "rating")
 QUESTIONS = {"choice": "Which image looks more real?", "rating": "How real does this image look?"}
@@ -59,6 +65,17 @@ class Answers(NamedTuple):
 
 
 # ---------------------------------------------------------------------------------------------------- the study
+
+
+def images_of(place: str, count: int, seed: int, options: data.Options) -> np.ndarray:  # -> u8[N, H, W, C]
+    """`count` samples of a run directory, or so many images of a source, drawn at random where it has more."""
+    workdir = pathlib.Path(place).expanduser()
+    if (workdir / "config.json").is_file():
+        opened = restored.open_run(workdir, configs.complete(run.read_json(workdir, "config.json")), "best")
+        return to_uint8(programs.sample(opened.program, opened.weights, count, seed))
+    source = image_sets.open_named(image_sets.named(place, options, "--sets"), "--sets")
+    chosen = np.sort(np.random.default_rng(seed).permutation(source.size)[:count])
+    return np.round(source.read(chosen)["image"] * (255 / (source.stored_levels - 1))).astype(np.uint8)
 
 
 def study(

@@ -86,7 +86,7 @@ progress::-moz-progress-bar { background: var(--train); }
 #scale button { min-width: 3.2rem; } #scale:empty { margin: .6rem 0; }
 #note { text-align: center; }
 kbd { padding: .05rem .4rem; border: 1px solid var(--line); border-radius: 5px; background: var(--surface); }
-@media (hover: none) { #trial footer span { visibility: hidden; } }
+@media (pointer: coarse) { #trial footer span { visibility: hidden; } }
 @keyframes appear { from { opacity: 0; } }
 @media (prefers-reduced-motion: reduce) { .picture img { animation: none; } }
 """
