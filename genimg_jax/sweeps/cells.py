@@ -2,11 +2,12 @@
 
 A launcher is made by a small factory with options of its own, such as `local.launcher(workers=2)`. It trains every cell
 that it is given in the cell's own run directory, in any order, and yields an outcome as soon as there is one. A cell
-that fails, in whatever way, stops no other; nothing but an interruption of the whole sweep is ever raised.
+that fails, in whatever way, stops no other; nothing but an interruption of the whole sweep is ever raised. Where the
+generator is closed early, what is being trained is saved and let go of first.
 """
 
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from genimg_jax.engine import config, run
@@ -35,7 +36,7 @@ class Outcome(NamedTuple):
     message: str = ""  # of one that failed, its log's last lines
 
 
-Launcher = Callable[[Sequence[Cell]], Iterator[Outcome]]
+Launcher = Callable[[Sequence[Cell]], Generator[Outcome, None, None]]
 
 
 def last_checkpoint(cell: Cell) -> pathlib.Path:

@@ -58,7 +58,8 @@ def experiment(
 ) -> Experiment:
     """The checked experiment: `settings` over `base`, and over that each point of `grid`.
 
-    `baseline` holds values of swept keys that single out one setting; {} where nothing but the seed is swept. Raises
+    `baseline` holds what the setting to compare with sets, or as much of it as singles it out; {} where nothing but the
+    seed is swept. Raises
     `ConfigError` for an unknown key, a value that a key cannot have, an empty grid, two cells that are one run, and a
     baseline that is not one setting.
     """
@@ -116,6 +117,8 @@ def _find_baseline(cells: Sequence[Planned], baseline: Mapping[str, Any]) -> str
             raise ConfigError(f"the baseline sets {key}, which no cell does{nearest(key, swept)}")
     wanted = configs.flatten(baseline)
     found = [name for name, flat in settings.items() if all(flat.get(k) == v for k, v in wanted.items())]
+    exact = [cell.setting for cell in cells if configs.flatten(cell.point.setting) == wanted]
+    found = exact[:1] or found
     if len(found) != 1:
         which = f"{len(found)} settings ({'; '.join(found)})" if found else "none of the settings"
         raise ConfigError(f"the baseline {dict(baseline)} is {which}; it must be one of: {'; '.join(settings)}.")

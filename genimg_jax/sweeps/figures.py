@@ -43,26 +43,46 @@ def chosen(sweep: Sweep, found: Findings) -> list[Setting]:
 
 
 def scores(sweep: Sweep, found: Findings) -> str:
-    """Every seed of every setting as a dot, with the mean and its interval; the baseline's mean as a line."""
-    settings = [s for s in found.settings if s.summary]
-    names = [s.name for s in settings]
+    """What each setting scored, and how far in pairs it is from the baseline: each seed, the mean, its interval."""
+    metric = sweep.measure.primary
+    scored = [s for s in found.settings if s.summary]
+    rows = [(s.name, list(s.values[metric].values()), s.summary.interval, s.summary.anecdote) for s in scored]
+    base = next((s for s in scored if s.name == sweep.baseline), None)
+    line = base.summary.mean if base else None
+    parts = [("scores", f"{metric}, {sweep.measure.better} is better", rows, line)]
+    pairs = [
+        (
+            s.name,
+            [v - base.values[metric][seed] for seed, v in s.values[metric].items() if seed in base.values[metric]],
+            s.comparison.interval,
+            s.comparison.anecdote,
+        )
+        for s in scored
+        if s.comparison
+    ]
+    if pairs:
+        parts.append(("differences", f"{metric} less that of {sweep.baseline}, in pairs of equal seed", pairs, 0.0))
+    drawn = "".join(
+        f"<figure><figcaption>{escape(caption)}</figcaption>{_dots(name, rows, line, sweep.baseline)}</figure>"
+        for name, caption, rows, line in parts
+    )
+    return f'<div class="tables">{drawn}</div>'
 
+
+def _dots(name: str, rows: Sequence[tuple], line: float | None, baseline: str) -> str:
     def draw(axes: Any) -> None:
-        for at, setting in enumerate(settings):
-            values = list(setting.values[sweep.measure.primary].values())
-            color = PLACES[0] if setting.name == sweep.baseline else INK
-            axes.plot(values, [at] * len(values), "o", color=color, markersize=3, alpha=0.45, markeredgewidth=0)
-            summary = setting.summary
-            if summary.interval and not summary.anecdote:
-                axes.plot([summary.interval.low, summary.interval.high], [at, at], color=color, linewidth=1.2)
-            axes.plot([summary.mean], [at], "|", color=color, markersize=9, markeredgewidth=1.8)
-            if setting.name == sweep.baseline:
-                axes.axvline(summary.mean, color=color, linewidth=0.8, linestyle=":")
-        axes.set_yticks(range(len(names)), names)
-        axes.invert_yaxis()
-        axes.set_xlabel(f"{sweep.measure.primary}, {sweep.measure.better} is better")
+        for at, (setting, values, interval, anecdote) in enumerate(rows):
+            color = PLACES[0] if setting == baseline else INK
+            axes.plot(values, [at] * len(values), "o", color=color, markersize=4.5, alpha=0.35, markeredgewidth=0)
+            if interval and not anecdote:
+                axes.plot([interval.low, interval.high], [at, at], color=color, linewidth=1.2)
+            axes.plot([np.mean(values)], [at], "|", color=color, markersize=9, markeredgewidth=1.8)
+        if line is not None:
+            axes.axvline(line, color=PLACES[0], linewidth=0.9, linestyle=":")
+        axes.set_yticks(range(len(rows)), [setting for setting, *_ in rows])
+        axes.set_ylim(len(rows) - 0.4, -0.6)
 
-    return drawing("scores", (7.2, 0.7 + 0.22 * len(settings)), draw, COLORS) if settings else ""
+    return drawing(name, (5.0, 0.6 + 0.24 * len(rows)), draw, COLORS)
 
 
 def against(sweep: Sweep, found: Findings, key: str) -> str:
@@ -146,14 +166,19 @@ def curves(sweep: Sweep, found: Findings) -> str:
         if "/" not in name and name != "images_per_second"
     }
     color = {s.name: PLACES[i] for i, s in enumerate(settings)}
-    panels = []
+    panels, constant = [], []
     for name, split in sorted(splits.items(), key=lambda item: (item[1] == "train", item[0])):
         lines = {setting: [r.get(split, {}).get(name, []) for r in runs] for setting, runs in logged.items()}
+        values = [[value for _, value in points] for runs in lines.values() for points in runs if points]
+        if all(len(v) > 1 and len(set(v)) == 1 for v in values):
+            constant.append(name)
+            continue
         title = f"<figcaption><b>{escape(name)}</b> {'held-out' if split != 'train' else 'training'}</figcaption>"
         panels.append(f"<figure>{title}{_band_panel(name, lines, color)}</figure>")
     legend = " ".join(f'<span style="color: {COLORS[color[s.name]]}">&#9632; {escape(s.name)}</span>' for s in settings)
     left_out = len(found.settings) - len(settings)
     note = f" The {left_out} others scored worse and are left out." if left_out else ""
+    note += f" Constant in every run: {escape(', '.join(constant))}." if constant else ""
     about = f'<p>Mean and range over seeds.{note}</p><p class="legend">{legend}</p>'
     return f'{about}<div class="panels">{"".join(panels)}</div>'
 
@@ -201,7 +226,7 @@ def swept(sweep: Sweep, found: Findings) -> str:
         return heat_maps(sweep, found)
     numbers = [s.options[key] for key in found.swept for s in scored]
     if len(numbers) > 1 and all(isinstance(n, (int, float)) and not isinstance(n, bool) for n in numbers):
-        return f"<figure>{against(sweep, found, found.swept[0])}</figure>"
+        return f'<figure class="options">{against(sweep, found, found.swept[0])}</figure>'
     return ""
 
 

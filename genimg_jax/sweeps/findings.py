@@ -40,6 +40,7 @@ class Findings(NamedTuple):
     protocols: Mapping[str, str]  # metric -> digest
     differences: Mapping[str, Mapping[str, Sequence[str]]]  # manifest key -> value -> names of cells
     manifests: Mapping[str, Mapping[str, Any]]  # by digest of the cell, flat
+    mixture: tuple[str, ...]  # what should have been alike and is not, where it was asked not to mind
 
 
 def find(sweep: Sweep, mixed: bool = False) -> Findings:
@@ -52,6 +53,8 @@ def find(sweep: Sweep, mixed: bool = False) -> Findings:
     manifests = {cell.digest: _manifest(cell) for cell in done}
     differing = _differences(done, manifests)
     protocols = _protocols(done, metrics, (measure.primary, *measure.also), mixed)
+    mixture = [key for key in (DATA, *CODE) if key in differing]
+    mixture += [f"the protocol of {name}" for name, digests in protocols.items() if "," in digests]
     if not mixed:
         _refuse_mixture(differing)
     swept = _swept(sweep)
@@ -62,7 +65,7 @@ def find(sweep: Sweep, mixed: bool = False) -> Findings:
     ]
     compared = statistics.compare({s.name: s.values[measure.primary] for s in found}, sweep.baseline)
     settings = tuple(s._replace(comparison=compared.get(s.name)) for s in found)
-    return Findings(settings, swept, protocols, differing, manifests)
+    return Findings(settings, swept, protocols, differing, manifests, tuple(mixture))
 
 
 def _seconds(lines: Sequence[Mapping[str, Any]]) -> float:

@@ -17,6 +17,7 @@ STYLE = """
 .heat td, .heat th { padding: .3rem .6rem; border: 1px solid var(--surface); text-align: right; color: var(--ink); }
 .heat th { color: var(--faint); } small { color: var(--faint); }
 .legend span { margin-right: 1em; white-space: nowrap; }
+.options { max-width: 600px; }
 .verdict { color: var(--ink); font-size: 1.05rem; }
 """
 SEEDS_DRAWN = 2
@@ -36,7 +37,7 @@ def page(
     said = "".join(f"<p>{escape(note).replace('`', '')}</p>" for note in notes)
     sections = {
         "Answer": f'<p class="verdict">{escape(verdict)}</p>{table(rows, header, baseline)}{said}',
-        "Scores": f"<figure>{figures.scores(sweep, found)}</figure>" if _scored(found) else absent("No scores yet."),
+        "Scores": figures.scores(sweep, found) if _scored(found) else absent("No scores yet."),
         "Options": figures.swept(sweep, found),
         "Training": figures.curves(sweep, found),
         "Samples": _samples(sweep, found),
@@ -115,15 +116,15 @@ def _differences(found: Findings) -> str:
         for value, names in values.items()
     ]
     return (
-        "<p>In everything else that their manifests hold, code, packages, machine and data included, the cells are "
-        f"alike.</p>{table(rows, ('of the manifest', 'is', 'cells', 'such as'))}"
+        "<p>Where the cells' manifests, of code, packages, machine and data, differ: in all else they are alike.</p>"
+        f"{table(rows, ('of the manifest', 'is', 'cells', 'such as'))}"
     )
 
 
 def _compute(found: Findings) -> str:
     rows = [(s.name, len(s.cells), duration(s.seconds), duration(s.seconds / len(s.cells))) for s in found.settings]
     machines = {
-        f"{manifest.get('cores')} cores, {', '.join(manifest.get('devices', []))}"
+        f"{manifest.get('cores')} core{'s' * (manifest.get('cores') != 1)}, {', '.join(manifest.get('devices', []))}"
         for manifest in found.manifests.values()
     }
     return f"<p>A cell had {escape(' or '.join(sorted(machines)))}.</p>" * bool(machines) + table(

@@ -37,19 +37,10 @@ def verdict(sweep: Sweep, found: Findings) -> str:
     sure = [s for s in compared if s.comparison.adjusted < LEVEL and not s.comparison.anecdote]
     better = [s.name for s in sure if (s.comparison.difference < 0) == (measure.better == "lower")]
     worse = [s.name for s in sure if s.name not in better]
-    parts = [
-        f"{word} than the baseline {sweep.baseline}: {', '.join(names)}"
-        for word, names in (("better", better), ("worse", worse))
-        if names
-    ]
-    open_ = len(compared) - len(sure)
-    if open_:
-        parts.append(
-            f"{'no difference shown for' if sure else f'no difference from {sweep.baseline} shown for'} "
-            f"{open_} of {len(compared)} settings"
-        )
-    sentence = "; ".join(parts)
-    return f"By {measure.primary}, {measure.better} is better: {sentence}."
+    unsure = [s.name for s in compared if s not in sure]
+    said = {"better": better, "worse": worse, "no difference shown": unsure}
+    parts = "; ".join(f"{what}: {' | '.join(names)}" for what, names in said.items() if names)
+    return f"By {measure.primary}, of which {measure.better} is better, against {sweep.baseline}: {parts}."
 
 
 def header(sweep: Sweep) -> list[str]:
@@ -106,6 +97,8 @@ def notes(sweep: Sweep, found: Findings) -> list[str]:
     ]
     if any(s.summary and s.summary.anecdote for s in found.settings):
         parts.append(f"\\* {ANECDOTE}, whatever p says.")
+    if found.mixture:
+        parts.append(f"Compared all the same, as asked: cells that do not share {', '.join(found.mixture)}.")
     missing = [s for s in found.settings if s.unfinished]
     if missing:
         parts.append(
