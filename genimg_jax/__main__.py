@@ -17,6 +17,8 @@ COMMANDS = {
     "evaluate": "held-out loss and likelihood of a run, over one exact pass",
     "sample": "images of a run: a grid, single PNGs and an .npz; interpolations",
     "report": "one self-contained HTML page about a run",
+    "sweep": "an experiment: its cells planned, trained, evaluated, compared",
+    "reproduce": "a run done once more, and compared bit for bit",
     "families": "what each family can do",
 }
 
