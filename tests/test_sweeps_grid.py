@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import pathlib
 
 import pytest
 
@@ -82,6 +83,10 @@ def test_names_are_as_short_as_can_be_told_apart():
     assert names(grid) == ["generator.learning_rate=0.001,discriminator.learning_rate=0.0001,loss=hinge,seed=0"]
     assert setting_names(grid) == ["generator.learning_rate=0.001,discriminator.learning_rate=0.0001,loss=hinge"]
     assert setting_names(seeds(2)) == ["base", "base"]
+    together = zipped(param("train.batch_size", 8, 16), param("train.steps", 20, 10))
+    assert names(zipped(together, seeds(2, "model.latent"))) == ["batch_size=8,seed=0", "batch_size=16,seed=1"]
+    apart = chain(param("train.batch_size", 8), param("train.steps", 20, 10))
+    assert names(apart) == ["batch_size=8", "steps=20", "steps=10"]
 
 
 def test_cells_are_complete_and_their_digest_is_the_runs():
@@ -135,6 +140,18 @@ def test_a_file_is_an_experiment_and_its_mistakes_have_lines(tmp_path):
         experiments.load(str(file))
     with pytest.raises(ConfigError, match=r"beside it: .*question.py"):
         experiments.load(str(tmp_path / "other.py"))
+
+
+@pytest.mark.parametrize("name", ["beta_vae", "gan_losses", "ar_ordering", "batch_vs_lr"])
+@pytest.mark.parametrize("variant", ["full", "tiny"])
+def test_shipped_experiments_are_ones_with_enough_seeds(name, variant):
+    file = pathlib.Path(__file__).parents[1] / "experiments" / f"{name}.py"
+    found = experiments.load(f"{file}:{variant}")
+    seeds = {}
+    for cell in found.cells:
+        seeds.setdefault(cell.setting, set()).add(cell.values["seed"])
+    assert len(seeds) > 1 and len({frozenset(s) for s in seeds.values()}) == 1, "every seed in every setting"
+    assert variant == "tiny" or all(len(s) >= 5 for s in seeds.values())
 
 
 def planned(workdir, grid, **changes):

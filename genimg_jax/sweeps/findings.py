@@ -15,6 +15,7 @@ from genimg_jax.errors import ConfigError, DataError
 from genimg_jax.options import nearest
 from genimg_jax.sweeps import cells, plan, scores, statistics
 from genimg_jax.sweeps.cells import Cell
+from genimg_jax.sweeps.grid import determines
 from genimg_jax.sweeps.plan import Sweep
 from genimg_jax.sweeps.statistics import Comparison, Summary
 
@@ -99,12 +100,16 @@ def _setting(
 
 
 def _swept(sweep: Sweep) -> tuple[str, ...]:
-    """The keys in which the settings differ, those first that the grid names first."""
+    """The keys in which the settings differ, in the grid's order, but none that goes with an earlier one."""
     settings = [flatten(group[0].values) for group in sweep.by_setting().values()]
     named = [key for cell in sweep.cells for key in flatten(cell.overrides)]
     several = [key for key in dict.fromkeys(named) if len({str(flat.get(key)) for flat in settings}) > 1]
     replicated = {key for group in sweep.by_setting().values() for key in _replicated(group)}
-    return tuple(key for key in several if key not in replicated)
+    found: list[str] = []
+    for key in (k for k in several if k not in replicated):
+        if not any(determines(settings, earlier, key) for earlier in found):
+            found.append(key)
+    return tuple(found)
 
 
 def _replicated(group: Sequence[Cell]) -> list[str]:

@@ -99,17 +99,32 @@ def _nearest(key: str, known: Mapping[str, Any]) -> str:
 
 
 def names(points: Sequence[Point]) -> list[str]:
-    """A name for each point, from the keys that it sets: the shortest ending of a key that tells it from the others."""
-    return [_name(point.overrides, _short(points)) for point in points]
+    """A name for each point, from the keys that it sets: the shortest ending of a key that tells it from the others.
+
+    A key that goes with an earlier one, as in `zipped`, is left out.
+    """
+    short = _short([point.setting for point in points]) | _short([point.replicate for point in points])
+    return [_name(point.overrides, short) for point in points]
 
 
 def setting_names(points: Sequence[Point]) -> list[str]:
     """The same without what only repeats; "base" where nothing else is set."""
-    return [_name(point.setting, _short(points)) for point in points]
+    short = _short([point.setting for point in points])
+    return [_name(point.setting, short) for point in points]
 
 
-def _short(points: Sequence[Point]) -> dict[str, str]:
-    keys = list(dict.fromkeys(key for point in points for key in point.overrides))
+def determines(overrides: Sequence[Mapping[str, Any]], one: str, other: str) -> bool:
+    """Whether the value of one key tells that of another in all of these, which does vary."""
+    pairs = {(written(values.get(one)), written(values.get(other))) for values in overrides}
+    return len({value for _, value in pairs}) > 1 and len(pairs) == len({value for value, _ in pairs})
+
+
+def _short(overrides: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """The keys that a name is made of, with what it calls them."""
+    keys: list[str] = []
+    for key in dict.fromkeys(key for values in overrides for key in values):
+        if not any(determines(overrides, earlier, key) for earlier in keys):
+            keys.append(key)
 
     def ending(key: str, parts: int) -> str:
         return ".".join(key.split(".")[-parts:])
@@ -124,7 +139,7 @@ def _short(points: Sequence[Point]) -> dict[str, str]:
 
 
 def _name(overrides: Mapping[str, Any], short: Mapping[str, str]) -> str:
-    return ",".join(f"{short[key]}={written(value)}" for key, value in overrides.items()) or "base"
+    return ",".join(f"{short[key]}={written(value)}" for key, value in overrides.items() if key in short) or "base"
 
 
 def written(value: Any) -> str:
