@@ -17,6 +17,7 @@ STYLE = """
 .heat td, .heat th { padding: .3rem .6rem; border: 1px solid var(--surface); text-align: right; color: var(--ink); }
 .heat th { color: var(--faint); } small { color: var(--faint); }
 .legend span { margin-right: 1em; white-space: nowrap; }
+#answer td { white-space: nowrap; }
 .options { max-width: 600px; }
 .verdict { color: var(--ink); font-size: 1.05rem; }
 """
@@ -67,8 +68,8 @@ def _scored(found: Findings) -> bool:
 def _cards(sweep: Sweep, found: Findings) -> str:
     done = sum(len(s.cells) - s.unfinished for s in found.settings)
     cards = {
-        "primary metric": f"{sweep.measure.primary} ({sweep.measure.better})",
-        "baseline": sweep.baseline,
+        f"primary metric, {sweep.measure.better} is better": sweep.measure.primary.replace("_", " "),
+        "baseline": sweep.baseline.replace(",", ", "),
         "settings": str(len(found.settings)),
         "cells with a score": f"{done} of {len(sweep.cells)}",
         "training, sum over cells": duration(sum(s.seconds for s in found.settings)),

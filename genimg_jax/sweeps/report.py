@@ -9,6 +9,7 @@ from genimg_jax.sweeps.plan import Sweep
 from genimg_jax.sweeps.statistics import LEVEL, POWER, Comparison
 from genimg_jax.sweeps.tables import duration
 
+NAMED = 5  # settings in a sentence
 ANECDOTE = "fewer than 3 seeds: an anecdote"
 
 
@@ -35,12 +36,18 @@ def verdict(sweep: Sweep, found: Findings) -> str:
     if not compared:
         return f"Nothing can be compared with the baseline {sweep.baseline} yet."
     sure = [s for s in compared if s.comparison.adjusted < LEVEL and not s.comparison.anecdote]
+    sure.sort(key=lambda s: -abs(s.comparison.difference))
     better = [s.name for s in sure if (s.comparison.difference < 0) == (measure.better == "lower")]
     worse = [s.name for s in sure if s.name not in better]
     unsure = [s.name for s in compared if s not in sure]
     said = {"better": better, "worse": worse, "no difference shown": unsure}
-    parts = "; ".join(f"{what}: {' | '.join(names)}" for what, names in said.items() if names)
+    parts = "; ".join(f"{what}: {_listed(names)}" for what, names in said.items() if names)
     return f"By {measure.primary}, of which {measure.better} is better, against {sweep.baseline}: {parts}."
+
+
+def _listed(names: Sequence[str]) -> str:
+    rest = len(names) - NAMED
+    return " | ".join(names[:NAMED]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def header(sweep: Sweep) -> list[str]:
