@@ -44,3 +44,7 @@ class Preempted(Failure):
     """A run that was asked to stop and saved itself: the same command goes on (sysexits' EX_TEMPFAIL)."""
 
     exit_code = 75
+
+    def __init__(self, message: str, signal: int | None = None):
+        super().__init__(message)
+        self.signal = signal  # by which it was asked

@@ -28,6 +28,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("max_runs", 0, "train at most so many cells this time; 0: all", flag_values=values)
     flags.DEFINE_enum("launcher", "auto", KINDS, "where cells are trained", flag_values=values)
     flags.DEFINE_integer("workers", 0, "processes on this machine; 0: one a core", flag_values=values)
+    flags.DEFINE_list("slurm", [], "a cluster's, such as partition=gpu,time=600,gpus_per_node=1", flag_values=values)
     flags.DEFINE_bool("mixed", False, "compare cells of different data or code all the same", flag_values=values)
 
 
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str]) -> None:
     from genimg_jax.engine import runtime
     from genimg_jax.sweeps import launchers
 
-    launcher = launchers.choose(values.launcher, values.workers)
+    launcher = launchers.choose(values.launcher, values.workers, launchers.parameters(values.slurm))
     print(runtime.prepare(configs.resolve(chosen[0].values).runtime), end="\n\n")
     with driver.locked(sweep):
         plan.write(sweep, what)

@@ -122,7 +122,8 @@ def run_steps(
             if stopping and step < train.steps:
                 for i in living(records):
                     checkpoint.wait(records[i].store)
-                raise Preempted(f"stopped and saved at step {step}; the same command goes on from there.")
+                message = f"stopped and saved at step {step}; the same command goes on from there."
+                raise Preempted(message, signals.received)
     return state
 
 

@@ -39,13 +39,19 @@ def anywhere(condition: bool) -> bool:
     return bool(multihost_utils.process_allgather(np.asarray(condition)).any())
 
 
-def make_mesh(options: Options) -> Mesh:
-    """The devices as [data, fsdp]. Raises `ConfigError` where they cannot be divided so."""
+def _devices(options: Options) -> list[jax.Device]:
     join(options)
     devices = jax.devices()
     count = options.devices or len(devices)
     if count > len(devices):
         raise ConfigError(f"parallel.devices is {count}, but there are {len(devices)} ({devices[0].platform}).")
+    return devices[:count]
+
+
+def make_mesh(options: Options) -> Mesh:
+    """The devices as [data, fsdp]. Raises `ConfigError` where they cannot be divided so."""
+    devices = _devices(options)
+    count = len(devices)
     if count % options.fsdp:
         raise ConfigError(f"parallel.fsdp is {options.fsdp}, which does not divide the {count} devices.")
     if options.compile == "pmap" and (options.fsdp > 1 or jax.process_count() > 1):
@@ -53,13 +59,12 @@ def make_mesh(options: Options) -> Mesh:
             "parallel.compile is 'pmap', which replicates the state over the devices of one process; "
             "set parallel.fsdp to 1 and start one process, or use 'jit'."
         )
-    return Mesh(np.array(devices[:count]).reshape(-1, options.fsdp), ("data", "fsdp"))
+    return Mesh(np.array(devices).reshape(-1, options.fsdp), ("data", "fsdp"))
 
 
 def make_run_mesh(options: Options, runs: int) -> Mesh:
     """The devices as [run], as few as train as many runs each: every device has whole runs of its own."""
-    join(options)
-    devices = jax.devices()[: options.devices or None]
+    devices = _devices(options)
     each = -(-runs // len(devices))
     return Mesh(np.array(devices[: -(-runs // each)]), ("run",))
 

@@ -67,14 +67,17 @@ def lock(workdir: pathlib.Path) -> Iterator[None]:
         yield
 
 
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+
+
 class Signals:
-    """SIGTERM and SIGINT ask the loop to save and leave; a second one leaves at once."""
+    """SIGTERM, SIGINT and SIGUSR2 (a cluster's warning) ask the loop to save and leave; a second one leaves at once."""
 
     def __init__(self):
         self.received: signal.Signals | None = None
 
     def __enter__(self):
-        self.previous = {s: signal.signal(s, self._receive) for s in (signal.SIGTERM, signal.SIGINT)}
+        self.previous = {s: signal.signal(s, self._receive) for s in STOPPING}
         return self
 
     def _receive(self, number, frame):

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
@@ -19,6 +19,7 @@ from genimg_jax.errors import ConfigError
 from genimg_jax.sweeps.cells import Cell, Launcher, Outcome, log_tail
 
 ATTEMPTS = 2
+WORKER = "genimg_jax.sweeps.worker"
 
 
 def launcher(workers: int = 0) -> Launcher:
@@ -28,12 +29,18 @@ def launcher(workers: int = 0) -> Launcher:
     process, from its last checkpoint, unless it would fail just so again. Workers share what they have compiled. A
     worker whose parent is gone saves its cell and leaves.
     """
+    return job_launcher(workers, lambda cells, _: [[cell] for cell in cells])
+
+
+def job_launcher(workers: int, divide: Callable[[Sequence[Cell], int], list[list[Cell]]]) -> Launcher:
+    """`divide` makes jobs of cells and the number of workers: the cells of a job are trained as one program."""
     if workers < 0:
         raise ConfigError(f"--workers is {workers}; it must be at least 0.")
     environment = dict(os.environ)  # as it is now: evaluating a run in this process may change it
 
     def launch(cells: Sequence[Cell]) -> Iterator[Outcome]:
-        shares = core_shares(min(workers or default_workers(), len(cells) or 1))
+        jobs = divide(cells, workers or default_workers())
+        shares = core_shares(min(workers or default_workers(), len(jobs) or 1))
         with tempfile.TemporaryDirectory(prefix="genimg-compiled-") as cache:
             slots = [_Slot(share, {**cached_in(cache), **environment}) for share in shares]
             idle: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
@@ -41,16 +48,16 @@ def launcher(workers: int = 0) -> Launcher:
                 idle.put(slot)
             pool = ThreadPoolExecutor(len(slots))
 
-            def train(cell: Cell) -> Outcome:
+            def train(job: Sequence[Cell]) -> list[Outcome]:
                 slot = idle.get()
                 try:
-                    return slot.train(cell)
+                    return slot.train(job)
                 finally:
                     idle.put(slot)
 
             try:
-                for future in as_completed([pool.submit(train, cell) for cell in cells]):
-                    yield future.result()
+                for future in as_completed([pool.submit(train, job) for job in jobs]):
+                    yield from future.result()
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
                 _stop(slots)
@@ -93,31 +100,37 @@ class _Slot:
         self.stopping = False
         self.starting = threading.Lock()
 
-    def train(self, cell: Cell) -> Outcome:
-        spent, reply = 0.0, {}
+    def train(self, job: Sequence[Cell]) -> list[Outcome]:
+        """What failed in a job is tried again by itself."""
+        spent = dict.fromkeys(range(len(job)), 0.0)
+        replies: dict[int, dict[str, Any]] = {}
+        attempts = [list(spent)]
         for _ in range(ATTEMPTS):
-            reply = self._attempt(cell)
-            spent += reply["seconds"]
-            if reply["status"] != "failed" or not reply["again"] or self.stopping:
+            for part in attempts:
+                for i, reply in zip(part, self._attempt([job[i] for i in part]), strict=True):
+                    replies[i] = reply
+                    spent[i] += reply["seconds"]
+            attempts = [[i] for i, reply in replies.items() if reply["status"] == "failed" and reply["again"]]
+            if not attempts or self.stopping:
                 break
             self.close()  # whatever went wrong is not handed on
-        return Outcome(cell, reply["status"], spent, reply["message"])
+        return [Outcome(cell, replies[i]["status"], spent[i], replies[i]["message"]) for i, cell in enumerate(job)]
 
-    def _attempt(self, cell: Cell) -> dict[str, Any]:
+    def _attempt(self, job: Sequence[Cell]) -> list[dict[str, Any]]:
         since = time.monotonic()
-        with contextlib.suppress(BrokenPipeError):
-            if self._start(cell.values["runtime"]):
-                request = {"values": dict(cell.values), "workdir": str(cell.workdir)}
+        with contextlib.suppress(BrokenPipeError, ValueError):  # it has died, or was just told to leave
+            if self._start(job[0].values["runtime"]):
+                request = [{"values": dict(cell.values), "workdir": str(cell.workdir)} for cell in job]
                 self.process.stdin.write(json.dumps(request) + "\n")
                 self.process.stdin.flush()
                 if line := self.process.stdout.readline():
                     return json.loads(line)
-        seconds = time.monotonic() - since
+        seconds = (time.monotonic() - since) / len(job)
         if self.stopping:
             message = "stopped; it goes on from its last checkpoint."
-            return {"status": "preempted", "seconds": seconds, "message": message, "again": False}
-        message = f"{_end(self.process.wait())}\n{log_tail(cell.workdir)}".rstrip()
-        return {"status": "failed", "seconds": seconds, "message": message, "again": True}
+            return [{"status": "preempted", "seconds": seconds, "message": message, "again": False}] * len(job)
+        message = f"{_end(self.process.wait())}\n{log_tail(job[0].workdir)}".rstrip()
+        return [{"status": "failed", "seconds": seconds, "message": message, "again": True}] * len(job)
 
     def _start(self, wanted: Mapping[str, Any]) -> bool:
         """Whether there is a process whose settings are the cell's: they can be made once, before JAX starts."""
@@ -125,7 +138,7 @@ class _Slot:
             self.close()
         with self.starting:
             if self.process is None and not self.stopping:
-                command = [sys.executable, "-m", "genimg_jax.sweeps.worker", ",".join(map(str, self.cores))]
+                command = [sys.executable, "-m", WORKER, ",".join(map(str, self.cores))]
                 pipe = subprocess.PIPE
                 # In a session of its own: Ctrl-C is for this process, which passes it on once.
                 self.process = subprocess.Popen(
@@ -135,16 +148,19 @@ class _Slot:
         return self.process is not None
 
     def stop(self) -> None:
-        """Asks for what is trained to be saved. Without effect on a process that has ended."""
+        """Tells the process to save what it trains and to leave: that is what the end of its input means."""
         with self.starting:
             self.stopping = True
-            if self.process:
-                self.process.terminate()
+            self._end_input()
 
-    def close(self) -> None:
+    def _end_input(self) -> None:
         if self.process:
             with contextlib.suppress(BrokenPipeError):
                 self.process.stdin.close()
+
+    def close(self) -> None:
+        if self.process:
+            self._end_input()
             self.process.wait()
             self.process.stdout.close()
             self.process = None
@@ -154,14 +170,13 @@ def _stop(slots: Sequence[_Slot]) -> None:
     """Every worker saves and leaves; where waiting for that is interrupted too, they leave at once."""
     for slot in slots:
         slot.stop()
+    processes = [slot.process for slot in slots if slot.process]
     try:
-        for slot in slots:
-            if slot.process:
-                slot.process.wait()
+        for process in processes:
+            process.wait()
     finally:
-        for slot in slots:
-            if slot.process:
-                slot.process.kill()
+        for process in processes:
+            process.kill()
 
 
 def _end(status: int) -> str:

@@ -1,11 +1,13 @@
-"""A process that trains one cell after another: `python -m genimg_jax.sweeps.worker CORE,CORE...`.
+"""A process that does one job after another: `python -m genimg_jax.sweeps.worker CORE,CORE...`.
 
-It stays up between cells, since starting Python and JAX takes longer than many a cell. A line of JSON on its standard
-input names a cell's configuration and run directory, a line on its standard output says how that ended; what training
-prints goes to the cell's log. Where its standard input ends, whoever started it is gone: it saves and leaves.
+A job is a cell, or several that are trained as one program. It stays up between jobs, since starting Python and JAX
+takes longer than many a cell. A line of JSON on its standard input holds the configuration and run directory of each
+cell of a job, a line on its standard output says how each ended; what training prints goes to the log of the first
+one, to which those of the others refer. Where its standard input ends, whoever started it is gone: it saves and leaves.
 """
 
 import contextlib
+import functools
 import json
 import os
 import pathlib
@@ -15,7 +17,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
 from genimg_jax.engine import config as configs
@@ -23,6 +25,7 @@ from genimg_jax.engine import run, runtime
 from genimg_jax.errors import ConfigError, Failure, NumericsError, Preempted, ResourceError
 from genimg_jax.sweeps.cells import LOG, log_tail
 
+Run = tuple[dict[str, Any], pathlib.Path]  # a configuration, as JSON, and its directory
 LOCK_PATIENCE = 60.0  # seconds: a process that was told to leave the directory may still be saving
 
 
@@ -32,15 +35,10 @@ def main() -> None:
         os.sched_setaffinity(0, cores)  # before JAX counts its threads
     requests, replies = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # nothing else may speak to whoever started this
-    jobs: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+    jobs: queue.SimpleQueue[list[dict[str, Any]] | None] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(requests, jobs), daemon=True).start()
-    prepared = ""
     while (job := jobs.get()) is not None:
-        workdir = pathlib.Path(job["workdir"])
-        with _log(workdir):
-            prepared = prepared or runtime.prepare(runtime.Options(**job["values"]["runtime"]))
-            print(prepared)
-            replies.write(json.dumps(train(job["values"], workdir)) + "\n")
+        replies.write(json.dumps(do(job)) + "\n")
 
 
 def _listen(requests: TextIO, jobs: queue.SimpleQueue) -> None:
@@ -48,6 +46,23 @@ def _listen(requests: TextIO, jobs: queue.SimpleQueue) -> None:
         jobs.put(json.loads(line))
     jobs.put(None)
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+def do(job: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Trains the cells of a job, each {"values": its configuration, "workdir": its directory}; see `train`."""
+    runs = [(dict(cell["values"]), pathlib.Path(cell["workdir"])) for cell in job]
+    (values, first), *others = runs
+    for _, workdir in others:
+        with _log(workdir):
+            print(f"trained as one program with {first}; what it prints is in that one's log")
+    with _log(first):
+        print(_prepare(json.dumps(values["runtime"])))
+        return train(runs)
+
+
+@functools.cache
+def _prepare(options: str) -> str:
+    return runtime.prepare(runtime.Options(**json.loads(options)))
 
 
 @contextlib.contextmanager
@@ -68,32 +83,60 @@ def _log(workdir: pathlib.Path) -> Iterator[None]:
             os.close(old)
 
 
-def train(values: dict[str, Any], workdir: pathlib.Path) -> dict[str, Any]:
-    """How it ended. `again` is whether another attempt could end otherwise: the same bits stop being finite again."""
+def train(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """How each ended. `again` is whether another attempt could end otherwise: the same bits stop being finite again.
+    `signal` is the one that a run was stopped by."""
+    since, ends = time.monotonic(), {}
+    for part in _parts(runs):
+        stopped = next((end for end in ends.values() if isinstance(end, Preempted)), None)
+        ends |= dict(zip(part, [stopped] * len(part) if stopped else _end([runs[i] for i in part]), strict=True))
+    seconds = (time.monotonic() - since) / len(runs)
+    return [_reply(ends[i], seconds) for i in range(len(runs))]
+
+
+def _parts(runs: Sequence[Run]) -> list[list[int]]:
+    """Runs of one program go on from one step: those that an interruption left further behind are trained first."""
+    from genimg_jax.engine import checkpoint
+
+    found: dict[int, list[int]] = {}
+    for i, (_, workdir) in enumerate(runs):
+        several = len(runs) > 1 and (workdir / "checkpoints").is_dir()
+        step = several and checkpoint.last_step(checkpoint.open_store(workdir, read_only=True))
+        found.setdefault(step or 0, []).append(i)
+    return [found[step] for step in sorted(found)]
+
+
+def _end(runs: Sequence[Run]) -> list[Failure | str | None]:
+    """Of each run, None where it was trained; the last lines of the log where nobody knows why it was not."""
     from genimg_jax.engine import training
 
-    since = time.monotonic()
-    status, message, again = "done", "", True
     try:
-        _wait_for(workdir)
+        for _, workdir in runs:
+            _wait_for(workdir)
+        if len(runs) > 1:
+            return training.train_together(runs)
+        values, workdir = runs[0]
         training.train(configs.resolve(values), values, workdir)
-    except Preempted as failure:
-        status, message = "preempted", str(failure)
     except Failure as failure:
-        status, message = "failed", str(failure)
-        again = not isinstance(failure, (ConfigError, NumericsError))
+        return [failure] * len(runs)
     except Exception:
         traceback.print_exc()
         sys.stderr.flush()
-        status, message = "failed", log_tail(workdir)
-    else:
-        message = ""
-    if message:
-        print(message)
-    return {"status": status, "seconds": time.monotonic() - since, "message": message, "again": again}
+        return [log_tail(runs[0][1])] * len(runs)
+    return [None]
+
+
+def _reply(end: Failure | str | None, seconds: float) -> dict[str, Any]:
+    status = "done" if end is None else "preempted" if isinstance(end, Preempted) else "failed"
+    if isinstance(end, Failure):
+        print(end)
+    again = not isinstance(end, (ConfigError, NumericsError))
+    received = end.signal if isinstance(end, Preempted) else None
+    return {"status": status, "seconds": seconds, "message": str(end or ""), "again": again, "signal": received}
 
 
 def _wait_for(workdir: pathlib.Path) -> None:
+    run.prepare(workdir)
     until = time.monotonic() + LOCK_PATIENCE
     while True:
         try:
@@ -101,7 +144,7 @@ def _wait_for(workdir: pathlib.Path) -> None:
                 return
         except ResourceError:
             if time.monotonic() > until:
-                raise
+                return  # training will say by whom it is held
             time.sleep(0.2)
 
 

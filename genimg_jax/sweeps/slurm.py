@@ -1,0 +1,117 @@
+"""Cells on a Slurm cluster, through submitit: an array job, one cell a task.
+
+A task that is warned by SIGUSR2, because its time is nearly up or because it is about to be preempted, saves itself and
+is put back into the queue, from where it goes on. At SIGTERM it saves itself and leaves: Slurm requeues by itself what
+it preempts, and nothing that was cancelled. The sweep's directory must be one that every node sees.
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from genimg_jax.errors import ConfigError
+from genimg_jax.sweeps import worker
+from genimg_jax.sweeps.cells import Cell, Launcher, Outcome, log_tail
+
+EVERY = 2.0  # seconds between looks at the queue
+PATIENCE = 120.0  # seconds for cancelled tasks to save themselves
+DEFAULTS = {"job_name": "genimg", "time": 24 * 60}  # minutes
+
+
+class Task:
+    """What a task of the array does. submitit pickles it: a configuration and a path, nothing else."""
+
+    def __init__(self, cell: Cell):
+        self.job = {"values": dict(cell.values), "workdir": str(cell.workdir.absolute())}
+
+    def __call__(self) -> dict[str, Any]:
+        [reply] = worker.do([self.job])
+        if reply["signal"] == signal.SIGUSR2:
+            os.kill(os.getpid(), signal.SIGUSR2)  # it is saved: now submitit's own handler may put it back
+            time.sleep(PATIENCE)
+        return reply
+
+    def checkpoint(self):
+        """What the requeued task runs: the same, which goes on from its run directory."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+
+def launcher(workers: int = 0, parameters: Mapping[str, Any] | None = None) -> Launcher:
+    """Trains `workers` cells at a time, 0: as many as there is room for.
+
+    `parameters` are submitit's of `SlurmExecutor`, such as {"partition": "gpu", "time": 600, "gpus_per_node": 1}, where
+    time is in minutes. Raises `ConfigError` where there is no Slurm, or no submitit, or such a parameter is unknown.
+    """
+    if not shutil.which("sbatch"):
+        raise ConfigError("--launcher slurm needs Slurm, and there is no sbatch here; use local or vectorised.")
+    try:
+        import submitit
+    except ImportError as error:
+        raise ConfigError("--launcher slurm needs submitit; pip install 'genimg_jax[slurm]'.") from error
+
+    def launch(cells: Sequence[Cell]) -> Iterator[Outcome]:
+        if not cells:
+            return
+        # Being requeued is no failure, however often it happens.
+        executor = submitit.SlurmExecutor(cells[0].workdir.absolute().parents[1] / "slurm", max_num_timeout=10**6)
+        try:
+            executor.update_parameters(**DEFAULTS, **({"array_parallelism": workers} if workers else {}))
+            executor.update_parameters(**(parameters or {}))
+            jobs = executor.submit_array([Task(cell) for cell in cells])
+        except (ValueError, submitit.core.utils.FailedJobError) as error:
+            raise ConfigError(f"Slurm does not take these jobs: {' '.join(str(error).split())}") from error
+        waiting = dict(zip((job.job_id for job in jobs), zip(jobs, cells, strict=True), strict=True))
+        print(f"Slurm job {jobs[0].job_id.partition('_')[0]}: {len(cells)} cells")
+        try:
+            while waiting:
+                time.sleep(EVERY)
+                queued = _queued(waiting)  # asked first: one that ends in between has left its result
+                for number in list(waiting):
+                    job, cell = waiting[number]
+                    if job.paths.result_pickle.exists():
+                        del waiting[number]
+                        yield _outcome(job, cell)
+                    elif number not in queued:
+                        del waiting[number]
+                        yield Outcome(cell, "failed", 0.0, f"Slurm ended task {number}.\n{log_tail(cell.workdir)}")
+        finally:
+            _cancel(waiting)
+
+    return launch
+
+
+def _outcome(job: Any, cell: Cell) -> Outcome:
+    """Where training reports nothing, as for a module that is missing, the task's own traceback does."""
+    error = job.exception()
+    if error is not None:
+        return Outcome(cell, "failed", 0.0, "\n".join(str(error).splitlines()[-8:]))
+    reply = job.result()
+    return Outcome(cell, reply["status"], reply["seconds"], reply["message"])
+
+
+def _queued(numbers: Sequence[str]) -> set[str]:
+    """Those that Slurm still has: pending, running, or ending. All of them where it does not answer."""
+    arrays = ",".join(sorted({number.partition("_")[0] for number in numbers}))
+    command = ["squeue", "--noheader", "--array", "--format=%i", f"--jobs={arrays}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode and "Invalid job id" not in done.stderr:
+        return set(numbers)
+    return set(done.stdout.split())
+
+
+def _cancel(numbers: Mapping[str, Any]) -> None:
+    """Has what is unfinished saved and ended, and waits for that."""
+    if not numbers:
+        return
+    subprocess.run(["scancel", *numbers], check=False)
+    until = time.monotonic() + PATIENCE
+    with contextlib.suppress(KeyboardInterrupt):
+        while _queued(list(numbers)) & set(numbers) and time.monotonic() < until:
+            time.sleep(EVERY / 4)

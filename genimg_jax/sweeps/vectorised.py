@@ -1,0 +1,79 @@
+"""Cells that differ in seeds and float options alone, trained as one program.
+
+On a CPU each core trains its part of a group in a process of its own; an accelerator is one process's, whose devices
+share the group out. Either way each cell has its own run directory, as if it had run alone.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from genimg_jax.engine import config as configs
+from genimg_jax.sweeps import local
+from genimg_jax.sweeps.cells import Cell, Launcher
+
+MOST = 64  # cells of one program: their states are in memory at once
+SHOWN = 3  # names in a sentence
+
+
+class Groups(NamedTuple):
+    together: list[list[Cell]]  # each of two cells or more
+    alone: list[Cell]
+    sentence: str  # what was grouped, and why the others were not
+
+
+def launcher(workers: int = 0) -> Launcher:
+    """Trains cells that can be one program as one, and the others as `local` does, by the same workers.
+
+    What fails in a group, unless by its own numbers, is tried once more by itself.
+    """
+
+    def divide(cells: Sequence[Cell], workers: int) -> list[list[Cell]]:
+        found = groups(cells)
+        if cells:
+            print(found.sentence)
+        return [part for group in found.together for part in parts(group, workers)] + [[cell] for cell in found.alone]
+
+    return local.job_launcher(workers, divide)
+
+
+def groups(cells: Sequence[Cell]) -> Groups:
+    """The cells that can be one program, and those that cannot."""
+    from genimg_jax.engine import stacked
+
+    alike: dict[str, list[Cell]] = {}
+    hindered: dict[str, list[Cell]] = {}
+    for cell in cells:
+        if reason := stacked.hindrance(cell.values):
+            hindered.setdefault(reason, []).append(cell)
+        else:
+            alike.setdefault(json.dumps(stacked.shared(cell.values), sort_keys=True), []).append(cell)
+    together = [group for group in alike.values() if len(group) > 1]
+    single = [group[0] for group in alike.values() if len(group) == 1]
+    said = [f"{len(group)} cells as one program: they differ in {_keys(group)}." for group in together]
+    shapes = _keys(group[0] for group in alike.values())
+    if single:
+        why = f", whose {shapes} no other shares" if len(alike) > 1 else ""
+        said.append(f"{_names(single)} alone{why}.")
+    elif len(alike) > 1:
+        said.append(f"Programs are apart because of {shapes}.")
+    said += [f"{_names(found)} alone, because {reason}." for reason, found in hindered.items()]
+    return Groups(together, [*single, *(cell for found in hindered.values() for cell in found)], " ".join(said))
+
+
+def _keys(cells: Iterable[Cell]) -> str:
+    """What differs between cells, but for what changes no result."""
+    flat = [configs.flatten(cell.values) for cell in cells]
+    keys = dict.fromkeys(key for values in flat for key in values)
+    return ", ".join(key for key in keys if any(values.get(key) != flat[0].get(key) for values in flat))
+
+
+def _names(cells: Sequence[Cell]) -> str:
+    rest = len(cells) - SHOWN
+    return "; ".join(cell.name for cell in cells[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def parts(group: Sequence[Cell], workers: int) -> list[list[Cell]]:
+    """A group as nearly equal parts, one for each worker, or more where they would be too large."""
+    count = max(min(workers, len(group)), -(-len(group) // MOST))
+    return [list(group[len(group) * i // count : len(group) * (i + 1) // count]) for i in range(count)]
