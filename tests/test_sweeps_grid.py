@@ -87,6 +87,7 @@ def test_names_are_as_short_as_can_be_told_apart():
     assert names(zipped(together, seeds(2, "model.latent"))) == ["batch_size=8,seed=0", "batch_size=16,seed=1"]
     apart = chain(param("train.batch_size", 8), param("train.steps", 20, 10))
     assert names(apart) == ["batch_size=8", "steps=20", "steps=10"]
+    assert names(chain(param("train.batch_size", 8, 16), param("train.steps", 20)))[-1] == "steps=20"
 
 
 def test_cells_are_complete_and_their_digest_is_the_runs():

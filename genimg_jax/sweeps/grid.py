@@ -114,7 +114,9 @@ def setting_names(points: Sequence[Point]) -> list[str]:
 
 
 def determines(overrides: Sequence[Mapping[str, Any]], one: str, other: str) -> bool:
-    """Whether the value of one key tells that of another in all of these, which does vary."""
+    """Whether one key's value tells another's wherever that is set, and it does vary."""
+    if any(other in values and one not in values for values in overrides):
+        return False
     pairs = {(written(values.get(one)), written(values.get(other))) for values in overrides}
     return len({value for _, value in pairs}) > 1 and len(pairs) == len({value for value, _ in pairs})
 
