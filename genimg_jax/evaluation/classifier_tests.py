@@ -1,0 +1,163 @@
+"""GAN-train, GAN-test and conditional accuracy of generated images: classifiers trained, run, and put side by side.
+
+Everything is measured beside real images by the same recipe. See `metrics.classifier_tests` for the mathematics.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from genimg_jax.errors import DataError
+from genimg_jax.evaluation import classifiers
+from genimg_jax.evaluation import recipe as recipes
+from genimg_jax.evaluation.classifiers import Classifier
+from genimg_jax.evaluation.image_sets import ImageSet, batches
+from genimg_jax.evaluation.recipe import STANDARD, Recipe
+from genimg_jax.metrics import classifier_tests as mathematics
+from genimg_jax.metrics.classifier_tests import ClassBalance
+from genimg_jax.metrics.intervals import Interval
+from genimg_jax.metrics.specs import Scalar
+
+STREAM = 0xC1A55  # separates the choice of the control's images from other draws
+
+
+class GanTrain(NamedTuple):
+    accuracy: Interval
+    """On the real test images, of a classifier trained on generated ones."""
+    control: Interval
+    """The same, trained on as many real images of each class."""
+    difference: Interval
+    """The first less the second, on the same test images: 0 for a generator as good as the data."""
+    class_accuracies: list[Interval | None]
+    images: np.ndarray
+    """i64[K], of each class that both were trained on."""
+    protocol: Mapping[str, Scalar]
+
+
+class ConditionalAccuracy(NamedTuple):
+    overall: Interval
+    """The probability that an image asked to be of a class is read as of it."""
+    classes: list[Interval | None]
+    """Of each class that was asked for."""
+
+
+class GanTest(NamedTuple):
+    accuracy: ConditionalAccuracy
+    """On generated images, of a classifier trained on real ones. Above the control, images are easier than real ones
+    are, which a generator of few, typical images achieves: GAN-train is what falls then."""
+    control: Interval
+    """The same classifier on real test images."""
+    difference: Interval
+    balance: ClassBalance
+    """Classes read in generated images beside the classes asked for."""
+    protocol: Mapping[str, Scalar]
+
+
+def gan_train(
+    generated: ImageSet,
+    train: ImageSet,
+    test: ImageSet,
+    cache: Path,
+    recipe: Recipe = STANDARD,
+) -> GanTrain:
+    """Train the recipe on generated images under the labels they were asked to have, and on real ones; test both.
+
+    As many images of each class for both: the fewer of those generated and those in the data. Both classifiers are
+    kept in the cache by what they were trained on, so runs of one class balance share their control. Raises `DataError`
+    where images have no labels, no class is in both sets, or the sets are not of one kind.
+    """
+    _check("GAN-train", generated, train, test)
+    classes = len(train.classes)
+    counts = np.minimum(*(np.bincount(one.labels, minlength=classes) for one in (generated, train)))
+    if np.count_nonzero(counts) < 2:
+        raise DataError("GAN-train needs generated images of at least 2 of the data's classes; generate more of them.")
+    predictions = []
+    for what, images in (("generated", generated), ("real", train)):
+        chosen = _balanced(images, counts, recipe.seed)
+        trained = _trained(what, chosen, classes, recipe, cache)
+        predictions.append(classifiers.predict(trained, batches(test)))
+    return GanTrain(
+        accuracy=mathematics.accuracy(predictions[0], test.labels),
+        control=mathematics.accuracy(predictions[1], test.labels),
+        difference=mathematics.accuracy_difference(*predictions, test.labels),
+        class_accuracies=mathematics.class_accuracies(predictions[0], test.labels, classes),
+        images=counts,
+        protocol={"recipe": recipe.digest(), "trained on": int(counts.sum()), "control": train.name},
+    )
+
+
+def gan_test(classifier: Classifier, generated: ImageSet, test: ImageSet) -> GanTest:
+    """Read generated and real images with a classifier trained on real ones. Raises `DataError` as `gan_train` does."""
+    _check("GAN-test", generated, test)
+    accuracy, predictions = _conditional(classifier, generated)
+    control = mathematics.accuracy(classifiers.predict(classifier, batches(test)), test.labels)
+    return GanTest(
+        accuracy=accuracy,
+        control=control,
+        difference=mathematics.independent_difference(accuracy.overall, control),
+        balance=mathematics.class_balance(predictions, generated.labels, classifier.classes),
+        protocol={"recipe": classifier.record["recipe_digest"], "classifier": classifier.record["name"]},
+    )
+
+
+def conditional_accuracy(classifier: Classifier, generated: ImageSet) -> ConditionalAccuracy:
+    """Does a sample of class k read as k? Raises `DataError` for samples that were asked to be of no class."""
+    _check("conditional accuracy", generated)
+    return _conditional(classifier, generated)[0]
+
+
+def class_balance(classifier: Classifier, generated: ImageSet, reference: ImageSet) -> ClassBalance:
+    """How often each class is read in generated and in real images: defined for unconditional samples too."""
+    return mathematics.class_balance(
+        *(classifiers.predict(classifier, batches(images)) for images in (generated, reference)), classifier.classes
+    )
+
+
+def _conditional(classifier: Classifier, generated: ImageSet) -> tuple[ConditionalAccuracy, np.ndarray]:
+    predictions = classifiers.predict(classifier, batches(generated))
+    return (
+        ConditionalAccuracy(
+            mathematics.accuracy(predictions, generated.labels),
+            mathematics.class_accuracies(predictions, generated.labels, classifier.classes),
+        ),
+        predictions,
+    )
+
+
+def _check(metric: str, generated: ImageSet, *others: ImageSet) -> None:
+    if generated.labels is None:
+        raise DataError(
+            f"{metric} is not defined for unconditional samples: they were asked to be of no class. Evaluate a "
+            "class-conditional model, or give labels with the images."
+        )
+    for one in others:
+        if one.labels is None:
+            raise DataError(f"{metric} needs the classes of real images, and {one.name} has none.")
+        if (one.images.shape[1:], one.levels) != (generated.images.shape[1:], generated.levels):
+            raise DataError(
+                f"{metric} compares images of one kind: {one.name} has {one.images.shape[1:]} in {one.levels} levels, "
+                f"{generated.name} {generated.images.shape[1:]} in {generated.levels}."
+            )
+
+
+def _balanced(images: ImageSet, counts: np.ndarray, seed: int) -> ImageSet:
+    """`counts` images of each class, drawn by the seed, in the order they came."""
+    order = np.random.default_rng([STREAM, seed]).permutation(len(images.images))
+    of_class = [order[images.labels[order] == k][:count] for k, count in enumerate(counts)]
+    chosen = np.sort(np.concatenate(of_class))
+    return images._replace(images=images.images[chosen], labels=images.labels[chosen])
+
+
+def _trained(what: str, images: ImageSet, classes: int, recipe: Recipe, cache: Path) -> Classifier:
+    hashed = hashlib.sha256(f"{images.images.shape} {images.levels} {classes}".encode())
+    hashed.update(np.ascontiguousarray(images.images))
+    hashed.update(np.ascontiguousarray(images.labels, np.int32))
+    fingerprint = hashed.hexdigest()[:16]
+    path = Path(cache) / f"trained-{fingerprint}-{recipe.digest()}.safetensors"
+    if path.exists():
+        return classifiers.opened(path, "cached")
+    record = {"name": f"of {what} images", "train": fingerprint}
+    return classifiers.train_and_keep(path, recipes.of_set(images, classes), recipe, record)

@@ -1,0 +1,173 @@
+"""A classifier of the data: what reads the classes of generated images, and whose features they are compared by.
+
+Those of scikit-learn's digits and of MNIST are part of this package; any other labelled source's is trained when it is
+first asked for and kept in a cache. One file holds a classifier: the weights as safetensors, the record as metadata.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from genimg_jax.data import Source
+from genimg_jax.errors import CheckpointError, DataError, ResourceError
+from genimg_jax.evaluation import recipe as recipes
+from genimg_jax.evaluation.recipe import STANDARD, Examples, Recipe
+from genimg_jax.metrics import features, weight_files
+from genimg_jax.metrics.classifier_tests import proportion
+from genimg_jax.metrics.features import FeatureNetwork
+
+WEIGHTS = Path(__file__).parent / "weights"
+SHIPPED = ("digits", "mnist")
+# A shipped classifier is for a source whose images it reads as well as its record says: the interval from the first
+# PROBE of them reaches the recorded accuracy, less SLACK for other ways to binarise.
+PROBE, SLACK = 1000, 0.01
+CHUNK = 1000  # images read at a time
+
+
+class Classifier(NamedTuple):
+    features: FeatureNetwork
+    """The penultimate layer's, after its rectifier."""
+    logits: FeatureNetwork
+    classes: int
+    record: Mapping[str, Any]
+    """`name`, `weights` (their hash), `origin` ('shipped', 'cached' or 'trained'), the `recipe` and its digest,
+    `image_shape`, and of those made for a source: `class_names`, `test_accuracy` and, of grey images,
+    `test_accuracy_binarized` (levels drawn as probabilities), the fingerprints `train` and `test`, `test_images`."""
+
+
+def classifier(train: Source, test: Source, cache: Path, recipe: Recipe = STANDARD) -> Classifier:
+    """The classifier of a labelled source: shipped if there is one for such images, otherwise cached or trained.
+
+    The data is known by what it is, not by what it is called or how it is split. One classifier reads grey and
+    binarised images alike (half of those it was trained on were binarised), so that models of either are compared in
+    the same features. Raises `DataError` for a source without classes.
+    """
+    if len(train.classes) < 2:
+        raise DataError("the data has no classes to train a classifier on; compare by random_convolutions or pixels.")
+    for name in SHIPPED:
+        found = shipped(name)
+        if found.record["recipe_digest"] == recipe.digest() and _reads(found, test):
+            return found
+    path = Path(cache) / f"classifier-{train.fingerprint}-{recipe.digest()}.safetensors"
+    if not path.exists():
+        return train_on_source(path, train, test, train.fingerprint, recipe)
+    found = opened(path, "cached")
+    if found.record["test"] == test.fingerprint:
+        return found
+    return found._replace(record={**found.record, **_tested(found, test)})
+
+
+def shipped(name: str) -> Classifier:
+    """One of `SHIPPED`."""
+    return opened(WEIGHTS / f"{name}.safetensors", "shipped")
+
+
+def predict(classifier: Classifier, images: np.ndarray | Iterable[np.ndarray]) -> np.ndarray:
+    """The likeliest class of each image; images whole or in batches of any size, as for `features.extract`."""
+    # f32[N, H, W, C] in [-1, 1] -> i32[N]
+    return features.extract(classifier.logits, images).argmax(axis=1).astype(np.int32)
+
+
+def train_on_source(
+    path: Path,
+    train: Source,
+    test: Source,
+    name: str,
+    recipe: Recipe,
+    more: Mapping[str, Any] = {},
+) -> Classifier:
+    """Train, test, and write to `path`; `more` joins the record."""
+    record = {"name": name, "class_names": list(train.classes), "train": train.fingerprint, **more}
+    return train_and_keep(path, recipes.of_source(train), recipe, record, lambda found: _tested(found, test))
+
+
+def train_and_keep(
+    path: Path,
+    examples: Examples,
+    recipe: Recipe,
+    record: Mapping[str, Any],
+    tested: Callable[[Classifier], Mapping[str, Any]] = lambda found: {},
+) -> Classifier:
+    """Train on the examples and write to `path`; what `tested` finds joins the record, which needs a `name`."""
+    arrays = recipes.fit(examples, recipe, f"classifier {record['name']}")
+    record = {
+        **record,
+        "weights": weight_files.digest(arrays),
+        "image_shape": list(examples.image_shape),
+        "classes": examples.classes,
+        "recipe": dataclasses.asdict(recipe),
+        "recipe_digest": recipe.digest(),
+    }
+    record |= tested(_assembled(arrays, record, "trained"))
+    part = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(arrays, part, {"record": json.dumps(record)})
+        part.replace(path)
+    except OSError as error:
+        raise ResourceError(f"the classifier {path} cannot be written: {error.strerror or error}.") from error
+    return _assembled(arrays, record, "trained")
+
+
+def opened(path: Path, origin: str) -> Classifier:
+    """Raises `CheckpointError` where the file is missing or not what was written."""
+    cure = "install genimg_jax again" if origin == "shipped" else "delete it, and it will be trained anew"
+    try:
+        arrays = weight_files.load(path)
+        with safe_open(path, "np") as file:
+            record = json.loads(file.metadata()["record"])
+        found = _assembled(arrays, record, origin)
+    except (CheckpointError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"the classifier {path} cannot be read; {cure} ({error}).") from error
+    if weight_files.digest(arrays) != record["weights"]:
+        raise CheckpointError(
+            f"the classifier {path} holds other weights ({weight_files.digest(arrays)}) than its record says "
+            f"({record['weights']}): it is damaged; {cure}."
+        )
+    return found
+
+
+def _assembled(arrays: dict[str, np.ndarray], record: Mapping[str, Any], origin: str) -> Classifier:
+    recipe = Recipe(**record["recipe"])
+    both = recipes.networks(arrays, recipe, record["classes"], record["name"], record["weights"])
+    return Classifier(*both, record["classes"], {**record, "origin": origin})
+
+
+def _images(source: Source, count: int, binarized: bool = False) -> Iterator[np.ndarray]:
+    """The first images of a source; binarised by the same draws whenever they are asked for."""
+    # -> f32[n, H, W, C] in [-1, 1] ...
+    rng = np.random.default_rng(0)
+    for start in range(0, count, CHUNK):
+        image = source.read(np.arange(start, min(start + CHUNK, count)))["image"].astype(np.float32)
+        image = np.minimum(image / (source.stored_levels - 1), 1)
+        yield 2 * (rng.random(image.shape, np.float32) < image).astype(np.float32) - 1 if binarized else 2 * image - 1
+
+
+def _correct(found: Classifier, source: Source, count: int, binarized: bool = False) -> int:
+    labels = np.concatenate(
+        [source.read(np.arange(start, min(start + CHUNK, count)))["label"] for start in range(0, count, CHUNK)]
+    )
+    return int(np.sum(predict(found, _images(source, count, binarized)) == labels))
+
+
+def _tested(found: Classifier, test: Source) -> dict[str, Any]:
+    record = {"test": test.fingerprint, "test_images": test.size}
+    record["test_accuracy"] = _correct(found, test, test.size) / test.size
+    if test.spec.image_shape[-1] == 1:
+        record["test_accuracy_binarized"] = _correct(found, test, test.size, True) / test.size
+    return record
+
+
+def _reads(found: Classifier, test: Source) -> bool:
+    record, count = found.record, min(test.size, PROBE)
+    if (list(test.spec.image_shape), list(test.classes)) != (record["image_shape"], record["class_names"]):
+        return False
+    expected = record["test_accuracy_binarized" if test.stored_levels == 2 else "test_accuracy"]
+    return proportion(_correct(found, test, count), count).high >= expected - SLACK
