@@ -8,8 +8,10 @@ import pytest
 import tiny_runs
 
 from genimg_jax.__main__ import main
-from genimg_jax.engine import checkpoint, reproduction, run
+from genimg_jax.engine import checkpoint, reproduction, run, training
+from genimg_jax.engine import config as configs
 from genimg_jax.sweeps import plan
+from genimg_jax.sweeps.grid import overlay
 
 compiled_once = tiny_runs.compiled_once
 
@@ -122,6 +124,15 @@ def test_a_run_is_reproduced_bit_for_bit(original, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "is reproduced, bit for bit" in out and "the same" in out
     assert tiny_runs.steps(tmp_path / "again") == tiny_runs.steps(original)
+
+
+def test_one_of_several_runs_that_were_one_program_is_reproduced_with_them(tmp_path, compiled_once, capsys):
+    base = configs.load(tiny_runs.name_of("made_digits")).to_dict()
+    overrides = [{"seed": 3}, {"seed": 1, "optimizer.learning_rate": 2e-3}, {"optimizer.learning_rate": 5e-3}]
+    runs = [(overlay(base, {"parallel.devices": 1, **own}), tmp_path / str(i)) for i, own in enumerate(overrides)]
+    assert training.train_together(runs) == [None] * 3
+    assert main(["reproduce", str(tmp_path / "1")]) == 0
+    assert "one of 3 runs" in capsys.readouterr().out
 
 
 def test_another_result_is_found_wherever_it_is(copy, tmp_path, capsys):

@@ -34,12 +34,13 @@ def main(arguments: Sequence[str]) -> None:
     original = pathlib.Path(named).expanduser()
     with tempfile.TemporaryDirectory(prefix="genimg-reproduce-") as temporary:
         again = command_line.workdir(values) if values.workdir else pathlib.Path(temporary) / "run"
-        _reproduce(original, again)
+        _reproduce(original, again, pathlib.Path(temporary))
 
 
-def _reproduce(original: pathlib.Path, again: pathlib.Path) -> None:
+def _reproduce(original: pathlib.Path, again: pathlib.Path, temporary: pathlib.Path) -> None:
     from genimg_jax.engine import config as configs
     from genimg_jax.engine import reproduction, run, runtime
+    from genimg_jax.sweeps.grid import overlay
 
     if again.resolve() == original.resolve():
         raise ConfigError(f"--workdir is {original} itself; name another directory, or leave it out.")
@@ -51,7 +52,15 @@ def _reproduce(original: pathlib.Path, again: pathlib.Path) -> None:
     from genimg_jax.engine import training
 
     step = reproduction.check_finished(original, config)
-    training.train(config, settings, again)
+    if companions := manifest.get("companions"):
+        # What several runs were as one program, one of them alone is but for rounding.
+        print(f"one of {len(companions)} runs that were one program, all of which are trained again")
+        places = [again if i == manifest["place"] else temporary / str(i) for i in range(len(companions))]
+        runs = [(overlay(settings, own), place) for own, place in zip(companions, places, strict=True)]
+        if failure := training.train_together(runs)[manifest["place"]]:
+            raise failure
+    else:
+        training.train(config, settings, again)
     differing = reproduction.environment_differences(manifest, run.read_json(again, "manifest.json"))
     print("\n" + _listed(differing))
     found = reproduction.compare(original, again, step)

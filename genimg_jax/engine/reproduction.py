@@ -13,7 +13,7 @@ from genimg_jax.errors import CheckpointError
 
 TIMINGS = ("images_per_second",)
 # Of a manifest: which run it was, and not what it depended on.
-PASSING = ("command", "started", "resumed", "config_digest", "tokenizer.workdir")
+PASSING = ("command", "started", "resumed", "config_digest", "tokenizer.workdir", "place", "companions")
 
 
 class Comparison(NamedTuple):

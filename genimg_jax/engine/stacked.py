@@ -142,9 +142,15 @@ def build(
 
 def _differing(runs: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
     """{flat key: f32[R]} of the options that are not the same in all runs: the others stay constants."""
+    own = differing(runs)
+    return {key: np.float32([values[key] for values in own]) for key in own[0] if key != "seed"}
+
+
+def differing(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Of each run that is trained with the others as one program, the flat keys in which they differ."""
     flat = [configs.flatten(values) for values in runs]
-    keys = [key for key in traceable(runs[0]) if key != "seed" and len({f[key] for f in flat}) > 1]
-    return {key: np.float32([f[key] for f in flat]) for key in keys}
+    keys = [key for key in traceable(runs[0]) if len({values[key] for values in flat}) > 1]
+    return [{key: values[key] for key in keys} for values in flat]
 
 
 def _replaced(config: Config, options: Mapping[str, jax.Array]) -> Config:

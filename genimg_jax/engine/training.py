@@ -80,7 +80,7 @@ def _train(
         if step < config.train.steps:
             environment = run.environment()
             for i in loop.living(records):
-                _write_manifest(program, source, step, environment, records[i], len(records))
+                _write_manifest(program, source, step, environment, records[i], _company(records, i))
             return loop.run_steps(program, records, state, step, source, held_out, signals)
         for i in loop.living(records):
             print(f"{records[i].workdir} is trained: step {step} of {config.train.steps}.")
@@ -204,8 +204,16 @@ def _transfer(state: core.TrainState, store: checkpoint.Store, step: int) -> cor
     return state.replace(params=picked.params, ema=averaged.params)
 
 
+def _company(records: Sequence[Records], i: int) -> dict[str, Any]:
+    """What a manifest says of the runs that are one program with run i: enough to train all of them again."""
+    found = {"trained_together": len(records)}
+    if len(records) > 1:
+        found |= {"place": i, "companions": stacked.differing([record.values for record in records])}
+    return found
+
+
 def _write_manifest(
-    program: Program, source: Source, step: int, environment: Mapping[str, Any], record: Records, together: int
+    program: Program, source: Source, step: int, environment: Mapping[str, Any], record: Records, company: Mapping
 ) -> None:
     """What the run depends on; a resumed run keeps the first manifest and adds what it continued with."""
     path = record.files / "manifest.json"
@@ -223,7 +231,7 @@ def _write_manifest(
             },
             "tokenizer": program.tokenizer.record if program.tokenizer else None,
             "mesh": dict(program.mesh.shape),
-            "trained_together": together,  # runs that are one program
+            **company,
             "parameters": {g: sum(x.size for x in jax.tree.leaves(t)) for g, t in program.like.params.items()},
         }
     run.write_json(path, manifest)
