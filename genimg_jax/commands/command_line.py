@@ -64,6 +64,11 @@ def given(arguments: Sequence[str], name: str) -> bool:
     return any(argument.lstrip("-").partition("=")[0] == name for argument in arguments if argument.startswith("-"))
 
 
+def value(arguments: Sequence[str], name: str) -> str | None:
+    """What a flag is given, before the flags are parsed."""
+    return _take(list(arguments), name)
+
+
 def _take(arguments: list[str], name: str) -> str | None:
     """Removes `--name value` or `--name=value`, and returns the value."""
     for i, argument in enumerate(arguments):

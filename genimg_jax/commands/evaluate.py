@@ -71,7 +71,9 @@ def main(arguments: Sequence[str]) -> None:
     for name, report in reports.items():
         of = f"{report['examples']} images of {report['split']}"
         print(f"\n{workdir}, checkpoint {name} (step {report['step']}), {of}\n\n{results.text(report)}")
-    print(f"\nwritten: {workdir / 'evaluation'}: {', '.join(name for r in reports.values() for name in r['files'])}")
+    written = [name for report in reports.values() for name in report["files"]]
+    written += [f"trajectory{'-full' * (values.suite == 'full')}.png"] * values.all_checkpoints
+    print(f"\nwritten: {workdir / 'evaluation'}: {', '.join(written)}")
 
 
 def _images(values: flags.FlagValues) -> None:
@@ -88,24 +90,26 @@ def _images(values: flags.FlagValues) -> None:
     config = values.config.to_dict()
     read = parse(data.Options, config["data"], "config.data")
     options = parse(EvaluateOptions, config["evaluate"], "config.evaluate")
-    place = pathlib.Path(values.generated).expanduser()
-    out = (
-        pathlib.Path(values.out).expanduser()
-        if values.out
-        else place.with_name(f"{place.name.removesuffix('.npz')}.evaluation")
-    )
+    out = pathlib.Path(values.out or f"{values.generated.removesuffix('.npz')}.evaluation").expanduser()
     report = evaluation.evaluate_images(values.generated, values.reference, values.train, read, options, out)
     print(f"\n{report['samples']} images of {values.generated} beside {values.reference}\n\n{results.text(report)}")
     print(f"\nwritten: {out}: {', '.join(report['files'])}")
 
 
 def _of_images(arguments: Sequence[str]) -> dict[str, Any]:
-    """The sections that apply to images without a run."""
+    """The sections that apply to images without a run; where their reference is a run's data, as the run read it."""
     from dataclasses import asdict
 
     from genimg_jax.engine.config import SECTIONS
 
-    return {name: asdict(SECTIONS[name]()) for name in ("data", "evaluate", "runtime")}
+    config = {name: asdict(SECTIONS[name]()) for name in ("data", "evaluate", "runtime")}
+    reference = command_line.value(arguments, "reference")
+    if reference:
+        from genimg_jax.evaluation import image_sets
+
+        own = image_sets.of_run(reference)
+        config |= {"data": asdict(own)} if own else {}
+    return config
 
 
 def _table(values: flags.FlagValues) -> None:

@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 import numpy as np
 
+from genimg_jax.commands import report_evaluation
 from genimg_jax.engine import config, run
 from genimg_jax.errors import ConfigError
 from genimg_jax.pages.curves import curves, is_record, series
@@ -34,7 +35,7 @@ def page(workdir: pathlib.Path) -> str:
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
     sections = {
         "Samples": _samples(workdir / "samples"),
-        "Evaluation": _evaluations(evaluations),
+        "Evaluation": report_evaluation.evaluations(evaluations, workdir / "evaluation"),
         "Training": curves(metrics),
         "Configuration": settings_problem or _configuration(settings),
         "Provenance": manifest_problem or _provenance(manifest),
@@ -83,7 +84,7 @@ def _headline(
             cards.append((f"last {split} loss", text(drawn["loss"][-1][1])))
     in_curves = metrics.get("evaluation", {})
     for title, evaluation in evaluations.items():
-        cells = _metric_cells(evaluation)
+        cells = report_evaluation.metric_cells(evaluation)
         # What only a whole evaluation measures, such as a likelihood, before what training already followed.
         for name in sorted(cells, key=lambda n: n in in_curves)[:2]:
             value, _, unit = cells[name]
@@ -104,34 +105,6 @@ def _samples(folder: pathlib.Path) -> str:
     left_out = len(paths) - len(shown)
     note = f"<p>{left_out} more, evenly left out, in samples/.</p>" if left_out else ""
     return f'<div class="samples">{"".join(figures)}</div>{note}'
-
-
-def _metric_cells(evaluation: Mapping) -> dict[str, tuple[Any, Any, str]]:
-    """{name: (value, interval or "", unit)}"""
-    return {
-        name: (m.get("value"), m.get("interval") or "", m.get("unit") or "") if isinstance(m, Mapping) else (m, "", "")
-        for name, m in evaluation.get("metrics", {}).items()
-    }
-
-
-def _evaluations(evaluations: Mapping[str, tuple[Mapping, str]]) -> str:
-    """A table for each file: numbers of different protocols never share one."""
-    parts = []
-    for name, (evaluation, problem) in evaluations.items():
-        about = {k: v for k, v in evaluation.items() if k not in ("metrics", "protocol")}
-        protocol = config.flatten(evaluation.get("protocol", {}))
-        rows = [
-            (metric, value, f"[{text(interval)}]" if interval else "", unit)
-            for metric, (value, interval, unit) in _metric_cells(evaluation).items()
-        ]
-        described = ", ".join(f"{k} {text(v)}" for k, v in about.items())
-        parts.append(
-            f"<article><h3>{escape(name)}</h3>{problem}<p>{escape(described)}</p>"
-            + (table(rows, ("metric", "value", "interval", "unit")) if rows else "")
-            + (f"<details><summary>Protocol</summary>{table(protocol.items())}</details>" if protocol else "")
-            + "</article>"
-        )
-    return f'<div class="tables">{"".join(parts)}</div>' if parts else absent("No evaluation has been made yet.")
 
 
 def _configuration(settings: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 
 from genimg_jax.data import Source
 from genimg_jax.engine.config import EvaluateOptions
+from genimg_jax.errors import DataError
 from genimg_jax.evaluation import classifiers, distances
 from genimg_jax.evaluation.classifier_tests import gan_test, gan_train
 from genimg_jax.evaluation.classifiers import Classifier
@@ -71,7 +72,10 @@ def measure(
     elif train is None:
         left_out["GAN-train"] = "the training images are not known"
     else:
-        trained = gan_train(generated, train, reference, cache)
+        try:
+            trained = gan_train(generated, train, reference, cache)
+        except DataError as error:  # images of a single class, which are no reason to lose all else
+            return Compared(found, {}, {"GAN-train": str(error)}), record
         for name, interval in (
             ("", trained.accuracy),
             ("_control", trained.control),

@@ -17,10 +17,13 @@ def evaluate_images(
 ) -> Report:
     """The full suite, written to `out`/report.json, over sources as `image_sets.named` takes them.
 
-    `read` says how images are read. `train` is "" where the training set is not known; a reference that is a run
-    directory brings its own. Raises `ConfigError` for whatever cannot be read or compared.
+    `read` says how images are read: for a reference that is a run directory, `image_sets.of_run` says how that did.
+    `train` is "" where the training set is not known; a run brings its own. Raises `ConfigError` for whatever cannot be
+    read or compared.
     """
     theirs = named(reference, read, "--reference")
+    if theirs.train_split:
+        theirs = theirs._replace(options=read)
     source = open_named(theirs, "--reference")
     held_out = of_source(source, theirs.options, theirs.split)
     ours = named(generated, theirs.options, "--generated")

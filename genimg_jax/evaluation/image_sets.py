@@ -143,10 +143,14 @@ def named(text: str, options: data.Options, flag: str) -> Named:
         return Named(dataclasses.replace(options, source=kind, name=name), split or "test")
     if kind in ("digits", "shapes"):
         return Named(dataclasses.replace(options, source=kind), rest or "test")
-    path, split = _place(text, flag)
-    if (path / "config.json").is_file():
-        options = configs.resolve(configs.complete(run.read_json(path, "config.json"))).data
-        return Named(options, split or options.evaluate_split, options.train_split)
+    path, split = _place(text)
+    if path is None:
+        raise ConfigError(
+            f"{flag} {text}: there is no such folder, npz file or run directory, and it is none of tfds:NAME:SPLIT, "
+            "digits:SPLIT and shapes:SPLIT."
+        )
+    if own := of_run(text):
+        return Named(own, split or own.evaluate_split, own.train_split)
     options = dataclasses.replace(options, source="folder" if path.is_dir() else "npz", name="", path=str(path))
     splits = _said_of(flag, lambda: list(opening.KINDS[options.source](options).splits))
     if not split and len(splits) > 1 and "test" not in splits:
@@ -154,17 +158,22 @@ def named(text: str, options: data.Options, flag: str) -> Named:
     return Named(options, split or (splits[0] if len(splits) == 1 else "test"))
 
 
-def _place(text: str, flag: str) -> tuple[pathlib.Path, str]:
-    """The path that is there, and the split after it."""
+def of_run(text: str) -> data.Options | None:
+    """How a run's images are read, where `text` names a run directory."""
+    path, _ = _place(text)
+    if path is None or not (path / "config.json").is_file():
+        return None
+    return configs.resolve(configs.complete(run.read_json(path, "config.json"))).data
+
+
+def _place(text: str) -> tuple[pathlib.Path | None, str]:
+    """The path that is there, if any, and the split after it."""
     colons = [i for i, character in enumerate(text) if character == ":"]
     for end in [len(text), *reversed(colons)]:
         path = pathlib.Path(text[:end]).expanduser()
         if path.exists():
             return path, text[end + 1 :]
-    raise ConfigError(
-        f"{flag} {text}: there is no such folder, npz file or run directory, and it is none of tfds:NAME:SPLIT, "
-        "digits:SPLIT and shapes:SPLIT."
-    )
+    return None, ""
 
 
 def open_named(found: Named, flag: str) -> Source:

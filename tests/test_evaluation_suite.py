@@ -1,0 +1,205 @@
+"""The suite says of planted sets of images what was planted, under specs that tables hold apart.
+
+All generated sets are of one size, so that what measures them is compiled once.
+"""
+
+import json
+
+import numpy as np
+import pytest
+
+from genimg_jax import data
+from genimg_jax.data import open_source
+from genimg_jax.engine.config import EvaluateOptions
+from genimg_jax.errors import ConfigError, DataError
+from genimg_jax.evaluation import classifiers, image_sets, results, suite
+from genimg_jax.evaluation.image_sets import ImageSet, of_source
+from genimg_jax.metrics.specs import Measurement, MetricSpec
+
+READ = data.Options()
+OPTIONS = EvaluateOptions(features="pixels,classifier", classifier_tests=False)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """Training images, held-out ones of the same writers, and further ones that play a perfect generator."""
+    source = open_source(READ, "train")
+    whole = of_source(source, READ, "train")
+    order = np.random.default_rng(0).permutation(len(whole.images))
+
+    def part(rows) -> ImageSet:
+        return whole._replace(images=whole.images[order[rows]], labels=whole.labels[order[rows]])
+
+    return part(slice(700)), part(slice(700, 1100)), part(slice(1100, None))
+
+
+@pytest.fixture(scope="module")
+def comparison(digits):
+    train, held_out, fresh = digits
+    return suite.prepare(OPTIONS, READ, held_out, train, classifiers.shipped("digits"), len(fresh.images))
+
+
+def values(found) -> dict[str, float]:
+    return {name: measurement.value for name, measurement in found.metrics.items()}
+
+
+@pytest.fixture(scope="module")
+def perfect(comparison, digits):
+    return suite.measure(comparison, digits[2])
+
+
+def test_the_data_itself_is_healthy_and_no_copy(perfect):
+    assert perfect.verdict.status == "healthy"
+    assert all(found["sentence"].startswith("no sign of it") for found in perfect.memorisation.values())
+    found = perfect.metrics
+    for features in ("pixels", "classifier"):
+        distance = found[f"frechet_corrected/{features}"]
+        assert distance.low <= 0 <= distance.high
+        kernel = found[f"kernel/{features}"]
+        assert kernel.low <= 0 <= kernel.high
+        assert min(found[f"{name}/{features}"].value for name in ("precision", "recall", "coverage")) > 0.9
+    assert found["gan_test"].value > 0.95
+    assert found["gan_test_difference"].low <= 0 <= found["gan_test_difference"].high
+    assert perfect.classes["names"] == tuple("0123456789")
+
+
+def test_one_image_again_and_again_has_collapsed(comparison, digits, perfect):
+    fresh = digits[2]
+    found = suite.measure(comparison, fresh._replace(images=np.repeat(fresh.images[:1], 400, axis=0), labels=None))
+    assert found.verdict.status == "collapsed"
+    collapsed = {finding.name for finding in found.verdict.findings if finding.status == "collapsed"}
+    assert {"duplicates/pixels", "spread/pixels", "class histogram"} <= collapsed
+    assert values(found)["vendi/pixels"] == pytest.approx(1)
+    assert values(found)["class_histogram"] > 0.8 > values(perfect)["class_histogram"]
+    # What it was asked for is not known; what was measured is.
+    assert "gan_test" not in found.metrics and any("GAN-test" in name for name in found.left_out)
+
+
+def test_missing_classes_lower_recall_and_not_precision(comparison, digits, perfect):
+    train, _, fresh = digits
+    # Training images, that there may be 400 of them: they are no more alike to the held-out ones than others.
+    low = [one.images[one.labels < 5] for one in (fresh, train)]
+    found = values(suite.measure(comparison, fresh._replace(images=np.concatenate(low)[:400], labels=None)))
+    for features in ("pixels", "classifier"):
+        assert found[f"recall/{features}"] < values(perfect)[f"recall/{features}"] - 0.2
+        assert found[f"precision/{features}"] > 0.9
+        assert found[f"frechet/{features}"] > 2 * values(perfect)[f"frechet/{features}"]
+
+
+def test_noise_lowers_precision_and_the_class_asked_for_is_not_read(comparison, digits, perfect):
+    fresh = digits[2]
+    rng = np.random.default_rng(0)
+    noise = fresh._replace(images=rng.integers(0, 17, fresh.images.shape, np.uint8))
+    found = values(suite.measure(comparison, noise))
+    assert found["precision/pixels"] < 0.1 < values(perfect)["precision/pixels"]
+    assert found["gan_test"] < 0.3
+    swapped = suite.measure(comparison, fresh._replace(labels=(fresh.labels + 1) % 10))
+    assert swapped.metrics["gan_test"].value < 0.1
+    assert max(swapped.classes["conditional accuracy"]) < 0.2
+    assert values(swapped)["frechet/pixels"] == values(perfect)["frechet/pixels"]
+
+
+def test_copies_of_training_images_are_found_and_drawn(comparison, digits):
+    train, _, fresh = digits
+    planted = fresh.images.copy()
+    planted[:40] = train.images[100:140]
+    found = suite.measure(comparison, fresh._replace(images=planted))
+    for features in ("pixels", "classifier"):
+        assert found.memorisation[features]["sentence"].startswith("copies of training images")
+        assert found.metrics[f"copies/{features}"].value >= 0.09
+    pairs = [(pair["generated"], pair["train"]) for pair in found.memorisation["pixels"]["closest"]]
+    assert len(pairs) == 10 and all(i < 40 and j == i + 100 for i, j in pairs)
+    drawn = found.pictures["closest-pixels"]
+    height = (drawn.shape[0] - 2) // 2  # of a row and its frame
+    np.testing.assert_array_equal(drawn[2:height], drawn[2 + height : -2])
+    assert drawn.max() == 255
+
+
+def test_images_that_are_no_numbers_and_a_history_that_broke_are_evidence(comparison, digits):
+    history = [{"split": "train", "step": s, "images": s, "loss": value} for s, value in enumerate([2.0, "nan"])]
+    history += [{"split": "evaluation", "step": 1, "images": 1, "loss": "inf"}]
+    broken = digits[2]._replace(not_finite=len(digits[2].images) // 2)
+    verdict = suite.measure(comparison, broken, history).verdict
+    statuses = {finding.name: finding.status for finding in verdict.findings}
+    assert verdict.status == statuses["images"] == statuses["finite"] == "collapsed"
+
+
+def test_what_is_not_known_is_left_out_by_name(digits):
+    held_out, fresh = (one._replace(images=one.images[:60, 2:6, 2:6], labels=None) for one in digits[1:])
+    bare = suite.prepare(EvaluateOptions(features="random_convolutions"), READ, held_out, None, None, 60)
+    found = suite.measure(bare, fresh)
+    assert {"memorisation", "what a classifier reads"} <= found.left_out.keys()
+    assert not found.memorisation and not found.classes
+    assert {name.partition("/")[2] for name in found.metrics} == {"random_convolutions"}
+    # The covariance of so few images is singular for want of images.
+    assert "192 features need more than 203 images" in found.left_out["frechet_corrected/random_convolutions"]
+    assert found.metrics["frechet/random_convolutions"].low is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (EvaluateOptions(neighbours=400), "neighbours is 400, and there are 400 generated and 400 reference images"),
+        (EvaluateOptions(features="pixels,inception"), "features has 'inception'; there are pixels"),
+        (EvaluateOptions(inception="nowhere.pth"), "inception is nowhere.pth, where there is no file"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_anything_is(options, message, digits):
+    with pytest.raises(ConfigError, match=message):
+        suite.prepare(options, READ, digits[1], None, None, 400)
+
+
+def test_a_spec_says_what_was_compared(perfect, digits):
+    spec = perfect.metrics["recall/classifier"].spec
+    shipped = classifiers.shipped("digits")
+    assert (spec.metric, spec.features, spec.weights) == ("recall", "classifier digits", shipped.record["weights"])
+    assert (spec.samples, spec.reference, spec.reference_samples) == (400, digits[1].name, 400)
+    assert spec.protocol == {"levels": 17, "k": 5}
+    digests = [measurement.spec.digest() for measurement in perfect.metrics.values()]
+    assert len(set(digests)) == len(digests)
+
+
+# ------------------------------------------------------------------------------------------------------- reports
+
+
+def test_a_report_holds_measurements_whole(perfect, tmp_path):
+    report = suite.write(tmp_path / "best-full.json", {"checkpoint": "best"}, perfect)
+    assert report == json.loads((tmp_path / "best-full.json").read_text())
+    assert set(report["files"]) == {path.name for path in tmp_path.iterdir()}
+    for name, measurement in perfect.metrics.items():
+        assert results.measurement(report["metrics"][name]) == measurement
+        assert report["metrics"][name]["digest"] == measurement.spec.digest()
+    text = results.text(report)
+    assert "verdict: healthy" in text and "memorisation in pixels: no sign" in text
+    assert "frechet_corrected/classifier" in text and "(the data: " in text
+
+
+def report_of(value: float, **changed) -> dict:
+    """One with a likelihood and a distance."""
+    kind = changed.pop("kind", "exact")
+    fields = {"samples": 10, "reference": "digits", "split": "test", "reference_samples": 5, "seed": 0} | changed
+    one = MetricSpec("kernel", "classifier", "1a", None, **fields, protocol={})
+    two = MetricSpec("negative_log_likelihood", None, None, None, **fields, protocol={"log-likelihood": kind})
+    measured = {"kernel/classifier": Measurement(value, one), "negative_log_likelihood": Measurement(value, two)}
+    return {"metrics": {name: results.metric(m) for name, m in measured.items()}}
+
+
+def test_a_table_keeps_kinds_of_likelihood_apart_and_refuses_two_protocols():
+    bound = "a bound: the true value is at most this"
+    text = results.table({"made": report_of(1.5), "vae": report_of(2.5, kind=bound)})
+    header, _, made, vae, protocol = text.splitlines()
+    kinds = "| negative_log_likelihood (exact) | negative_log_likelihood (a bound) |"
+    assert header == f"|  | kernel/classifier {kinds}"
+    assert (made, vae) == ("| made | 1.5 | 1.5 |  |", "| vae | 2.5 |  | 2.5 |")
+    assert protocol.count("`") == 6
+    with pytest.raises(DataError, match=r"'kernel/classifier' cannot hold both 'made' and 'vae'.* \(10 and 20\)"):
+        results.table({"made": report_of(1.5), "vae": report_of(2.5, samples=20)})
+    with pytest.raises(DataError, match="none of recall/pixels has been measured in made"):
+        results.table({"made": report_of(1.5)}, ["recall/pixels"])
+
+
+def test_numbers_that_json_has_not_are_words():
+    spec = MetricSpec("loss", None, None, None, 0, None, None, None, None)
+    entry = results.metric(Measurement(float("nan"), spec))
+    assert entry["value"] == "nan" and np.isnan(results.measurement(entry).value)
+    assert results.plain({"a": (np.float32(1), [float("-inf"), image_sets.CHUNK])}) == {"a": [1.0, ["-inf", 1024]]}
