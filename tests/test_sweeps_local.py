@@ -6,9 +6,9 @@ Most of it with workers that train nothing; at the end real ones, against the sa
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
-import threading
 import time
 
 import pytest
@@ -23,7 +23,7 @@ from genimg_jax.sweeps.grid import chain, param, product, seeds
 
 compiled_once = tiny_runs.compiled_once
 TESTS = pathlib.Path(__file__).parent
-FOREVER = 60.0  # seconds: nothing that works takes as long
+FOREVER = 300.0  # seconds: nothing that works takes as long
 
 
 @pytest.fixture
@@ -214,25 +214,50 @@ def test_an_evaluation_older_than_the_training_does_not_count(finished):
     os.utime(file, (since.st_atime, since.st_mtime))
 
 
+LONG = """
+from genimg_jax.engine.config import load
+from genimg_jax.sweeps.experiment import experiment
+from genimg_jax.sweeps.grid import seeds
+
+def get_experiment():
+    return experiment(
+        question="?",
+        base=load(CONFIG),
+        settings={
+            "train.steps": 4000, "train.evaluate_every": 0, "train.sample_every": 0, "train.checkpoint_every": 500,
+            "train.best": "", "parallel.devices": 1,
+        },
+        grid=seeds(1),
+        metric="negative_log_likelihood",
+        better="lower",
+        baseline={},
+    )
+"""
+
+
 @pytest.mark.slow
-def test_a_preempted_sweep_goes_on_from_where_it_was(tmp_path, monkeypatch, compiled_once):
-    """SIGTERM to the whole of it in the middle of a training: the same bits as a run left alone."""
-    for name, value in tiny_runs.environment().items():
-        monkeypatch.setenv(name, value)
-    long = {"train.steps": 4000, "train.checkpoint_every": 4000, "train.evaluate_every": 0, "train.sample_every": 0}
-    sweep = tiny(tmp_path / "sweep", seeds(1), **long, **{"train.best": ""})
-    one = sweep.cells[0]
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_sweep_that_is_stopped_in_any_way_goes_on_to_the_same_bits(tmp_path, number):
+    """SIGKILL leaves the sweep no time to stop its workers: they see that they are alone."""
+    file = tmp_path / "long.py"
+    file.write_text(LONG.replace("CONFIG", repr(tiny_runs.name_of("made_digits"))))
 
-    def stop():
-        wait_for(one.workdir / "metrics.jsonl")
-        os.kill(os.getpid(), 15)
+    def command(name):
+        flags = ["--workdir", str(tmp_path / name), "--launcher", "local", "--workers", "1"]
+        return [sys.executable, "-m", "genimg_jax", "sweep", str(file), *flags]
 
-    threading.Thread(target=stop).start()
-    with pytest.raises(Preempted):
-        driver.run_cells(sweep, sweep.cells, local.launcher(1))
-    assert not cells.trained(one)
-    assert driver.states(sweep)[0].status == "stopped" and 0 < driver.states(sweep)[0].step < 4000
-    assert [o.status for o in driver.run_cells(sweep, sweep.cells, local.launcher(1))] == ["done"]
-    alone = tiny(tmp_path / "alone", seeds(1), **long, **{"train.best": ""})
-    driver.run_cells(alone, alone.cells, local.launcher(1))
-    tiny_runs.assert_same_state(one.workdir, alone.cells[0].workdir)
+    options = {"env": tiny_runs.environment(), "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    stopped = subprocess.Popen(command("stopped"), **options)
+    cell = tmp_path / "stopped" / "cells" / "seed=0"
+    until = time.monotonic() + FOREVER
+    while not run.read_metrics(cell):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    stopped.send_signal(number)
+    assert stopped.wait() == (Preempted.exit_code if number == signal.SIGTERM else -number)
+    again = plan.read(tmp_path / "stopped")
+    assert not cells.trained(again.cells[0]), "it was still under way"
+    assert subprocess.run(command("stopped"), check=False, **options).returncode == 0
+    assert subprocess.run(command("alone"), check=False, **options).returncode == 0
+    tiny_runs.assert_same_state(cell, tmp_path / "alone" / "cells" / "seed=0")
+    assert "resuming" in (cell / cells.LOG).read_text()
