@@ -73,7 +73,7 @@ def _watch(cells: Sequence[Cell], over: threading.Event) -> None:
     begun = dict(steps)
     bars: dict[str, tqdm] = {}
     total = progress.bar(
-        f"{len(cells)} cells",
+        "sweep",
         total=sum(_images(cell, cell.values["train"]["steps"]) for cell in cells),
         initial=sum(_images(cell, steps[cell.digest]) for cell in cells),
         unit="image",
