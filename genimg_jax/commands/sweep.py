@@ -1,4 +1,4 @@
-"""genimg sweep experiments/beta_vae.py --workdir sweeps/beta_vae"""
+"""genimg sweep experiments/beta_vae.py --workdir runs/beta_vae"""
 
 from collections.abc import Sequence
 
@@ -9,11 +9,11 @@ from genimg_jax.errors import ConfigError, Failure
 
 ABOUT = """runs an experiment: plans its cells, trains and evaluates what is missing, writes a report.
 
-  genimg sweep experiments/beta_vae.py --workdir sweeps/beta_vae --dry_run
-  genimg sweep experiments/beta_vae.py --workdir sweeps/beta_vae
-  genimg sweep experiments/beta_vae.py --workdir sweeps/beta_vae --only 'beta=4.0,*' --max_runs 2
-  genimg sweep status --workdir sweeps/beta_vae
-  genimg sweep report --workdir sweeps/beta_vae
+  genimg sweep experiments/beta_vae.py --workdir runs/beta_vae --dry_run
+  genimg sweep experiments/beta_vae.py --workdir runs/beta_vae
+  genimg sweep experiments/beta_vae.py --workdir runs/beta_vae --only 'beta=4.0,*' --max_runs 2
+  genimg sweep status --workdir runs/beta_vae
+  genimg sweep report --workdir runs/beta_vae
 
 The same command goes on where it was cut. Exit codes: those of genimg train; 1 where a cell failed."""
 KINDS = ("auto", "local", "slurm", "vectorised")
