@@ -83,7 +83,8 @@ def _drawn(options: data.Options, levels: int, image: jax.Array, index: jax.Arra
 def of_generated(
     made: np.ndarray, like: ImageSet, options: data.Options, name: str, seed: int, labels: np.ndarray | None = None
 ) -> ImageSet:  # f32[N, H, W, C] in [-1, 1]
-    """Generated images on the grid of those that they are compared with, `like`.
+    """Generated images on the grid of those that they are compared with, `like`: as a file of 8 bits would hold them,
+    then at the nearest of the data's levels, or drawn as it is.
 
     Raises `ConfigError` where they differ in size or channels.
     """
@@ -94,25 +95,21 @@ def of_generated(
             "--config.data.channels to make images that are read alike."
         )
     broken = int(np.sum(~np.isfinite(made).all(axis=(1, 2, 3))))
-    convert = {"none": _rounded, "threshold": _thresholded}.get(options.binarize, _binarized)
-    level = [convert(made[i : i + CHUNK], i, like.levels, options, seed) for i in range(0, len(made), CHUNK)]
+    level = []
+    for start in range(0, len(made), CHUNK):
+        grey = images.to_uint8(made[start : start + CHUNK])
+        if options.binarize == "none":
+            level.append(np.round(grey * np.float32((like.levels - 1) / 255)).astype(np.uint8))
+        elif options.binarize == "threshold":
+            level.append((grey > 127).astype(np.uint8))
+        else:
+            level.append(_binarized(grey, start, options, seed))
     return ImageSet(np.concatenate(level), like.levels, labels, like.classes, name, not_finite=broken)
 
 
-# Each [n, H, W, C], images from `start` on -> u8[n, H, W, C]
-
-
-def _rounded(made: np.ndarray, start: int, levels: int, options: data.Options, seed: int) -> np.ndarray:
-    return np.round((np.clip(np.nan_to_num(made, nan=-1.0), -1, 1) + 1) * ((levels - 1) / 2)).astype(np.uint8)
-
-
-def _thresholded(made: np.ndarray, start: int, levels: int, options: data.Options, seed: int) -> np.ndarray:
-    return (images.to_uint8(made) > 127).astype(np.uint8)
-
-
-def _binarized(made: np.ndarray, start: int, levels: int, options: data.Options, seed: int) -> np.ndarray:
-    """A static image, which the data draws once, and a dynamic one are alike drawn here: image i by (seed, i)."""
-    grey = images.to_uint8(made)
+def _binarized(grey: np.ndarray, start: int, options: data.Options, seed: int) -> np.ndarray:
+    """Image `start` and those after it: each by (seed, its number). One that the data draws once is drawn alike."""
+    # u8[n, H, W, C] of 256 levels -> u8[n, H, W, C]
     index = (start + np.arange(CHUNK)).astype(np.int32)
     full = np.pad(grey, [(0, CHUNK - len(grey))] + [(0, 0)] * 3)  # one size, so that it is compiled once
     dynamic = dataclasses.replace(options, binarize="dynamic")
