@@ -161,6 +161,18 @@ def test_a_metric_that_is_not_measured_is_named_with_the_nearest(tmp_path):
     sweep = scored(tmp_path, metric="negative_log_likelyhood")
     with pytest.raises(ConfigError, match="did you mean 'negative_log_likelihood'"):
         findings.find(sweep)
+    again, stopped = sweep.cells[0], []
+
+    def launcher(chosen):
+        try:
+            yield Outcome(again, "done", 1.0)
+            yield pytest.fail("nothing can come of what follows")
+        finally:
+            stopped.append(True)
+
+    with pytest.raises(ConfigError, match="did you mean 'negative_log_likelihood'"):
+        driver.run_cells(sweep, sweep.cells, launcher)
+    assert stopped
 
 
 def test_what_was_swept_is_what_settings_differ_in(tmp_path):

@@ -101,8 +101,9 @@ def select(sweep: Sweep, only: str = "") -> list[Cell]:
 def run_cells(sweep: Sweep, chosen: Sequence[Cell], launcher: Launcher, most: int = 0) -> list[Outcome]:
     """Trains those of the chosen cells that are not trained yet, at most `most` of them unless 0, and evaluates all.
 
-    Returns the outcomes of what was trained. Raises `Preempted` where the sweep was asked to stop, once every cell
-    that was running has saved itself; a cell that fails raises nothing.
+    Returns the outcomes of what was trained. Raises `Preempted` where the sweep was asked to stop, and `ConfigError`
+    where a first evaluation shows that the experiment's metrics are not measured, once every cell that was running has
+    saved itself; a cell that fails raises nothing.
     """
     missing = [cell for cell in chosen if not cells.trained(cell)]
     missing = missing[:most] if most else missing
@@ -113,29 +114,29 @@ def run_cells(sweep: Sweep, chosen: Sequence[Cell], launcher: Launcher, most: in
         live.shown(missing),
         contextlib.closing(launcher(missing)) as outcomes,
     ):
-        for cell in (c for c in chosen if cells.trained(c)):
-            _evaluate(sweep, cell)
         for outcome in outcomes:
             plan.record(sweep.workdir, outcome)
             found.append(outcome)
             live.say(_sentence(outcome, len(found), len(missing)))
             if outcome.status == "done":
                 _evaluate(sweep, outcome.cell)
+        for cell in (c for c in chosen if cells.trained(c)):
+            _evaluate(sweep, cell)
     if any(outcome.status == "preempted" for outcome in found):
         raise Preempted("some cells were stopped and saved themselves; the same command goes on from there.")
     return found
 
 
 def _evaluate(sweep: Sweep, cell: Cell) -> None:
-    if scores.evaluated(cell, sweep.measure):
-        return
-    try:
-        scores.evaluate(cell, sweep.measure)
-    except (Preempted, KeyboardInterrupt):
-        raise
-    except Exception as error:
-        kind = "" if isinstance(error, Failure) else f"{type(error).__name__}: "
-        live.say(f"{cell.name} could not be evaluated: {kind}{error}")
+    if not scores.evaluated(cell, sweep.measure):
+        try:
+            scores.evaluate(cell, sweep.measure)
+        except Preempted:
+            raise
+        except Exception as error:
+            kind = "" if isinstance(error, Failure) else f"{type(error).__name__}: "
+            live.say(f"{cell.name} could not be evaluated: {kind}{error}")
+    scores.check_measured(sweep.measure, scores.evaluation(cell, sweep.measure))
 
 
 def _sentence(outcome: Outcome, number: int, count: int) -> str:

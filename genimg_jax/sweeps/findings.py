@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 from genimg_jax.engine import run
 from genimg_jax.engine.config import flatten
 from genimg_jax.engine.reproduction import PASSING
-from genimg_jax.errors import ConfigError, DataError
-from genimg_jax.options import nearest
+from genimg_jax.errors import DataError
 from genimg_jax.sweeps import cells, plan, scores, statistics
 from genimg_jax.sweeps.cells import Cell
 from genimg_jax.sweeps.grid import determines
@@ -50,7 +49,7 @@ def find(sweep: Sweep, mixed: bool = False) -> Findings:
     measure = sweep.measure
     done = [cell for cell in sweep.cells if cells.trained(cell)]
     metrics = {cell.digest: scores.evaluation(cell, measure) for cell in done}
-    _check_measured(sweep, metrics)
+    scores.check_measured(measure, dict.fromkeys(name for found in metrics.values() for name in found))
     manifests = {cell.digest: _manifest(cell) for cell in done}
     differing = _differences(done, manifests)
     protocols = _protocols(done, metrics, (measure.primary, *measure.also), mixed)
@@ -115,16 +114,6 @@ def _swept(sweep: Sweep) -> tuple[str, ...]:
 def _replicated(group: Sequence[Cell]) -> list[str]:
     flat = [flatten(cell.values) for cell in group]
     return [key for key in flat[0] if len({str(values.get(key)) for values in flat}) > 1]
-
-
-def _check_measured(sweep: Sweep, metrics: Mapping[str, Mapping[str, Any]]) -> None:
-    measured = list(dict.fromkeys(name for found in metrics.values() for name in found))
-    for name in (sweep.measure.primary, *sweep.measure.also):
-        if measured and name not in measured:
-            raise ConfigError(
-                f"the experiment looks at {name}, which the evaluation {sweep.measure.suite!r} of its cells does not "
-                f"measure{nearest(name, measured)} Measured: {', '.join(measured)}."
-            )
 
 
 def _protocols(

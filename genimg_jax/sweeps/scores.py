@@ -3,9 +3,11 @@
 import json
 import math
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from genimg_jax.errors import ConfigError
+from genimg_jax.options import nearest
 from genimg_jax.sweeps.cells import Cell, last_checkpoint
 from genimg_jax.sweeps.experiment import Measure
 
@@ -35,6 +37,17 @@ def evaluation(cell: Cell, measure: Measure) -> Mapping[str, Any]:
 
 def evaluated(cell: Cell, measure: Measure) -> bool:
     return bool(evaluation(cell, measure))
+
+
+def check_measured(measure: Measure, measured: Iterable[str]) -> None:
+    """Raises `ConfigError` where an evaluation measured something, but not what the experiment looks at."""
+    measured = list(measured)
+    for name in (measure.primary, *measure.also):
+        if measured and name not in measured:
+            raise ConfigError(
+                f"the experiment looks at {name}, which the evaluation {measure.suite!r} of its cells does not measure"
+                f"{nearest(name, measured)} Measured: {', '.join(measured)}."
+            )
 
 
 def value(metrics: Mapping[str, Any], name: str) -> float:
