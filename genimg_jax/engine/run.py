@@ -71,7 +71,8 @@ STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 
 
 class Signals:
-    """SIGTERM, SIGINT and SIGUSR2 (a cluster's warning) ask the loop to save and leave; a second one leaves at once."""
+    """SIGTERM, SIGINT and SIGUSR2 ask the loop to save and leave; a second one leaves at once, unless it is SIGUSR2, a
+    cluster's warning, which may come several times."""
 
     def __init__(self):
         self.received: signal.Signals | None = None
@@ -83,7 +84,7 @@ class Signals:
     def _receive(self, number, frame):
         self.received = signal.Signals(number)
         for s in self.previous:
-            signal.signal(s, signal.SIG_DFL)
+            signal.signal(s, signal.SIG_IGN if s == signal.SIGUSR2 else signal.SIG_DFL)
         # Not print, which fails if the signal came in the middle of another.
         os.write(2, f"\n{self.received.name}: saving after this step; once more to leave at once\n".encode())
 
