@@ -73,18 +73,18 @@ def files(workdir: pathlib.Path) -> set[str]:
     return {name for name in found if not name.startswith("tensorboard/") and name.count("/") < 3}
 
 
-def assert_close(one: pathlib.Path, two: pathlib.Path) -> None:
+def assert_close(one: pathlib.Path, two: pathlib.Path, tolerance: float = 1e-5) -> None:
     for split in ("train", "evaluation"):
         a, b = ([line for line in run.read_metrics(w) if line["split"] == split] for w in (one, two))
         assert [line["step"] for line in a] == [line["step"] for line in b] and a
         for x, y in zip(a, b, strict=True):
             assert x.keys() == y.keys()
             for key in x.keys() - {"split", "images_per_second"}:
-                np.testing.assert_allclose(x[key], y[key], 1e-5, 1e-6, err_msg=key)
+                np.testing.assert_allclose(x[key], y[key], tolerance, tolerance / 10, err_msg=key)
     a, b = tiny_runs.state(one), tiny_runs.state(two)
     assert a.keys() == b.keys()
     for key in a:
-        np.testing.assert_allclose(a[key], b[key], 1e-5, 2e-6, err_msg=key)
+        np.testing.assert_allclose(a[key], b[key], tolerance, tolerance / 5, err_msg=key)
 
 
 def test_a_run_is_as_if_it_had_run_alone(trained):
@@ -264,4 +264,4 @@ def test_the_launcher_trains_groups_and_the_rest(whole, tmp_path, monkeypatch, c
     }
     assert "3 cells as one program" in capsys.readouterr().out
     for one, (_, two) in zip(whole, runs, strict=False):
-        assert_close(one, two)
+        assert_close(one, two, 1e-3)  # compiled otherwise: Adam makes a step of what is rounding on a gradient near 0
