@@ -9,7 +9,7 @@ def get_config(variant: str = "full"):
         "diffusion",
         model={
             "network": "unet",
-            "width": 4 if tiny else 64,
+            "width": 4 if tiny else 32,
             "multipliers": (1,) if tiny else (1, 2),
             "blocks": 1,
             "conditional": True,

@@ -26,6 +26,6 @@ def get_config(variant: str = "full"):
             "evaluate_every": 4 if tiny else 250,
             "checkpoint_every": 4 if tiny else 250,
             "sample_every": 4 if tiny else 500,
-            "best": "loss",
+            "best": "reconstruction",
         },
     )
