@@ -88,7 +88,6 @@ def test_recorded_accuracy_of_digits_is_reproduced(digits):
 
 
 @needs_mnist
-@pytest.mark.slow
 def test_recorded_accuracy_of_mnist_is_reproduced():
     found, test = classifiers.shipped("mnist"), opened("test", source="tfds", name="mnist", path=str(TFDS))
     rows = test.read(np.arange(test.size))
@@ -129,7 +128,6 @@ def test_other_recipes_are_not_shipped(digits, tmp_path, monkeypatch):
         classifiers.classifier(*digits, tmp_path, dataclasses.replace(Recipe(), seed=1))
 
 
-@pytest.mark.slow
 def test_a_wheel_holds_the_weights(tmp_path):
     if importlib.util.find_spec("setuptools") is None:
         pytest.skip("building a wheel without the network needs setuptools in this environment")
