@@ -172,6 +172,7 @@ def test_features_are_rectified_and_the_logits_are_linear_in_them(trained):
     hidden, logits = (features.extract(network, images) for network in found[:2])
     assert hidden.shape == (7, TINY.features) and logits.shape == (7, found.classes)
     assert hidden.min() == 0 and 0.2 < (hidden > 0).mean() < 0.8
+    np.testing.assert_allclose(features.extract(found.features, images[:2]), hidden[:2], rtol=1e-4, atol=1e-5)
     last = found.logits.parameters["params"]["Dense_1"]
     expected = hidden @ np.asarray(last["kernel"]) + np.asarray(last["bias"])
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
