@@ -219,6 +219,15 @@ def test_an_option_that_is_off_shapes_the_program():
     assert "optimizer.ema_half_life" in found.sentence
 
 
+def test_convolutions_on_a_cpu_are_left_to_workers():
+    plain = [cell(seed=s) for s in range(2)]
+    convolutions = [cell(seed=s, model__network="conv") for s in range(2)]
+    assert vectorised.groups([*plain, *convolutions]).together == [plain, convolutions]
+    found = vectorised.groups([*plain, *convolutions], without_convolutions=True)
+    assert (found.together, found.alone) == ([plain], convolutions)
+    assert "because convolutions of several runs at once are slow on a CPU" in found.sentence
+
+
 def test_what_may_differ_is_what_families_prove(compiled_once):
     """Every float that is not static, of the model and of each group's optimiser, and the seed."""
     assert set(stacked.traceable(values_of("vae_digits", {}))) == {

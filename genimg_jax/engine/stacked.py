@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from genimg_jax import core, families
+from genimg_jax.data import open_source
 from genimg_jax.engine import config as configs
 from genimg_jax.engine import optimizers, parallel
 from genimg_jax.engine import program as programs
@@ -56,6 +57,16 @@ def hindrance(values: Mapping[str, Any]) -> str:
     if options["fsdp"] > 1:
         return "parallel.fsdp splits each run over devices"
     return "parallel.distributed trains over several processes" if options["distributed"] else ""
+
+
+def convolves(values: Mapping[str, Any]) -> bool:
+    """Whether a configuration over pixels has kernels of convolutions. Opens the data, for the images' shape."""
+    config = configs.resolve(values)
+    if config.tokenizer.workdir:
+        return False
+    source = open_source(config.data, config.data.train_split)
+    init = programs.functions(config, source.spec, source.stored_levels, None).init
+    return any(x.ndim == 4 for x in jax.tree.leaves(jax.eval_shape(init, jnp.int32(0)).params))
 
 
 def build(

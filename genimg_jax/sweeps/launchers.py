@@ -10,7 +10,7 @@ NAMES = ("auto", "local", "slurm", "vectorised")
 
 
 def choose(name: str, workers: int, parameters: Mapping[str, Any] | None = None) -> Launcher:
-    """'auto' is 'vectorised', which trains what cannot be one program as 'local' does.
+    """'auto' is 'vectorised' where it pays; either trains what is no part of one program as 'local' does.
 
     `workers` are processes on this machine, or cells at a time on a cluster; 0: as many as fit. `parameters` are
     Slurm's alone, see `slurm.launcher`.
@@ -28,7 +28,7 @@ def choose(name: str, workers: int, parameters: Mapping[str, Any] | None = None)
     if name in ("auto", "vectorised"):
         from genimg_jax.sweeps import vectorised
 
-        return vectorised.launcher(workers)
+        return vectorised.launcher(workers, where_it_pays=name == "auto")
     raise ConfigError(f"--launcher is {name!r}; it must be one of {', '.join(NAMES)}.")
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from genimg_jax.engine import config as configs
+from genimg_jax.engine import runtime
 from genimg_jax.sweeps import local
 from genimg_jax.sweeps.cells import Cell, Launcher
 
@@ -22,14 +23,15 @@ class Groups(NamedTuple):
     sentence: str  # what was grouped, and why the others were not
 
 
-def launcher(workers: int = 0) -> Launcher:
+def launcher(workers: int = 0, where_it_pays: bool = False) -> Launcher:
     """Trains cells that can be one program as one, and the others as `local` does, by the same workers.
 
-    What fails in a group, unless by its own numbers, is tried once more by itself.
+    What fails in a group, unless by its own numbers, is tried once more by itself. `where_it_pays` leaves convolutions
+    on a CPU to `local`: those of several runs at once took 1.4 times as long there as one after another.
     """
 
     def divide(cells: Sequence[Cell], workers: int) -> list[list[Cell]]:
-        found = groups(cells)
+        found = groups(cells, where_it_pays and runtime.cpu_only())
         if cells:
             print(found.sentence)
         return [part for group in found.together for part in parts(group, workers)] + [[cell] for cell in found.alone]
@@ -37,8 +39,8 @@ def launcher(workers: int = 0) -> Launcher:
     return local.job_launcher(workers, divide)
 
 
-def groups(cells: Sequence[Cell]) -> Groups:
-    """The cells that can be one program, and those that cannot."""
+def groups(cells: Sequence[Cell], without_convolutions: bool = False) -> Groups:
+    """The cells that can be one program, and those that cannot, or should not."""
     from genimg_jax.engine import stacked
 
     alike: dict[str, list[Cell]] = {}
@@ -49,6 +51,9 @@ def groups(cells: Sequence[Cell]) -> Groups:
         else:
             alike.setdefault(json.dumps(stacked.shared(cell.values), sort_keys=True), []).append(cell)
     together = [group for group in alike.values() if len(group) > 1]
+    for group in [g for g in together if without_convolutions and stacked.convolves(g[0].values)]:
+        together.remove(group)
+        hindered.setdefault("convolutions of several runs at once are slow on a CPU", []).extend(group)
     single = [group[0] for group in alike.values() if len(group) == 1]
     said = [f"{len(group)} cells as one program: they differ in {_keys(group)}." for group in together]
     shapes = _keys(group[0] for group in alike.values())
