@@ -78,9 +78,10 @@ def test_every_variant_fits_its_data(config, variant, monkeypatch):
         assert made.shape == (4, *source.spec.image_shape)
 
 
-@pytest.mark.parametrize(
-    "config", [c if c.endswith("_digits") else pytest.param(c, marks=pytest.mark.slow) for c in CONFIGS]
-)
+ONE_EACH = [f"{name}_digits" for name in (*families.REGISTRY, "latent", "latent_diffusion")]
+
+
+@pytest.mark.parametrize("config", [c if c in ONE_EACH else pytest.param(c, marks=pytest.mark.slow) for c in CONFIGS])
 def test_a_configuration_trains_evaluates_samples_and_reports(config, tmp_path, monkeypatch, capsys):
     values = configs.resolve(configs.load(name_of(config)))
     flags = data_of(config, monkeypatch)

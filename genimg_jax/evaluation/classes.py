@@ -59,6 +59,9 @@ def measure(
         "of the data": balance.expected,
         "p_value": balance.p_value,
     }
+    untrained = "the training images are not known" if train is None else ""
+    if not options.classifier_tests:
+        untrained = "config.evaluate.classifier_tests is False"
     if generated.labels is None:
         left_out["GAN-train, GAN-test, conditional accuracy"] = "the images were not asked to be of any class"
         return Compared(found, {}, left_out), record
@@ -67,10 +70,8 @@ def measure(
     add("gan_test_control", test.control, test.protocol)
     add("gan_test_difference", test.difference, test.protocol)
     record["conditional accuracy"] = shares(test.accuracy.classes)
-    if not options.classifier_tests:
-        left_out["GAN-train"] = "config.evaluate.classifier_tests is False"
-    elif train is None:
-        left_out["GAN-train"] = "the training images are not known"
+    if untrained:
+        left_out["GAN-train"] = untrained
     else:
         try:
             trained = gan_train(generated, train, reference, cache)
