@@ -38,9 +38,7 @@ class Options(denoising.Options):
     guidance: float = bounded(1.0, 0.0, static=True, trained=False)  # 0 ignores the class, more than 1 exaggerates it
     guide_width: int = bounded(0, 0)  # width of a worse network trained beside, to be guided away from; 0: no class
     solver: str = choice("heun", *SOLVERS, trained=False)
-    steps: int = bounded(
-        18, 1, trained=False
-    )  # of the solver; Heun's evaluates the network twice in each but one
+    steps: int = bounded(18, 1, trained=False)  # of the solver; Heun's evaluates the network twice in each but one
 
 
 class Regression(NamedTuple):
