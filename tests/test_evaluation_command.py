@@ -128,6 +128,24 @@ def test_a_table_of_runs(workdir, full, tmp_path, capsys):
     assert "protocol.k (5 and 3)" in capsys.readouterr().err
 
 
+def test_a_run_of_an_earlier_version_has_the_defaults_of_options_it_did_not_know(workdir, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(workdir, copy)
+    values = json.loads((workdir / "config.json").read_text())
+    known = evaluate_run(copy, values)["metrics"]
+    del values["tokenizer"], values["evaluate"]["samples"], values["optimizer"]["generator"]["clip_norm"]
+    del values["model"]["penalty"]
+    (copy / "config.json").write_text(json.dumps(values))
+    assert evaluate("--workdir", copy, "--config.evaluate.samples=3") == 0
+    assert json.loads((copy / "evaluation" / "best.json").read_text())["metrics"] == known
+
+
+def test_what_cannot_sample_is_refused_the_full_suite(tmp_path, capsys):
+    assert train(tmp_path, "--config.train.steps=1", config="vq_digits") == 0
+    assert evaluate("--workdir", tmp_path, "--suite", "full") == 2
+    assert "vq cannot sample, and the suite 'full' compares samples" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

@@ -79,6 +79,11 @@ def _open(
     source = open_source(read, read.evaluate_split)
     if which != "full":
         return Opened(workdir, program, source, averaged, None), weights, step
+    if program.family.sample is None:
+        raise ConfigError(
+            f"{program.config.family} cannot sample, and the suite 'full' compares samples; take 'likelihood', or "
+            "evaluate a family over its codes."
+        )
     reference = image_sets.of_source(source, read, read.evaluate_split)
     trained_on = open_source(read, read.train_split)
     train = image_sets.of_source(trained_on, read, read.train_split, image_sets.TRAIN)
