@@ -143,8 +143,7 @@ def _sample(opened: Opened, weights: core.Weights) -> tuple[ImageSet, Measuremen
     images = image_sets.of_generated(
         made, comparison.reference, comparison.data, str(opened.workdir), options.seed, labels
     )
-    machine = {"device": jax.devices()[0].device_kind, "devices": program.mesh.size, "cores": run.cores()}
-    return images, _fact("images_a_second", rate, {"batch": batch, **machine})
+    return images, _fact("images_a_second", rate, _machine([d.device_kind for d in jax.devices()], run.cores()))
 
 
 def _facts(opened: Opened, step: int, lines: Sequence[Mapping[str, Any]]) -> dict[str, Measurement]:
@@ -153,11 +152,17 @@ def _facts(opened: Opened, step: int, lines: Sequence[Mapping[str, Any]]) -> dic
     trained = [line for line in lines if line.get("split") == "train" and line["step"] <= step]
     sizes = np.diff([0, *(line["images"] for line in trained)])
     minutes = sum(n / float(line["images_per_second"]) / 60 for n, line in zip(sizes, trained, strict=True))
-    machine = {"devices": ", ".join(manifest["devices"]), "cores": manifest.get("cores")}
+    machine = _machine(manifest["devices"], manifest.get("cores"))
     return {
         "images_seen": _fact("images_seen", step * opened.program.config.train.batch_size, {}),
         "training_minutes": _fact("training_minutes", minutes, machine),
     }
+
+
+def _machine(devices: Sequence[str], cores: int | None) -> dict[str, Scalar]:
+    """What speeds may be compared on: a CPU counts its cores, however many devices it is shown as."""
+    kinds = sorted(set(devices))
+    return {"devices": kinds[0] if kinds == ["cpu"] else ", ".join(devices), "cores": cores}
 
 
 def _fact(name: str, value: float, stated: Mapping[str, Scalar]) -> Measurement:
