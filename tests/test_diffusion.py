@@ -272,6 +272,11 @@ def test_what_is_no_bound_is_refused(wrong):
         ideal_network.made(diffusion, **{**VDM, **wrong})
 
 
+def test_real_numbers_have_no_levels():
+    with pytest.raises(ConfigError, match="dequantize"):
+        ideal_network.made(diffusion, levels=0, dequantize=True)
+
+
 def test_a_learned_path_needs_its_bound():
     with pytest.raises(ConfigError, match="learned"):
         ideal_network.made(diffusion, path="learned")

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from genimg_jax import core
+from genimg_jax.errors import ConfigError
 from genimg_jax.networks import backbone
 from genimg_jax.objectives.paths import Path, noise_level
 from genimg_jax.objectives.weightings import independent, stratified
@@ -88,6 +89,8 @@ def family(
     Samples are clipped to [-1, 1], but for images of real numbers, which have no `log_prob`: theirs would be a density.
     `log_prob` is of the image given its class, where there is one.
     """
+    if options.dequantize and not spec.levels:
+        raise ConfigError("model.dequantize is for images of levels, and these are of real numbers; set it to False.")
     classes, optimizer = core.classes(options.conditional, spec), optimizers["model"]
     width = 2 / (spec.levels - 1) if spec.levels else 0.0  # of a level
 
