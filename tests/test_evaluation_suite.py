@@ -139,7 +139,7 @@ def test_what_is_not_known_is_left_out_by_name(digits):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (EvaluateOptions(neighbours=400), "neighbours is 400, and there are 400 generated and 400 reference images"),
+        (EvaluateOptions(neighbours=400), "neighbours is 400, and there are 400 generated and 390 reference images"),
         (EvaluateOptions(features="pixels,inception"), "features has 'inception'; there are pixels"),
         (EvaluateOptions(inception="nowhere.pth"), "inception is nowhere.pth, where there is no file"),
     ],
