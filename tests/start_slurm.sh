@@ -75,6 +75,13 @@ CONFIGURATION
 }
 
 stop() {
+  export SLURM_CONF="$1/slurm.conf"
+  scancel --user="$(id -u)" || true
+  # The steps of a job report their end to the controller: without it they would wait for ever.
+  for _ in $(seq 60); do
+    [ -z "$(squeue --noheader 2>/dev/null)" ] && break
+    sleep 0.5
+  done
   for daemon in slurmd slurmctld munged; do
     [ -f "$1/$daemon.pid" ] && kill "$(cat "$1/$daemon.pid")" 2>/dev/null || true
   done

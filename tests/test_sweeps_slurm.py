@@ -46,7 +46,6 @@ def cluster(tmp_path, monkeypatch):
     for name, value in tiny_runs.environment().items():
         monkeypatch.setenv(name, value)
     yield
-    subprocess.run(["scancel", "--user", str(os.getuid())], check=False)
     subprocess.run([START, "stop", directory], check=False, timeout=60)
 
 
