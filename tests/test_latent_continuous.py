@@ -276,6 +276,7 @@ def train(workdir, first, *flags, config="latent_diffusion_digits"):
     return tiny_runs.train(workdir, f"--config.tokenizer.workdir={first}", *flags, config=config)
 
 
+@pytest.mark.slow
 def test_a_run_resumes_bit_for_bit_and_says_why_it_has_no_likelihood(first, tmp_path, capsys):
     before = tiny_runs.state(first)
     assert train(tmp_path / "whole", first) == 0
