@@ -63,9 +63,11 @@ from genimg_jax.engine.runtime import Options, prepare
 print(prepare(Options(cpu_tuning=True, host_devices=2)))
 assert "jax" not in sys.modules
 import jax
+barrier = jax.jit(lambda x: jax.lax.optimization_barrier(x + 1)).lower(1.0).compile().as_text()
+print("kept" if "opt-barrier" in barrier else "dropped")
 print(len(jax.devices()), float(jax.lax.conv(*2 * [jax.numpy.ones((1, 1, 3, 3))], (1, 1), "VALID").sum()))
 """
     environment = {**os.environ, "XLA_FLAGS": ""}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split()[-2:] == ["2", "9.0"]
+    assert done.stdout.split()[-3:] == ["kept", "2", "9.0"]

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from genimg_jax.options import bounded
 
 CONVOLUTIONS = "xla_cpu_experimental_ynn_fusion_type"
+DISABLED_PASSES = "xla_disable_hlo_passes"
 DEVICES = "xla_force_host_platform_device_count"
 PATIENCE = "xla_cpu_collective_call_terminate_timeout_seconds"
 # An unknown flag in XLA_FLAGS ends the process, so a release is named here once it has been seen to know ours.
@@ -46,6 +47,9 @@ def prepare(options: Options) -> str:
         if release in KNOWN_RELEASES:
             # Without this, convolutions become fusions that run on one core.
             done.append(_flag(CONVOLUTIONS, "-individual_convolution", "convolutions on every core"))
+            # This pass drops `optimization_barrier` before fusion: the gradient of a chain of residual blocks is then
+            # computed again, from its end, for each of its uses.
+            done.append(_flag(DISABLED_PASSES, "cse_barrier_expander", "barriers kept"))
         else:
             done.append(f"convolutions as jaxlib {release} runs them")
         if _keep_memory():

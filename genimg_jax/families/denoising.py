@@ -39,6 +39,7 @@ class Options:
     registers: int = bounded(0, 0)  # DiT: learned tokens besides the image's
     label_tokens: int = bounded(0, 0)  # DiT: tokens that tell the class, besides its part in every normalisation
     remat: bool = False  # DiT: compute blocks again for their gradients, to save memory
+    loop: bool = False  # DiT: compile one block for all of them, which is sooner for deep ones and slower on a CPU
     conditional: bool = False  # condition on the class
     label_dropout: float = bounded(0.1, 0.0, 1.0)  # share of training images whose class is hidden, for guidance
     dequantize: bool = False  # train on images with uniform noise as wide as a level, of which `log_prob` is a density

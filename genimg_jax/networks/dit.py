@@ -103,7 +103,7 @@ class DiT(nn.Module):
     registers: int = 0  # learned tokens in front
     label_tokens: int = 0  # tokens in front that are learned for each class
     remat: bool = False  # compute blocks again for their gradients instead of keeping what is inside them
-    loop: bool = True  # blocks as a loop, which compiles once for all of them; else written out one after another
+    loop: bool = False  # compile one block and loop over it: see `backbone.Options`
 
     @nn.compact
     def __call__(
