@@ -1,6 +1,5 @@
 """A run, opened for use: its configuration and program with the weights of one of its checkpoints. Writes nothing."""
 
-import hashlib
 import pathlib
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -16,6 +15,7 @@ from genimg_jax.engine import program as programs
 from genimg_jax.engine.config import Config
 from genimg_jax.engine.program import Program
 from genimg_jax.errors import CheckpointError, ConfigError
+from genimg_jax.metrics import weight_files
 
 
 class Restored(NamedTuple):
@@ -87,16 +87,10 @@ def tokenizer(config: Config, spec: core.Spec) -> programs.Stage | None:
         )
     if first.program.spec != spec:
         raise ConfigError(f"the tokenizer {workdir} was trained on {first.program.spec}, and the data is {spec}.")
-    record = {"workdir": str(workdir), "step": first.step, "weights": _hash(first.weights)}
+    leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(first.weights))
+    weights = weight_files.digest({checkpoint.path_name(path): np.asarray(leaf) for path, leaf in leaves})
+    record = {"workdir": str(workdir), "step": first.step, "weights": weights}
     return programs.Stage(family, first.weights, record)
-
-
-def _hash(weights: core.Weights) -> str:
-    found = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(weights):
-        found.update(f"{checkpoint.path_name(path)} {leaf.shape} {leaf.dtype}".encode())
-        found.update(np.ascontiguousarray(jax.device_get(leaf)).tobytes())
-    return found.hexdigest()[:16]
 
 
 def check_tokenizer(manifest: Mapping[str, Any], program: Program, workdir: pathlib.Path) -> None:
