@@ -124,6 +124,8 @@ class Family(NamedTuple):
     where noisy = image + noise_level * standard normal noise."""
     complete: Callable[..., jax.Array] | None = None
     """(weights, image f32[B, H, W, C], mask bool[B, H, W] of known pixels, keys[B], condition) -> f32[B, H, W, C]."""
+    completion: str = ""
+    """How exactly `complete` draws, in words."""
 
 
 CAPABILITIES = ("sample", "log_prob", "encode", "decode", "prior", "denoise", "complete")

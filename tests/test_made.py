@@ -71,3 +71,9 @@ def test_faults_are_caught(monkeypatch):
     monkeypatch.setattr(made, "MaskedMLP", SamplerShifted)
     with pytest.raises(AssertionError):
         enumeration.check_sampling_frequencies(*enumeration.build("made", BINARY, direct=False), BINARY)
+
+
+def test_orders_are_the_model_s_and_no_protocol_of_its_likelihood():
+    one, several = (made.make(made.Options(order=o, orders=n), BINARY, {}) for o, n in (("raster", 1), ("random", 4)))
+    assert (one.bound, one.protocol) == (several.bound, several.protocol) == ("exact", {})
+    assert one.completion != several.completion

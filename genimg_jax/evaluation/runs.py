@@ -115,6 +115,7 @@ def _evaluate(opened: Opened, weights: core.Weights, step: int, checkpoint: str)
             "evaluation seed": programs.EVALUATION_SEED,
             "interval": "95 % over examples, Student's",
             **stated,
+            **({"completion": program.family.completion} if program.family.completion else {}),
         },
     }
     found = suite.Found(measured)

@@ -1,7 +1,6 @@
 """What the autoregressive families share: an exact likelihood, and images filled in one value after another."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +18,6 @@ def autoregressive(
     classes: int,
     order: str,
     candidates: int,
-    protocol: Mapping[str, Any] | None = None,
     train_log_mass: Callable[[core.Tree, core.Batch, jax.Array], jax.Array] | None = None,
 ) -> core.Family:
     """A family with one parameter group, `model`, trained by maximum likelihood.
@@ -61,7 +59,6 @@ def autoregressive(
 
         return ancestral.resample(one, candidates, keys, image, mask, condition)
 
-    completion = f"ancestral in {order} order; " + ancestral.completion_protocol(candidates)
     return core.Family(
         start,
         train_step,
@@ -70,6 +67,7 @@ def autoregressive(
         conditions=("label",) if classes else (),
         log_prob=log_prob,
         bound="exact",
-        protocol={**(protocol or {}), "complete": completion},
+        protocol={"given": "the class"} if classes else {},
         complete=complete,
+        completion=f"ancestral in {order} order; {ancestral.completion_protocol(candidates)}",
     )

@@ -87,8 +87,6 @@ def latent(
         return jnp.where(mask[..., None], image, drawn)
 
     protocol = dict(prior.protocol)
-    if prior.complete is not None:
-        protocol["complete"] = f"of whole cells of pixels, as codes; {protocol['complete']}"
     if not whole:
         protocol["log-likelihood"] = "none: the codes are real numbers, whose density is no probability of images"
     return core.Family(
@@ -106,6 +104,7 @@ def latent(
         codes=spec if whole else None,
         continuous=None if whole else core.Codes(spec, encode, decode),
         complete=None if prior.complete is None else complete,
+        completion=prior.completion and f"of whole cells of pixels, as codes; {prior.completion}",
     )
 
 

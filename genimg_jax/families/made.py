@@ -99,7 +99,6 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         classes,
         order_name,
         options.candidates,
-        {"orders": options.orders},
         train_log_mass,
     )
 

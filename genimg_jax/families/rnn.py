@@ -89,5 +89,4 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         (_, _, total), values = jax.lax.scan(step, start, (jnp.arange(steps), image, known))
         return values.swapaxes(0, 1).reshape(-1, *spec.image_shape), total
 
-    protocol = {"order": options.order}
-    return autoregressive(init, log_mass, fill, spec, optimizers, classes, options.order, options.candidates, protocol)
+    return autoregressive(init, log_mass, fill, spec, optimizers, classes, options.order, options.candidates)
