@@ -33,6 +33,7 @@ def main() -> None:
     cores = {int(core) for core in sys.argv[1].split(",")} if sys.argv[1:] else set()
     if cores and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)  # before JAX counts its threads
+    sys.argv[1:] = ["sweep"]  # what manifests shall say of the command
     requests, replies = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # nothing else may speak to whoever started this
     jobs: queue.SimpleQueue[list[dict[str, Any]] | None] = queue.SimpleQueue()
