@@ -117,6 +117,7 @@ def train(workdir, first, *flags):
     return tiny_runs.train(workdir, f"--config.tokenizer.workdir={first}", *flags, config="latent_digits")
 
 
+@pytest.mark.slow
 def test_a_run_over_codes_resumes_bit_for_bit(first, tmp_path, capsys):
     assert train(tmp_path / "whole", first) == 0
     assert train(tmp_path / "cut", first, "--config.train.checkpoint_every=1", "--config.train.keep=9") == 0
