@@ -77,3 +77,16 @@ def compiled_once():
     for name, value in before.items():
         jax.config.update(name, value)
     compilation_cache.reset_cache()
+
+
+def change(values: dict, key: str, value) -> dict:
+    """Sets one value of a configuration in place by its flat key, or takes it out where `value` is None."""
+    *sections, last = key.split(".")
+    at = values
+    for name in sections:
+        at = at[name]
+    if value is None:
+        del at[last]
+    else:
+        at[last] = value
+    return values

@@ -1,0 +1,124 @@
+"""What makes an update of parameters: optimisers, and the two doors of `core`, `value_and_grad` and `update`."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from genimg_jax import core
+from genimg_jax.engine import optimizers
+from genimg_jax.errors import ConfigError
+
+# ------------------------------------------------------------------------------------------------------ optimisers
+
+
+def test_learning_rate_follows_its_closed_form():
+    constant = optimizers.learning_rate(optimizers.Options(learning_rate=0.3), 100)
+    assert constant(0) == constant(99) == 0.3
+    rate = optimizers.learning_rate(optimizers.Options(learning_rate=0.3, schedule="cosine", warmup_steps=10), 110)
+    at = np.arange(111)
+    wanted = np.where(at < 10, 0.3 * at / 10, 0.15 * (1 + np.cos(np.pi * (at - 10) / 100)))
+    np.testing.assert_allclose([rate(i) for i in at], wanted, rtol=1e-5, atol=1e-7)
+
+
+def updates(options: optimizers.Options, params, gradients, steps: int = 1):
+    transform = optimizers.make(options, steps=100, batch_size=1).transform
+    carried = transform.init(params)
+    for _ in range(steps):
+        found, carried = transform.update(gradients, carried, params)
+    return found
+
+
+@pytest.mark.parametrize(("norm", "kept"), [(5.0, 2.0), (1.5, 1.5)])
+def test_clipping_bounds_the_global_norm(norm, kept):
+    gradients = {"a": jnp.array([0.6 * norm]), "b": jnp.array([[0.8 * norm]])}
+    options = optimizers.Options("sgd", learning_rate=1.0, clip_norm=2.0)
+    found = updates(options, gradients, gradients)
+    np.testing.assert_allclose([-found["a"][0], -found["b"][0, 0]], [0.6 * kept, 0.8 * kept], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("mask", "of_bias"), [("kernels", 0.0), ("all", -0.02)])
+def test_weight_decay_spares_vectors(mask, of_bias):
+    """Without a gradient, AdamW's update is -rate * decay * parameter."""
+    params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
+    options = optimizers.Options("adamw", 0.1, {"weight_decay": 0.2}, decay_mask=mask)
+    found = updates(options, params, jax.tree.map(jnp.zeros_like, params))
+    np.testing.assert_allclose(found["kernel"], np.full((2, 2), -0.02), rtol=1e-6)
+    np.testing.assert_allclose(found["bias"], np.full(2, of_bias), rtol=1e-6)
+
+
+def test_half_life_is_counted_in_images():
+    decay = optimizers.make(optimizers.Options(ema_half_life=1000.0), steps=1, batch_size=50).ema_decay
+    assert decay**20 == pytest.approx(0.5)
+    assert optimizers.make(optimizers.Options(), 1, 1).ema_decay is None
+
+
+def test_what_optax_lacks_is_named_with_what_is_near():
+    with pytest.raises(ConfigError, match=r"'adamm', which optax lacks; did you mean 'adam'\?"):
+        optimizers.make(optimizers.Options("adamm"), 1, 1)
+    with pytest.raises(ConfigError, match=r"arguments\.beta1 is no argument of optax\.adam.* b1, b2"):
+        optimizers.make(optimizers.Options("adam", arguments={"beta1": 0.5}), 1, 1)
+
+
+# ----------------------------------------------------------------------------------------- the two doors of core.py
+
+
+def test_the_average_is_warmed_up():
+    """At step t its decay is min(decay, (1 + t) / (10 + t)): here 0.9 from step 80 on, 0.1 at step 0."""
+    optimizer = core.Optimizer(optax.sgd(1.0), 0.9)
+    at = core.init_state({"w": jnp.zeros(1)}, {"w": optimizer})
+    expected, position = 0.0, 0.0
+    for step in range(100):
+        at, _ = core.update(optimizer, at, "w", jnp.full(1, -2.0))
+        at = at.replace(step=at.step + 1)
+        position += 2.0
+        decay = min(0.9, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * position
+    np.testing.assert_allclose(at.ema["w"], [expected], rtol=1e-5)
+
+
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
+def test_a_gradient_that_is_not_finite_changes_nothing(bad):
+    optimizer = core.Optimizer(optax.adam(0.1), 0.9)
+    params = {"w": {"a": jnp.ones(2), "b": jnp.ones(1)}}
+    before = core.init_state(params, {"w": optimizer}, extra={"statistics": jnp.zeros(1)})
+    gradients = {"a": jnp.array([1.0, bad]), "b": jnp.ones(1)}
+    after, metrics = core.update(optimizer, before, "w", gradients, {"statistics": jnp.full(1, jnp.nan)})
+    jax.tree.map(np.testing.assert_array_equal, before, after)
+    assert metrics["skipped/w"] == 1
+    gradients["a"] = jnp.ones(2)
+    after, metrics = core.update(optimizer, before, "w", gradients, {"statistics": jnp.ones(1)})
+    assert metrics["skipped/w"] == 0 and metrics["gradient_norm/w"] == pytest.approx(3**0.5)
+    assert all((a != b).all() for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True) if a.ndim)
+
+
+def least_squares(params, batch, key):
+    residual = batch["x"] @ params - batch["y"]
+    return (residual**2).mean(), {"residual": residual.mean()}
+
+
+@pytest.mark.parametrize("parts", [1, 2, 4])
+def test_microbatches_give_the_gradient_of_the_whole(parts):
+    rng = np.random.default_rng(0)
+    x, y, w = (rng.normal(size=shape).astype(np.float32) for shape in ((8, 3), (8,), (3,)))
+    gradient = core.value_and_grad(core.Optimizer(optax.sgd(1.0), microbatches=parts), least_squares)
+    (value, auxiliary), found = gradient(jnp.array(w), {"x": jnp.array(x), "y": jnp.array(y)}, jax.random.key(0))
+    residual = x @ w - y
+    np.testing.assert_allclose(value, (residual**2).mean(), rtol=1e-5)
+    np.testing.assert_allclose(auxiliary["residual"], residual.mean(), rtol=1e-5)
+    np.testing.assert_allclose(found, 2 * x.T @ residual / 8, rtol=1e-5)
+
+
+def test_bfloat16_computes_on_rounded_parameters_and_returns_float32():
+    seen = []
+
+    def loss(params, batch, key):
+        seen.append(params.dtype)
+        return (params * batch["x"].astype(params.dtype)).sum(), {"aux": params.sum()}
+
+    gradient = core.value_and_grad(core.Optimizer(optax.sgd(1.0), compute_dtype=jnp.bfloat16), loss)
+    params = jnp.array([1.0 + 2**-10])  # rounds to 1 in bfloat16
+    (value, auxiliary), found = gradient(params, {"x": jnp.array([2.0 + 2**-10])}, jax.random.key(0))
+    assert seen == [jnp.bfloat16] and value.dtype == found.dtype == auxiliary["aux"].dtype == jnp.float32
+    assert value == 2.0 and found == 2.0 and auxiliary["aux"] == 1.0
