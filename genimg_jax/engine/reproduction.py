@@ -62,7 +62,9 @@ def compare(original: pathlib.Path, again: pathlib.Path, step: int) -> Compariso
 
 def _arrays(workdir: pathlib.Path, step: int) -> dict[str, np.ndarray]:
     store = checkpoint.open_store(workdir, read_only=True)
-    return {name: np.asarray(array) for name, array in checkpoint.restore_untyped(store, step).items()}
+    found = {name: np.asarray(array) for name, array in checkpoint.restore_untyped(store, step).items()}
+    checkpoint.close(store)
+    return found
 
 
 def _same(one: np.ndarray | None, two: np.ndarray | None) -> bool:

@@ -33,7 +33,6 @@ def main() -> None:
     cores = {int(core) for core in sys.argv[1].split(",")} if sys.argv[1:] else set()
     if cores and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)  # before JAX counts its threads
-    sys.argv[1:] = ["sweep"]  # what manifests shall say of the command
     requests, replies = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # nothing else may speak to whoever started this
     jobs: queue.SimpleQueue[list[dict[str, Any]] | None] = queue.SimpleQueue()
@@ -52,6 +51,7 @@ def _listen(requests: TextIO, jobs: queue.SimpleQueue) -> None:
 def do(job: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Trains the cells of a job, each {"values": its configuration, "workdir": its directory}; see `train`."""
     runs = [(dict(cell["values"]), pathlib.Path(cell["workdir"])) for cell in job]
+    sys.argv[1:] = ["sweep"]  # the command, as manifests shall tell it
     (values, first), *others = runs
     for _, workdir in others:
         with _log(workdir):
