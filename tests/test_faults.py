@@ -5,6 +5,7 @@ Exit codes: 2 usage or configuration, 3 data, 4 checkpoint, 5 numerics, 6 resour
 
 import functools
 import importlib.util
+import itertools
 import json
 import os
 import pathlib
@@ -13,13 +14,14 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_runs import ROOT, assert_same_state, compiled_once, environment, losses, name_of, state, steps, train  # noqa: F401
+from tiny_runs import ROOT, assert_same_state, environment, losses, name_of, state, steps, train
 
 from genimg_jax.__main__ import main
 from genimg_jax.data import open_source
@@ -152,6 +154,36 @@ def test_a_signal_saves_and_the_same_command_goes_on(
     assert signal.getsignal(signal.SIGINT) == before, "handlers are put back"
     assert train(tmp_path, "--config.train.sample_every=0") == 0
     assert_same_state(whole, tmp_path)
+
+
+def test_a_stop_waits_for_few_steps(tmp_path, monkeypatch):
+    """However long a step takes, the loop is not far ahead of what the device has done."""
+    begun, ended, ahead = itertools.count(1), [], []
+    build = programs.build
+
+    def end(values):
+        time.sleep(0.02)
+        ended.append(1)
+        return values
+
+    @jax.jit
+    def slow(values):
+        return jax.pure_callback(end, values, values)
+
+    def slow_program(*arguments, **keywords):
+        program = build(*arguments, **keywords)
+
+        def step(state, batch, seed):
+            ahead.append(next(begun) - len(ended))
+            state, metrics = program.step(state, batch, seed)
+            return state, metrics.replace(values=slow(metrics.values))
+
+        return program._replace(step=step)
+
+    monkeypatch.setattr(programs, "build", slow_program)
+    keys = ("steps", "log_every", "evaluate_every", "checkpoint_every", "sample_every")
+    assert train(tmp_path, *(f"--config.train.{key}=20" for key in keys)) == 0
+    assert len(ended) == 20 and max(ahead) <= loop.AHEAD + 1, ahead
 
 
 def test_a_signal_in_the_last_step_changes_nothing(whole, tmp_path, monkeypatch):

@@ -23,6 +23,7 @@ from genimg_jax.engine.program import Program
 from genimg_jax.errors import Failure, NumericsError, Preempted
 
 PATIENCE = 20  # consecutive steps without a finite gradient after which training gives up
+AHEAD = 2  # steps given to the device before their turn: it is never idle, and a stop waits for no more than these
 
 
 @dataclass
@@ -84,6 +85,7 @@ def run_steps(
             batch = parallel.put_batch(next(batches), program.mesh)
             state, metrics = program.step(state, batch, program.seed)
             window.append(metrics)
+            jax.block_until_ready(window[-AHEAD - 1 : -AHEAD])
             step += 1
             bar.update(every)
             logged = step % train.log_every == 0
