@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_runs import ROOT, SHARED, compiled_once, environment, name_of, steps, train  # noqa: F401
+from tiny_runs import ROOT, SHARED, environment, name_of, steps, train
 
 from genimg_jax import core, families
 from genimg_jax.__main__ import COMMANDS, main

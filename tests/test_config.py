@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_runs import ROOT, change, compiled_once, name_of, train  # noqa: F401
+from tiny_runs import ROOT, change, name_of, train
 
 from genimg_jax import core
 from genimg_jax.__main__ import main

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tiny_runs import assert_same_state, change, compiled_once, environment, losses, name_of, state, steps, train  # noqa: F401
+from tiny_runs import assert_same_state, change, environment, losses, name_of, state, steps, train
 
 from genimg_jax import core
 from genimg_jax.data import open_source

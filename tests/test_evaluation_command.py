@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_runs import compiled_once, steps, train  # noqa: F401
+from tiny_runs import steps, train
 
 from genimg_jax.__main__ import main
 from genimg_jax.commands import report

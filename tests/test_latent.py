@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_runs
-from tiny_runs import compiled_once  # noqa: F401
 
 from genimg_jax import core
 from genimg_jax.data import Options, open_source

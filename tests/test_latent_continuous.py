@@ -12,7 +12,6 @@ import optax
 import pytest
 import tiny_runs
 from random_weights import random_weights
-from tiny_runs import compiled_once  # noqa: F401
 
 from genimg_jax import core
 from genimg_jax.errors import ConfigError

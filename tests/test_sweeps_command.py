@@ -13,8 +13,6 @@ from genimg_jax.engine import config as configs
 from genimg_jax.sweeps import plan
 from genimg_jax.sweeps.grid import overlay
 
-compiled_once = tiny_runs.compiled_once
-
 FILE = """
 from genimg_jax.engine.config import load
 from genimg_jax.sweeps.experiment import experiment
@@ -100,7 +98,7 @@ def test_a_command_that_means_nothing_says_why(arguments, message, capsys):
 
 
 @pytest.fixture(scope="module")
-def original(tmp_path_factory, compiled_once):
+def original(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("reproduce") / "run"
     assert tiny_runs.train(workdir, config="made_digits") == 0
     return workdir
@@ -126,7 +124,7 @@ def test_a_run_is_reproduced_bit_for_bit(original, tmp_path, capsys):
     assert tiny_runs.steps(tmp_path / "again") == tiny_runs.steps(original)
 
 
-def test_one_of_several_runs_that_were_one_program_is_reproduced_with_them(tmp_path, compiled_once, capsys):
+def test_one_of_several_runs_that_were_one_program_is_reproduced_with_them(tmp_path, capsys):
     base = configs.load(tiny_runs.name_of("made_digits")).to_dict()
     overrides = [{"seed": 3}, {"seed": 1, "optimizer.learning_rate": 2e-3}, {"optimizer.learning_rate": 5e-3}]
     runs = [(overlay(base, {"parallel.devices": 1, **own}), tmp_path / str(i)) for i, own in enumerate(overrides)]

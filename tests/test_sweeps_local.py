@@ -21,7 +21,6 @@ from genimg_jax.sweeps import cells, driver, experiment, local, plan, scores
 from genimg_jax.sweeps.cells import Cell
 from genimg_jax.sweeps.grid import chain, param, product, seeds
 
-compiled_once = tiny_runs.compiled_once
 TESTS = pathlib.Path(__file__).parent
 FOREVER = 300.0  # seconds: nothing that works takes as long
 
@@ -133,7 +132,7 @@ def tiny(workdir: pathlib.Path, grid, baseline=None, **changes) -> plan.Sweep:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, compiled_once):
+def finished(tmp_path_factory):
     """A sweep of two settings by two seeds, one of them with a learning rate that no network stands, and a data set
     that is not there; trained by one real worker."""
     workdir = tmp_path_factory.mktemp("sweep")

@@ -16,7 +16,6 @@ from genimg_jax.errors import ConfigError
 from genimg_jax.sweeps import launchers, local, slurm
 from genimg_jax.sweeps.cells import LOG, Cell
 
-compiled_once = tiny_runs.compiled_once
 START = pathlib.Path(__file__).parent / "start_slurm.sh"
 FOREVER = 900.0  # seconds: nothing that works takes as long
 

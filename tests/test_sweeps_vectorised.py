@@ -17,7 +17,6 @@ from genimg_jax.errors import NumericsError, Preempted
 from genimg_jax.sweeps import launchers, local, vectorised, worker
 from genimg_jax.sweeps.cells import LOG, Cell
 
-compiled_once = tiny_runs.compiled_once
 SETTINGS = {  # of each run: a seed of its own, and float options of the model and of the optimisers
     "vae_digits": [
         {
@@ -56,7 +55,7 @@ def values_of(config: str, changes: dict, devices: int = 2) -> dict:
 
 
 @pytest.fixture(scope="module", params=SETTINGS)
-def trained(request, tmp_path_factory, compiled_once):
+def trained(request, tmp_path_factory):
     """The configuration's name, the directories of three runs trained together, and of one of them trained alone."""
     name, workdir = request.param, tmp_path_factory.mktemp(request.param)
     together = [workdir / str(i) for i in range(3)]
@@ -129,7 +128,7 @@ def runs_in(workdir: pathlib.Path, count: int = 3, **changes) -> list[tuple[dict
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, compiled_once):
+def whole(tmp_path_factory):
     runs = runs_in(tmp_path_factory.mktemp("whole"))
     training.train_together(runs)
     return [workdir for _, workdir in runs]
@@ -228,7 +227,7 @@ def test_convolutions_on_a_cpu_are_left_to_workers():
     assert "because convolutions of several runs at once are slow on a CPU" in found.sentence
 
 
-def test_what_may_differ_is_what_families_prove(compiled_once):
+def test_what_may_differ_is_what_families_prove():
     """Every float that is not static, of the model and of each group's optimiser, and the seed."""
     assert set(stacked.traceable(values_of("vae_digits", {}))) == {
         "seed", "model.beta", "model.kl_warmup",

@@ -2,19 +2,15 @@
 
 import os
 import pathlib
-import tempfile
 
 import jax
 import numpy as np
-import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from genimg_jax.__main__ import main
 from genimg_jax.engine import checkpoint, run
 
 ROOT = pathlib.Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"
-CACHE = tempfile.TemporaryDirectory(prefix="genimg-compiled-")  # shared by every run of the suite
 
 
 def name_of(config: str) -> str:
@@ -51,32 +47,8 @@ def losses(workdir: pathlib.Path, split: str = "train") -> dict[int, float]:
 
 
 def environment() -> dict[str, str]:
-    """For further processes: one device, and what is compiled already."""
-    cache = {
-        "JAX_COMPILATION_CACHE_DIR": CACHE.name,
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-    }
-    return {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT), **cache}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once():
-    """What one run compiled is read back by the next one. The devices are up before a test touches XLA_FLAGS."""
-    assert jax.device_count() == 4
-    settings = {
-        "jax_compilation_cache_dir": CACHE.name,
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    before = {name: getattr(jax.config, name) for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
+    """For further processes: one device."""
+    return {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
 
 
 def change(values: dict, key: str, value) -> dict:
