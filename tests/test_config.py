@@ -195,7 +195,7 @@ def use_everything(tmp_path):
         assert train(workdir, *flags, devices=2) == 0
         assert main(["evaluate", "--workdir", str(workdir)]) == 0
         digits = ["--config.data.source=digits", "--config.evaluate.samples=16", "--config.evaluate.likelihood=False"]
-        digits.append("--config.evaluate.features=pixels")
+        digits.append("--config.evaluate.features=classifier")
         assert main(["evaluate", "--workdir", str(workdir), "--suite", "full", *digits]) == 0
         assert main(["sample", "--workdir", str(workdir), "--count", "2"]) == 0
         assert train(tmp_path / "over", *flags, f"--config.tokenizer.workdir={workdir}", devices=2) == 2, "no tokenizer"
