@@ -4,8 +4,9 @@
         --solvers euler heun dpm_solver ancestral --steps 4 8 16 32 --out experiments/results
 
 Every solver with every number of steps draws the same images (one key an image) from one checkpoint; their Frechet
-distance to the held-out images is in the features of the project's classifier, the plug-in value at this many images,
-and rates are of a second pass, compiled before. Written: a table (Markdown), the figures (JSON) and the plot (PNG).
+distance to the held-out images, corrected for its bias and with a 95 % interval, is in the features of the project's
+classifier, and rates are of a second pass, compiled before. Written: a table (Markdown), the figures (JSON) and the
+plot (PNG).
 Heun's method evaluates the network twice a step but the last; evaluations of two networks, as guidance needs them,
 count twice.
 """
@@ -23,7 +24,7 @@ from genimg_jax.engine import config as configs
 from genimg_jax.engine import program as programs
 from genimg_jax.engine import restored, run, runtime
 from genimg_jax.evaluation import classes, distances, image_sets, suite
-from genimg_jax.metrics.frechet import frechet_distance, moments
+from genimg_jax.metrics import intervals
 
 
 def evaluations(model, solver: str, steps: int) -> int:
@@ -42,21 +43,28 @@ def measure(workdir: pathlib.Path, changed: dict, samples: int, judge) -> dict[s
     start = time.perf_counter()
     made = programs.sample(opened.program, opened.weights, samples, options.seed)
     seconds = time.perf_counter() - start
-    return {"images_per_second": samples / seconds, "frechet": judge(made)}
+    distance = judge(made)
+    return {
+        "images_per_second": samples / seconds,
+        "frechet": distance.estimate,
+        "low": distance.low,
+        "high": distance.high,
+    }
 
 
 def judge_of(workdir: pathlib.Path):
-    """(images f32[N, H, W, C]) -> their Frechet distance from the held-out images of the run's data."""
+    """(images f32[N, H, W, C]) -> the interval of their Frechet distance from the held-out images of the run's data."""
     config = configs.resolve(configs.complete(run.read_json(workdir, "config.json")))
     source = open_source(config.data, config.data.evaluate_split)
     train = open_source(config.data, config.data.train_split)
     classifier = classes.classifier_of(train, source, config.evaluate, suite.cache())
     held_out = image_sets.of_source(source, config.data, config.data.evaluate_split)
-    theirs = moments(distances.extract(classifier.features, held_out))
+    theirs = distances.extract(classifier.features, held_out)
 
-    def judge(made: np.ndarray) -> float:
+    def judge(made: np.ndarray) -> intervals.Interval:
         generated = image_sets.of_generated(made, held_out, config.data, "generated", config.evaluate.seed)
-        return frechet_distance(moments(distances.extract(classifier.features, generated)), theirs)
+        ours = distances.extract(classifier.features, generated)
+        return intervals.frechet_interval(ours, theirs, distances.BLOCKS, config.evaluate.seed)
 
     return judge
 
@@ -69,8 +77,9 @@ def plot(rows: list[dict], title: str, path: pathlib.Path) -> None:
     for solver in dict.fromkeys(row["solver"] for row in rows):
         own = [row for row in rows if row["solver"] == solver]
         distance = [row["frechet"] for row in own]
-        first.plot([row["evaluations"] for row in own], distance, marker="o", label=solver)
-        second.plot([row["images_per_second"] for row in own], distance, marker="o")
+        bars = {"yerr": [[row["frechet"] - row["low"] for row in own], [row["high"] - row["frechet"] for row in own]]}
+        first.errorbar([row["evaluations"] for row in own], distance, **bars, marker="o", label=solver)
+        second.errorbar([row["images_per_second"] for row in own], distance, **bars, marker="o")
         for row in own:
             second.annotate(row["steps"], (row["images_per_second"], row["frechet"]), fontsize=7)
     first.set(xscale="log", yscale="log", xlabel="evaluations of a network an image", ylabel="Frechet distance")
@@ -94,7 +103,7 @@ def main() -> None:
     guided = {} if options.guidance is None else {"guidance": options.guidance}
     judge, rows = judge_of(options.workdir), []
     print(f"{options.samples} images, {jax.devices()}\n")
-    print("| solver | steps | evaluations | images/s | Frechet distance |\n| --- | --- | --- | --- | --- |")
+    print("| solver | steps | evaluations | images/s | Frechet distance, corrected |\n| --- | --- | --- | --- | --- |")
     for solver in options.solvers:
         for steps in options.steps:
             changed = {"solver": solver, "steps": steps, **guided}
@@ -103,7 +112,7 @@ def main() -> None:
             rows.append({"solver": solver, "steps": steps, "evaluations": evaluations(model, solver, steps), **found})
             print(
                 f"| {solver} | {steps} | {rows[-1]['evaluations']} | {found['images_per_second']:.1f} "
-                f"| {found['frechet']:.3f} |",
+                f"| {found['frechet']:.2f} [{found['low']:.2f}, {found['high']:.2f}] |",
                 flush=True,
             )
     options.out.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ from genimg_jax.errors import ConfigError, Failure
 
 COMMANDS = {
     "train": "train a family from a config file; the same command resumes",
-    "evaluate": "held-out loss and likelihood of a run, over one exact pass",
+    "evaluate": "how good a run is, or any images: likelihood, distances, classes, memorisation, people",
     "sample": "images of a run: a grid, single PNGs and an .npz; interpolations",
     "report": "one self-contained HTML page about a run",
     "sweep": "an experiment: its cells planned, trained, evaluated, compared",

@@ -42,16 +42,20 @@ def _products(steps: np.ndarray, gammas: np.ndarray, at: np.ndarray, others: np.
     return (gammas + 1) * (others + 1) / (gammas + others + 1) * ratio**later / np.maximum(steps, at)
 
 
-def combination(steps: Sequence[float], gammas: Sequence[float], step: float, gamma: float) -> np.ndarray:
+def combination(steps: Sequence[float], gammas: Sequence[float], step: float, gamma: float) -> tuple[np.ndarray, float]:
     """The factors of stored snapshots whose sum is nearest to the average with `gamma` at `step`: appendix C.2.
 
     Snapshot i is the average with exponent gammas[i] after steps[i]; take those with steps up to `step`. The factors
-    add up to about 1 and may be negative. Float64, as the equations are close to singular.
-    """  # [N], [N] -> f64[N]
+    add up to about 1 and may be negative. Float64, as the equations are close to singular. The error is the distance
+    that is left between the sum's profile and the one wanted, relative to that one (both as L2 norms).
+    """  # [N], [N] -> f64[N], the error
     steps, gammas = np.asarray(steps, np.float64), np.asarray(gammas, np.float64)
     matrix = _products(steps, gammas, steps, gammas)
     target = _products(steps, gammas, np.full(1, step, np.float64), np.full(1, gamma, np.float64))
     # Scaled to a unit diagonal, so that late snapshots, whose profiles are wide and low, count as much.
     scale = 1 / np.sqrt(np.diagonal(matrix))
     solution = np.linalg.lstsq(scale[:, None] * matrix * scale, scale * target[:, 0], rcond=None)[0]
-    return scale * solution
+    factors = scale * solution
+    wanted = (gamma + 1) ** 2 / (2 * gamma + 1) / step
+    rest = factors @ matrix @ factors - 2 * factors @ target[:, 0] + wanted
+    return factors, float(np.sqrt(max(rest, 0.0) / wanted))

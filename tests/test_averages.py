@@ -50,7 +50,8 @@ def test_reconstructed_average_is_the_tracked_one(relative_std):
     kept = np.arange(250, 8001, 250)
     snapshots = np.concatenate([tracked(parameters, gamma)[kept - 1] for gamma in gammas])
     target = averages.exponent(relative_std)
-    factors = averages.combination(np.tile(kept, 2), np.repeat(gammas, len(kept)), 8000, target)
+    factors, error = averages.combination(np.tile(kept, 2), np.repeat(gammas, len(kept)), 8000, target)
+    assert error < 0.05
     expected = tracked(parameters, target)[-1]
     np.testing.assert_allclose(factors @ snapshots, expected, atol=1e-4 * np.abs(expected).max())
     assert np.abs(snapshots[[31, 63]] - expected).max() > 1e-3  # neither average that was kept would do
@@ -58,5 +59,23 @@ def test_reconstructed_average_is_the_tracked_one(relative_std):
 
 def test_a_stored_average_is_itself():
     gammas, kept = [16.97, 6.94], np.arange(100, 1001, 100)
-    factors = averages.combination(np.tile(kept, 2), np.repeat(gammas, 10), 700, 6.94)
+    factors, error = averages.combination(np.tile(kept, 2), np.repeat(gammas, 10), 700, 6.94)
     np.testing.assert_allclose(factors, np.eye(20)[16], atol=1e-6)
+    assert error < 1e-6
+
+
+@pytest.mark.parametrize("relative_std", [0.02, 0.15, 0.25])
+def test_the_error_is_the_distance_to_the_profile(relative_std):
+    """Of too few snapshots, against the profiles themselves over the steps before 1600."""
+    steps, gammas = [1200, 1600, 1200, 1600], [averages.exponent(s) for s in (0.05, 0.05, 0.1, 0.1)]
+    wanted = averages.exponent(relative_std)
+    factors, error = averages.combination(steps, gammas, 1600, wanted)
+    at = (np.arange(160_000) + 0.5) / 100
+
+    def profile(step, gamma):
+        return np.where(at < step, (gamma + 1) * (at / step) ** gamma / step, 0)
+
+    made = sum(f * profile(s, g) for f, s, g in zip(factors, steps, gammas, strict=True))
+    expected = profile(1600, wanted)
+    np.testing.assert_allclose(error, np.linalg.norm(made - expected) / np.linalg.norm(expected), rtol=1e-3)
+    assert error > 0.05

@@ -52,3 +52,8 @@ def test_runs_without_such_averages_are_refused(kept):
         averaging.reconstruct(kept / "none", run.program, STEPS, 0.1)
     with pytest.raises(ConfigError, match="between 0 and"):
         averaging.reconstruct(kept / "two", opened(kept / "two").program, STEPS, 0.5)
+
+
+def test_a_width_that_the_checkpoints_do_not_give_is_refused(kept):
+    with pytest.raises(ConfigError, match="the averages in 1 checkpoints"):
+        averaging.reconstruct(kept / "two", opened(kept / "two").program, 2, 0.15)

@@ -292,6 +292,22 @@ def test_the_fingerprint_tells_contents_apart(tmp_path, memory):
     assert data.open_source(options, "train").fingerprint != first
 
 
+@pytest.mark.parametrize("memory", [64, 0])
+def test_the_fingerprint_tells_what_images_become_apart(tmp_path, memory):
+    """Streamed images are not read, but 32 and 64 pixels a side are two data sets all the same."""
+    write_images(tmp_path, 6)
+    changes = [{}, {"size": 8}, {"size": 16}, {"channels": 1}, {"binarize": "threshold"}, {"binarize": "static"}]
+    found = []
+    for change in changes:
+        options = data.Options(source="folder", path=str(tmp_path), memory_mib=memory, **change)
+        found.append(data.open_source(options, "train").fingerprint)
+    assert len(set(found)) == len(changes)
+
+
+def test_the_fingerprint_of_images_in_memory_is_what_recorded_runs_have():
+    assert data.open_source(data.Options(), "train").fingerprint == "d4d30c86ade34bfa"
+
+
 # ------------------------------------------------------------------------------------------------------ archives
 
 
@@ -325,6 +341,11 @@ def test_archives_hold_one_or_several_splits(tmp_path):
         ({"image": np.zeros((2, 3, 3), np.uint8), "label": np.zeros(3, int)}, "label"),
         ({"image": np.zeros((2, 3, 3), np.uint8), "label": np.array([-1, 0])}, "label"),
         ({"picture": np.zeros((2, 3, 3), np.uint8)}, "picture"),
+        (
+            {f"{name}_image": np.zeros((2, 3, 3), np.uint8) for name in ("train", "test")}
+            | {"train_label": np.zeros(2, int)},
+            "holds labels, but none of test_image",
+        ),
         ({"image": np.zeros((0, 3, 3), np.uint8)}, "no examples"),
     ],
 )

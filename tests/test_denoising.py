@@ -7,8 +7,7 @@ import pytest
 from jax.extend.core import jaxprs_in_params
 from random_weights import random_weights
 
-from genimg_jax.networks import denoising
-from genimg_jax.networks.attention import full_attention
+from genimg_jax.networks import attention, denoising
 from genimg_jax.networks.dit import DiT
 from genimg_jax.networks.unet import UNet
 
@@ -135,9 +134,25 @@ def test_full_attention():
     query, key, value = np.random.default_rng(0).standard_normal((3, 2, 3, 5, 4)).astype(np.float32)
     scores = query @ key.swapaxes(2, 3) / 2
     mass = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
-    np.testing.assert_allclose(full_attention(*map(jnp.asarray, (query, key, value))), mass @ value, atol=1e-5)
-    fused = jax.nn.dot_product_attention(*(jnp.asarray(x.swapaxes(1, 2)) for x in (query, key, value)))
-    np.testing.assert_allclose(fused.swapaxes(1, 2), mass @ value, atol=1e-5)
+    np.testing.assert_allclose(
+        attention.full_attention(*map(jnp.asarray, (query, key, value))), mass @ value, atol=1e-5
+    )
+
+
+def test_attention_on_a_gpu(monkeypatch):
+    """The branch that is taken there, in float32 here; and which kernel 16-bit numbers are given to."""
+    query, key, value = np.random.default_rng(1).standard_normal((3, 2, 3, 5, 8)).astype(np.float32)
+    here = [f(query, key, value) for f in (attention.full_attention, attention.causal_attention)]
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    for f, expected in zip((attention.full_attention, attention.causal_attention), here, strict=True):
+        np.testing.assert_allclose(f(*map(jnp.asarray, (query, key, value))), expected, atol=1e-5)
+    chosen = []
+    monkeypatch.setattr(
+        jax.nn, "dot_product_attention", lambda q, k, v, implementation, **_: chosen.append(implementation) or q
+    )
+    for size, forward in ((64, False), (12, False), (136, False), (64, True)):
+        attention.full_attention(*[jnp.zeros((1, 1, 4, size), jnp.bfloat16)] * 3, forward)
+    assert chosen == ["cudnn", "xla", "xla", "xla"]
 
 
 def test_kernels_have_the_variance_of_their_fan_in():

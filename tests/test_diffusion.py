@@ -13,9 +13,11 @@ from scipy.stats import norm
 from genimg_jax import core
 from genimg_jax.errors import ConfigError
 from genimg_jax.families import denoising, diffusion, prediction
-from genimg_jax.objectives import targets, weightings
+from genimg_jax.objectives import paths, targets, weightings
 
-DDPM = {"path": "discrete", "target": "noise", "weighting": "uniform", "times": "uniform_times"}
+DDPM = {"path": "discrete", "target": "noise", "weighting": "uniform", "times": "discrete_times"}
+CHAIN = {**DDPM, "solver": "ancestral", "grid": "path_times", "steps": 1000, "least": 1e-5, "greatest": 1000.0}
+KEPT = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
 UNIFORM = (np.arange(100_000) + 0.5) / 100_000
 
 
@@ -32,10 +34,8 @@ def edm_loss() -> float:
 
 
 def ddpm_loss() -> float:
-    """The error of the noise at the 1000 steps' levels, between which the path interpolates."""
-    kept = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
-    level = np.sqrt((1 - kept) / kept)
-    level = np.exp(np.interp(UNIFORM * 999, np.arange(1000), np.log(level)))
+    """The error of the noise at the 1000 steps' levels."""
+    level = np.sqrt((1 - KEPT) / KEPT)
     return float((ideal_network.image_error(level) / level**2).mean())
 
 
@@ -48,7 +48,7 @@ def ddpm_loss() -> float:
         {},
         {"solver": "stochastic", "steps": 300},
         {"solver": "dpm_solver", "grid": "log_uniform", "path": "linear_log_snr", "target": "angular_velocity"},
-        {**DDPM, "solver": "ancestral", "steps": 1500, "grid": "log_uniform"},
+        CHAIN,
     ],
     ids=["edm", "stochastic", "variational", "ddpm"],
 )
@@ -177,9 +177,59 @@ def test_a_narrower_network_guides(monkeypatch):
     assert (state.params["model"]["bias"], state.params["model"]["guide"]["bias"]) == (-16.0, -4.0)
 
 
-def test_guidance_by_nothing_is_refused():
-    with pytest.raises(ConfigError, match="nothing to be guided by"):
-        ideal_network.made(diffusion, guidance=2.0)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"guidance": 2.0}, "nothing to be guided by"),
+        ({"guidance": 2.0, "classes": 2, "label_dropout": 0.0}, "learns no images without a class"),
+        ({"least": 1.0, "greatest": 1.0}, "not below model.greatest"),
+        ({**DDPM, "path": "cosine"}, "discrete_times are those of"),
+    ],
+)
+def test_what_cannot_be_is_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        ideal_network.made(diffusion, **options)
+
+
+def test_guidance_has_an_interval_of_noise_levels(ideal):
+    found = []
+    for options in ({}, {"guidance": 3.0, "guidance_least": 0.5, "guidance_greatest": 5.0}, {"guidance": 3.0}):
+        family, weights = ideal_network.made(diffusion, classes=2, **options)
+        noisy, level = ideal_network.batch(3)["image"], jnp.array([0.5, 5.0, 5.1])
+        found.append(np.asarray(family.denoise(weights, noisy, level, {"label": jnp.zeros(3, jnp.int32)})))
+    plain, inside, always = found
+    np.testing.assert_array_equal(inside[[0, 2]], plain[[0, 2]])
+    np.testing.assert_array_equal(inside[1], always[1])
+    assert np.abs(always - plain).min(axis=(1, 2, 3)).all()
+
+
+def test_the_options_are_what_they_are_named():
+    """Each against its formula at one noise level of another path's."""
+    options, path = diffusion.Options(), paths.linear_log_snr()
+    t, snr, s = jnp.array([0.3]), np.exp(13.3 - 18.3 * 0.3), 0.5
+    expected = {"edm": snr + 1 / s**2, "uniform": 1.0, "noise_error": snr, "variational": snr, "min_snr": min(snr, 5)}
+    for name, value in expected.items():
+        found = diffusion.WEIGHTINGS[name](options)(path, targets.image_target, t)
+        np.testing.assert_allclose(found, value, rtol=1e-5)
+    assert set(expected) == set(diffusion.WEIGHTINGS)
+    warps = {
+        "karras": lambda level: level ** (1 / 7),
+        "linear": lambda level: level / (1 + level),
+        "cosine": np.arctan,
+        "log_uniform": np.log,
+        "path_times": lambda level: (13.3 + 2 * np.log(level)) / 18.3,
+    }
+    for name, warp in warps.items():
+        found = warp(np.asarray(diffusion.GRIDS[name](path)(9, 0.1, 10.0), np.float64)[:-1])
+        np.testing.assert_allclose(found, np.linspace(warp(10.0), warp(0.1), 9), rtol=1e-5, atol=1e-5)
+    assert set(warps) == set(diffusion.GRIDS)
+
+
+def test_the_grid_of_ddpm_is_its_chain():
+    options = diffusion.Options(**CHAIN)
+    path = diffusion.PATHS["discrete"](options, 256)
+    found = diffusion.GRIDS["path_times"](path)(1000, *denoising.level_range(options, path))
+    np.testing.assert_allclose(found, np.append(np.sqrt((1 - KEPT) / KEPT)[::-1], 0.0), rtol=2e-4)
 
 
 # ---------------------------------------------------------------------------------------------- the variational bound
@@ -228,6 +278,13 @@ def check_bound(steps=None, below: float = 0.0, **options) -> None:
 def test_the_bound_is_tight_for_the_ideal_network(monkeypatch, path):
     ideal_network.install(monkeypatch, Discrete)
     check_bound(path=path)
+
+
+def test_a_path_begins_where_levels_can_be_told_apart():
+    for levels in (2, 17, 256):
+        path = diffusion.PATHS["learned"](diffusion.Options(), levels)
+        deviations = 2 / (levels - 1) / paths.noise_level(path, jnp.zeros(1))
+        np.testing.assert_allclose(deviations, 2 / 255 * np.exp(13.3 / 2), rtol=1e-4)
 
 
 def test_the_bound_does_not_depend_on_the_shape_of_the_path(monkeypatch):
@@ -280,6 +337,9 @@ def test_real_numbers_have_no_levels():
 def test_a_learned_path_needs_its_bound():
     with pytest.raises(ConfigError, match="learned"):
         ideal_network.made(diffusion, path="learned")
+    with pytest.raises(ConfigError, match="precision=float32"):
+        optimizers = {"model": core.Optimizer(optax.sgd(0.1), compute_dtype=jnp.bfloat16)}
+        ideal_network.made(diffusion, optimizers=optimizers, **VDM)
 
 
 # ---------------------------------------------------------------------------------------------------- planted faults
@@ -321,7 +381,7 @@ def test_faults_of_the_sampler_are_caught(ideal, monkeypatch, fault):
     if fault == "noise":  # too much of it is put back in
         monkeypatch.setitem(prediction.SOLVERS, "heun", lambda steps: prediction.sde.ddim(1.05))
     else:
-        monkeypatch.setitem(diffusion.GRIDS, "karras", lambda *ends: denoising.grids.karras()(*ends)[:-10])
+        monkeypatch.setitem(diffusion.GRIDS, "karras", lambda path: lambda *ends: denoising.grids.karras()(*ends)[:-10])
     with pytest.raises(AssertionError):
         check_moments(diffusion, steps=60)
 
@@ -335,7 +395,7 @@ def test_faults_of_the_likelihood_are_caught(ideal, monkeypatch):
 
 def test_faults_of_guidance_are_caught(ideal, monkeypatch):
     guide = prediction.guide
-    monkeypatch.setattr(prediction, "guide", lambda better, worse, weight: guide(worse, better, weight))
+    monkeypatch.setattr(prediction, "guide", lambda better, worse, *rest: guide(worse, better, *rest))
     with pytest.raises(AssertionError):
         check_guidance()
 

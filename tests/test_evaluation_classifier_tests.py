@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from genimg_jax.data import Options, open_source
+from genimg_jax.engine.config import EvaluateOptions
 from genimg_jax.errors import DataError
+from genimg_jax.evaluation import classes, classifiers, image_sets
 from genimg_jax.evaluation import classifier_tests as tests
-from genimg_jax.evaluation import classifiers, image_sets
 from genimg_jax.evaluation import recipe as recipes
 from genimg_jax.evaluation.recipe import Recipe
 
@@ -29,6 +30,11 @@ def cache(tmp_path_factory):
 @pytest.fixture(scope="module")
 def perfect(sets, cache):
     return tests.gan_train(**sets, cache=cache, recipe=TINY)
+
+
+def read(*sets):
+    """The classes that the shipped classifier of digits reads in sets of images."""
+    return tuple(classifiers.predict(classifiers.shipped("digits"), image_sets.batches(one)) for one in sets)
 
 
 def relabelled(images, labels):
@@ -87,13 +93,12 @@ def test_nothing_is_trained_twice(sets, cache, perfect, monkeypatch):
     assert files == {path.name: path.stat().st_mtime_ns for path in cache.iterdir()}
 
 
-def test_conditional_accuracy_and_gan_test_read_what_was_asked(sets):
+def test_gan_test_reads_what_was_asked(sets):
     classifier, test = classifiers.shipped("digits"), sets["test"]
     asked = test.labels.copy()
     asked[test.labels == 3] = 5
-    found = tests.gan_test(classifier, relabelled(test, asked), test)
-    conditional = tests.conditional_accuracy(classifier, relabelled(test, asked))
-    assert found.accuracy == conditional
+    found = tests.gan_test(classifier, read(test, test), relabelled(test, asked), test)
+    conditional = found.accuracy
     assert found.control.estimate == classifier.record["test_accuracy"]
     threes = np.mean(test.labels == 3)
     assert (
@@ -104,14 +109,38 @@ def test_conditional_accuracy_and_gan_test_read_what_was_asked(sets):
     assert (
         found.difference.high < 0 and found.difference.estimate == conditional.overall.estimate - found.control.estimate
     )
-    np.testing.assert_allclose(found.balance.expected[[3, 5]], [0, np.mean(asked == 5)])
 
 
-def test_class_balance_needs_no_labels(sets):
-    generated = sets["generated"]
-    ones = generated._replace(images=generated.images[generated.labels == 1], labels=None)
-    found = tests.class_balance(classifiers.shipped("digits"), ones, sets["test"])
-    assert found.shares[1] > 0.9 and found.total_variation > 0.7
+def test_the_histogram_of_classes_needs_no_labels_and_what_does_is_left_out_for_the_reason_given(sets, cache):
+    generated, test = sets["generated"], sets["test"]
+    ones = generated._replace(images=generated.images[generated.labels == 1], labels=None, unlabelled="they are ones")
+    classifier, seen = classifiers.shipped("digits"), (*read(ones, test), 10)
+    found, record = classes.measure(classifier, seen, ones, test, None, EvaluateOptions(), cache)
+    assert record["shares"][1] > 0.9 and found.metrics["class_histogram"].value > 0.7
+    assert found.left_out == {"GAN-train, GAN-test, conditional accuracy": "they are ones"}
+
+
+def test_without_training_images_a_shipped_classifier_is_looked_for(monkeypatch, tmp_path):
+    monkeypatch.setattr(recipes, "fit", None)
+    digits, options = open_source(Options(), "test"), EvaluateOptions()
+    unlabelled = digits._replace(classes=(), read=lambda index: {"image": digits.read(index)["image"]})
+    for train in (None, unlabelled):
+        assert classes.classifier_of(train, digits, options, tmp_path).record["name"] == "digits"
+        assert classes.classifier_of(train, digits, EvaluateOptions(features="pixels"), tmp_path) is None
+        assert classes.classifier_of(train, digits._replace(classes=tuple("abcdefghij")), options, tmp_path) is None
+    # Nothing is trained that could not be tested.
+    assert classes.classifier_of(digits, unlabelled, options, tmp_path) is None
+
+
+def test_why_there_is_no_classifier(sets):
+    bare = sets["test"]._replace(labels=None, classes=())
+    for train, test, options, reason in (
+        (None, sets["test"], EvaluateOptions(features="pixels"), "leaves the classifier out"),
+        (sets["train"], bare, EvaluateOptions(), "labelled with classes, and the reference's are not"),
+        (None, sets["test"], EvaluateOptions(), "the training set is not known, and no classifier of such"),
+        (bare, sets["test"], EvaluateOptions(), "the training images are not labelled with classes, and no"),
+    ):
+        assert reason in classes.why_none(train, test, options)
 
 
 def test_what_is_not_defined_is_said_by_name(sets, cache):
@@ -120,13 +149,11 @@ def test_what_is_not_defined_is_said_by_name(sets, cache):
     with pytest.raises(DataError, match="GAN-train is not defined for unconditional samples"):
         tests.gan_train(unconditional, sets["train"], sets["test"], cache)
     with pytest.raises(DataError, match="GAN-test is not defined for unconditional samples"):
-        tests.gan_test(classifier, unconditional, sets["test"])
-    with pytest.raises(DataError, match="conditional accuracy is not defined"):
-        tests.conditional_accuracy(classifier, unconditional)
+        tests.gan_test(classifier, (), unconditional, sets["test"])
     with pytest.raises(DataError, match="needs the classes of real images"):
-        tests.gan_test(classifier, sets["generated"], sets["test"]._replace(labels=None))
+        tests.gan_test(classifier, (), sets["generated"], sets["test"]._replace(labels=None))
     with pytest.raises(DataError, match=r"images of one kind: .*2 levels"):
-        tests.gan_test(classifier, sets["generated"], sets["test"]._replace(levels=2))
+        tests.gan_test(classifier, (), sets["generated"], sets["test"]._replace(levels=2))
     with pytest.raises(DataError, match="at least 2 of the data's classes"):
         one = relabelled(sets["generated"], np.zeros(500))
         tests.gan_train(one, sets["train"], sets["test"], cache)

@@ -1,6 +1,7 @@
 """genimg evaluate over runs and over files: the same images give the same figures, and mistakes are answered."""
 
 import json
+import pathlib
 import shutil
 
 import numpy as np
@@ -10,8 +11,11 @@ from tiny_runs import steps, train
 
 from genimg_jax.__main__ import main
 from genimg_jax.commands import report
-from genimg_jax.engine import images
-from genimg_jax.evaluation import evaluate_run
+from genimg_jax.commands.evaluate import beside
+from genimg_jax.engine import images, restored
+from genimg_jax.evaluation import evaluate_run, suite
+from genimg_jax.evaluation import recipe as recipes
+from genimg_jax.metrics import features
 
 COUNT = 60
 CHEAP = [f"--config.evaluate.samples={COUNT}", "--config.evaluate.features=pixels,classifier"]
@@ -73,14 +77,20 @@ def test_the_full_suite_of_a_run_is_written_with_its_pictures(workdir, full):
     assert "best-full" in page and full["verdict"]["status"] in page and "frechet/pixels" in page
 
 
-def test_batch_size_changes_no_figure(workdir, full, tmp_path):
+def test_neither_batch_size_nor_what_came_after_a_checkpoint_changes_a_figure(workdir, full, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(workdir, copy)
+    with (copy / "metrics.jsonl").open("a") as file:  # of a run that went on, and diverged
+        file.write(
+            json.dumps({"step": 9, "images": 144, "split": "train", "images_per_second": 1, "loss": "nan"}) + "\n"
+        )
     values = json.loads((workdir / "config.json").read_text())
     cheap = {"samples": COUNT, "features": "pixels,classifier", "classifier_tests": False}
     values["evaluate"] |= cheap | {"batch_size": 7}
     found = evaluate_run(copy, values, which="full")
     assert found["metrics"].keys() == full["metrics"].keys()
+    statuses, expected = ({one["name"]: one["status"] for one in r["verdict"]["findings"]} for r in (found, full))
+    assert (statuses, statuses["finite"]) == (expected, "healthy")
     expected = {name: full["metrics"][name]["value"] for name in figures(found, *FACTS)}
     assert figures(found, *FACTS) == pytest.approx(expected, rel=1e-4)
     for name in figures(found, *FACTS):
@@ -90,7 +100,8 @@ def test_batch_size_changes_no_figure(workdir, full, tmp_path):
 def test_the_same_images_from_a_run_an_archive_and_a_folder(workdir, full, generated, capsys):
     places = {"labelled.npz": generated / "labelled.evaluation", "folder": generated / "folder.evaluation"}
     for name, place in places.items():
-        assert evaluate("--generated", generated / name, "--reference", workdir, *CHEAP) == 0
+        slash = "/" * (name == "folder")  # as a shell completes it
+        assert evaluate("--generated", f"{generated / name}{slash}", "--reference", workdir, *CHEAP) == 0
         found = json.loads((place / "report.json").read_text())
         assert set(found["files"]) == {path.name for path in place.iterdir()}
         measured = figures(found, *(ORDERED if name == "folder" else ()))
@@ -98,7 +109,76 @@ def test_the_same_images_from_a_run_an_archive_and_a_folder(workdir, full, gener
         assert measured == pytest.approx({n: full["metrics"][n]["value"] for n in measured}, rel=1e-5)
         for metric in measured:
             assert found["metrics"][metric]["digest"] == full["metrics"][metric]["digest"]
-    assert f"{COUNT} images of {generated / 'folder'} beside {workdir}" in capsys.readouterr().out
+    assert f"{COUNT} images of {generated / 'folder'}/ beside {workdir}" in capsys.readouterr().out
+
+
+def test_a_report_of_a_part_of_a_folder_is_not_written_into_it():
+    assert str(beside("/made/images/:test")) == "/made/images:test.evaluation"
+    assert (
+        beside("images") == beside("./images/") == beside("images.npz") == pathlib.Path("images.evaluation").absolute()
+    )
+    assert beside(".").parent == pathlib.Path.cwd().parent
+
+
+def found_of(place) -> dict:
+    return json.loads((place / "report.json").read_text())
+
+
+def test_digits_are_read_by_the_shipped_classifier_without_training_images(generated, tmp_path):
+    assert evaluate("--generated", generated / "labelled.npz", "--reference", "digits", "--out", tmp_path, *CHEAP) == 0
+    found = found_of(tmp_path)
+    assert {"precision/classifier", "class_histogram", "gan_test"} <= found["metrics"].keys()
+    assert found["classes"]["classifier"]["name"] == "digits"
+    assert "memorisation" in found["left_out"] and "what a classifier reads" not in found["left_out"]
+
+
+@pytest.fixture
+def bare(monkeypatch):
+    """Pixels stand in for random convolutions, and nothing is trained."""
+    monkeypatch.setattr(features, "random_convolutions", lambda shape: features.pixels)
+    monkeypatch.setattr(recipes, "fit", None)
+    return ["--config.evaluate.features=pixels,classifier"]
+
+
+@pytest.fixture
+def both(generated, tmp_path):
+    """An archive with training images and labelled held-out ones."""
+    image = np.random.default_rng(0).integers(0, 256, (80, 8, 8), np.uint8)
+    label = np.arange(80) % 10
+    arrays = {"train_image": image[:50], "train_label": label[:50], "test_image": image[50:], "test_label": label[50:]}
+    np.savez(tmp_path / "both.npz", **arrays)
+    return tmp_path / "both.npz"
+
+
+def test_training_images_are_the_training_split(generated, both, bare, tmp_path):
+    flags = ["--reference", both, "--train", both, "--out", tmp_path, "--config.evaluate.features=pixels"]
+    assert evaluate("--generated", generated / "labelled.npz", *flags) == 0
+    stated = found_of(tmp_path)["metrics"]["copies/pixels"]["spec"]
+    assert stated["protocol.train"].endswith(" train") and stated["protocol.train images"] == 50
+    assert (stated["split"], stated["reference_samples"]) == ("test", 30)
+
+
+def test_a_reference_without_labels_is_compared_with_and_trains_nothing(generated, both, bare, tmp_path):
+    flags = ["--reference", generated / "images.npz", "--train", both, "--out", tmp_path, *bare]
+    assert evaluate("--generated", generated / "labelled.npz", *flags) == 0
+    found = found_of(tmp_path)
+    assert found["metrics"]["frechet/pixels"]["value"] == pytest.approx(0, abs=1e-6)
+    assert "the reference's are not" in found["left_out"]["what a classifier reads"]
+
+
+def test_numbers_of_an_archive_are_places_in_the_references_classes(bare, tmp_path, monkeypatch):
+    for i in range(30):
+        images.save_png(tmp_path / "real" / ("cat" if i % 3 else "ant") / f"{i}.png", np.full((8, 8, 1), i, np.uint8))
+    np.savez(tmp_path / "made.npz", image=np.zeros((30, 8, 8), np.uint8), label=np.arange(30) % 2)
+    np.savez(tmp_path / "more.npz", image=np.zeros((30, 8, 8), np.uint8), label=np.arange(30) % 3)
+    seen = []
+    monkeypatch.setattr(suite, "measure", lambda comparison, made: seen.append(made) or suite.Found({}))
+    for name in ("made.npz", "more.npz"):
+        flags = ["--reference", tmp_path / "real", "--config.evaluate.features=pixels"]
+        assert evaluate("--generated", tmp_path / name, *flags) == 0
+    assert seen[0].classes == ("ant", "cat")
+    np.testing.assert_array_equal(seen[0].labels, np.arange(30) % 2)
+    assert seen[1].labels is None and "of the classes '0', '1', '2', which the reference" in seen[1].unlabelled
 
 
 def test_every_checkpoint_and_its_trajectory(workdir, capsys):
@@ -122,6 +202,14 @@ def test_a_table_of_runs(workdir, full, tmp_path, capsys):
     rows = capsys.readouterr().out.splitlines()
     assert rows[0] == "|  | kernel/pixels | recall/pixels |"
     assert rows[2].startswith("| gan |") and rows[3].startswith("| other |")
+    # Runs of one name are told apart by their places; a column that no run has is answered.
+    (tmp_path / "gan").symlink_to(other)
+    shutil.copytree(other, tmp_path / "more" / "other")
+    assert evaluate("--table", f"{other},{tmp_path / 'more' / 'other'}", columns) == 0
+    rows = capsys.readouterr().out.splitlines()
+    assert rows[2].startswith(f"| {other} |") and rows[3].startswith(f"| {tmp_path / 'more' / 'other'} |")
+    assert evaluate("--table", f"{workdir},{other}", f"{columns},recal/pixels") == 2
+    assert "recal/pixels has not been measured in gan, other; did you mean 'recall/pixels'?" in capsys.readouterr().err
     full["metrics"]["recall/pixels"]["spec"]["protocol.k"] = 3
     (other / "evaluation" / "best-full.json").write_text(json.dumps(full))
     assert evaluate("--table", f"{workdir},{other}", columns) == 3
@@ -146,6 +234,9 @@ def test_what_cannot_sample_is_refused_the_full_suite(tmp_path, capsys):
     assert "vq cannot sample, and the suite 'full' compares samples" in capsys.readouterr().err
 
 
+FEW = ["--generated", "PLACE/eights.npz", "--reference", "PLACE/eights.npz"]
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -156,7 +247,29 @@ def test_what_cannot_sample_is_refused_the_full_suite(tmp_path, capsys):
         (["--generated", "PLACE/few.npz", "--reference", "digits"], "there are 3 generated and 297 reference images"),
         (["--generated", "PLACE/few.npz", "--reference", "digits:val"], "--reference: There is no split 'val'"),
         (["--generated", "PLACE/few.npz"], "compared with what? Give --reference"),
-        (["--generated", "PLACE/few.npz", "--reference", "digits", "--workdir", "x"], "leave --workdir out"),
+        (["--generated", "RUN", "--reference", "digits"], "RUN is a run directory; measure its samples by"),
+        (["--generated", "RUN:test", "--reference", "digits"], "is a run directory"),
+        (["--generated", "PLACE/few.npz", "--reference", "digits", "--config.evaluate.features="], "names nothing"),
+        ([*FEW, "--config.evaluate.features=classifier"], "the training set is not known, and no classifier of such"),
+        ([*FEW, "--train", "PLACE/nines.npz"], "the training images alone have '8', '9'; give sources of the same"),
+        ([*FEW, "--train", "PLACE/large.npz"], "training images are 9 x 9 x 1 and the reference's 8 x 8"),
+        ([*FEW, "--train", "PLACE/held.npz"], "has no split train; name one as"),
+        ([*FEW, "--workdir", "x"], "--workdir does not go with --generated; leave one of them out"),
+        ([*FEW, "--human", "page.html"], "--human does not go with --generated"),
+        (
+            [*FEW, "--suite", "full"],
+            "--suite goes with --all_checkpoints or --workdir, not with --generated; leave it out",
+        ),
+        ([*FEW, "--checkpoint", "last"], "--checkpoint goes with --table or --workdir, not with --generated"),
+        ([*FEW, "--noaveraged"], "--averaged goes with"),
+        ([*FEW, "--all-checkpoints"], "--all_checkpoints does not go with --generated"),
+        (["--human", "PLACE/page.html", "--sets=a=digits", "--out", "x"], "--out goes with --generated or --answers"),
+        (["--human", "PLACE/page.html", "--sets=a=digits", "--keep_failed"], "--keep_failed goes with --answers, not"),
+        (["--answers", "a.json", "--seed=1"], "--seed goes with --human, not with --answers"),
+        (["--table", "PLACE", "--suite", "full"], "--suite goes with"),
+        (["--table", "PLACE", "--workdir", "RUN"], "--workdir does not go with --table"),
+        (["--table="], "which runs?"),
+        (["--workdir", "RUN", "--all_checkpoints", "--checkpoint=4"], "not with --all_checkpoints; leave it out"),
         (["--workdir", "RUN", "--reference", "digits"], "--reference goes with --generated"),
         (["--workdir", "RUN", "--suite", "ful"], "suite"),
         (["--workdir", "RUN", "--suite=full", "--config.evaluate.inception=PLACE/no.pth"], "where there is no file"),
@@ -172,9 +285,34 @@ def test_a_mistake_is_answered_with_a_sentence(flags, message, workdir, tmp_path
     np.savez(tmp_path / "sounds.npz", sound=np.zeros(3))
     np.savez(tmp_path / "few.npz", image=np.zeros((3, 8, 8), np.uint8))
     np.savez(tmp_path / "large.npz", image=np.zeros((30, 9, 9), np.uint8))
+    grey = np.zeros((30, 8, 8), np.uint8)
+    np.savez(tmp_path / "eights.npz", image=grey, label=np.arange(30) % 8)
+    np.savez(tmp_path / "nines.npz", image=grey, label=np.arange(30) % 10)
+    np.savez(tmp_path / "held.npz", test_image=grey)
     before = sorted(path.name for path in tmp_path.iterdir())
     given = [flag.replace("PLACE", str(tmp_path)).replace("RUN", str(workdir)) for flag in flags]
     assert evaluate(*given) == 2
     error = capsys.readouterr().err
-    assert "genimg: " in error and message.replace("PLACE", str(tmp_path)) in error and "Traceback" not in error
+    message = message.replace("PLACE", str(tmp_path)).replace("RUN", str(workdir))
+    assert "genimg: " in error and message in error and "Traceback" not in error
     assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_a_place_that_cannot_be_written_is_known_before_anything_is_measured(workdir, tmp_path, monkeypatch, capsys):
+    """A file is in the way, which stops a superuser too."""
+    shutil.copytree(workdir, tmp_path / "run", ignore=shutil.ignore_patterns("evaluation"))
+    (tmp_path / "run" / "evaluation").write_text("")
+    np.savez(tmp_path / "few.npz", image=np.zeros((30, 8, 8), np.uint8))
+    monkeypatch.setattr(suite, "measure", None)
+    monkeypatch.setattr(restored, "open_run", None)
+    out = tmp_path / "few.npz" / "report"
+    for flags, message in (
+        (
+            ["--generated", tmp_path / "few.npz", "--reference", "digits", "--out", out],
+            f"write to {out}: Not a directory",
+        ),
+        (["--workdir", tmp_path / "run"], "Not a directory; make it writable, or evaluate a copy of the run."),
+        (["--workdir", tmp_path / "run", "--all_checkpoints"], "evaluate a copy of the run."),
+    ):
+        assert evaluate(*flags) == 6
+        assert message in capsys.readouterr().err

@@ -92,6 +92,8 @@ def test_the_known_ranking_is_found():
     assert low < 1.9 < high
     assert 0.4 < found["left_chosen"] < 0.6
     assert found["answers"] == 25 * 36
+    stated = "the spread between raters (Student's, 24 degrees of freedom), never narrower than those of independent"
+    assert stated in text(found)
     assert text(found).splitlines()[3].startswith("data ")
 
 
@@ -117,6 +119,7 @@ def test_ratings_are_means_over_raters():
         found = scores(read(*(saved(asked, str(i), ratings(rng, asked)) for i in range(12))))
         hits += [s["interval"][0] <= target[n] <= s["interval"][1] for n, s in found["scores"].items()]
     assert list(found["scores"]) == ["data", "gan", "vae"]
+    assert found["intervals"] == "by the spread between raters (Student's, 11 degrees of freedom)"
     assert found["differences"]["data - vae"]["interval"][0] > 1
     assert 0.9 <= np.mean(hits) <= 0.99
 
@@ -200,10 +203,11 @@ def test_from_the_command_line(tmp_path, capsys):
         (["--human", str(place)], "which sets?"),
         (["--human", str(place), "--sets", "a=digits,a=digits"], "one name"),
         (["--human", str(place), "--sets", f"a=digits,b={tmp_path / 'none.npz'}"], "--sets"),
-        (["--workdir", "runs/x", "--sets", "a=digits"], "--sets goes with --human"),
+        (["--answers", files, "--sets", "a=digits"], "--sets goes with --human, not with --answers; leave it out"),
         (["--answers", str(tmp_path / "none.json")], "cannot be read"),
+        (["--answers", files, "--out", str(tmp_path / "r0.json")], "r0.json: File exists; choose another --out"),
     ):
-        assert main(["evaluate", *arguments]) in (2, 3)
+        assert main(["evaluate", *arguments]) in (2, 3, 6)
         error = capsys.readouterr().err
         assert said in error
         assert len(error.splitlines()) == 1

@@ -10,7 +10,7 @@ from genimg_jax.data import open_source, transforms
 from genimg_jax.engine.program import EVALUATION_SEED
 from genimg_jax.errors import ConfigError
 from genimg_jax.evaluation import image_sets
-from genimg_jax.evaluation.image_sets import ImageSet, labels_of, named, of_generated, of_source
+from genimg_jax.evaluation.image_sets import ImageSet, check_alike, named, of_generated, of_source, renumbered
 
 DIGITS = data.Options()
 BINARY = data.Options(binarize="dynamic")
@@ -80,9 +80,50 @@ def test_images_of_another_size_are_refused():
 
 def test_labels_are_numbered_as_the_reference_numbers_its_classes():
     images = ImageSet(np.zeros((3, 4, 4, 1), np.uint8), 256, np.array([0, 1, 0]), ("dog", "ant"), "made")
-    np.testing.assert_array_equal(labels_of(images, like(256, ("ant", "cat", "dog"))), [2, 0, 2])
-    assert labels_of(images, like(256, ("ant", "cat"))) is None
-    assert labels_of(images._replace(labels=None), like(256, ("ant", "dog"))) is None
+    np.testing.assert_array_equal(renumbered(images, like(256, ("ant", "cat", "dog"))).labels, [2, 0, 2])
+    found = renumbered(images, like(256, ("ant", "cat")))
+    assert found.labels is None and found.unlabelled == "the images are of the classes 'dog', which the reference lacks"
+    found = renumbered(images._replace(labels=None), like(256, ("ant", "dog")))
+    assert found.labels is None and found.unlabelled == "the images were not asked to be of any class"
+
+
+def test_numbers_are_places_among_classes_that_have_names():
+    images = ImageSet(np.zeros((3, 4, 4, 1), np.uint8), 256, np.array([0, 3, 2]), tuple("0123"), "made")
+    np.testing.assert_array_equal(renumbered(images, like(256, ("ant", "bee", "cat", "dog", "eel"))).labels, [0, 3, 2])
+    # A folder of folders 0 to 10 is in the order of their names.
+    folders = images._replace(classes=("0", "1", "10", "2"))
+    names = tuple("abcdefghijkl")
+    np.testing.assert_array_equal(renumbered(folders, like(256, names)).labels, [0, 2, 10])
+    # Too few of them, or numbers of other classes.
+    for classes in (("ant", "bee", "cat"), ("0", "2", "3", "4")):
+        found = renumbered(images, like(256, classes))
+        assert found.labels is None and "which the reference lacks" in found.unlabelled
+
+
+@pytest.mark.parametrize(
+    ("train", "reference", "message"),
+    [
+        ("abc", "ab", "have other classes: the training images alone have 'c'; give"),
+        ("ab", "abc", "the reference alone has 'c';"),
+        ("ax", "ab", "alone have 'x' and the reference alone has 'b';"),
+        ("ba", "ab", "their order differs"),
+        ("01", "abc", "alone have '0', '1' and the reference alone has 'a', 'b', 'c'"),
+        (tuple("0123456789"), ("0", "1"), "'2', '3', '4', '5', '6' and 3 more;"),
+    ],
+)
+def test_training_images_of_other_classes_are_refused(train, reference, message):
+    source = open_source(DIGITS, "test[:2]")
+    with pytest.raises(ConfigError, match=message):
+        check_alike(source._replace(classes=tuple(train)), source._replace(classes=tuple(reference)))
+
+
+def test_training_images_of_the_same_classes_are_not():
+    source = open_source(DIGITS, "test[:2]")
+    for train, reference in (("ab", "ab"), ("01", "ab"), ("", "ab"), ("ab", "")):
+        check_alike(source._replace(classes=tuple(train)), source._replace(classes=tuple(reference)))
+    larger = open_source(data.Options(size=9), "test[:2]")
+    with pytest.raises(ConfigError, match="training images are 9 x 9 x 1 and the reference's 8 x 8 x 1; set --config"):
+        check_alike(larger, source)
 
 
 def test_sources_are_named_in_short(tmp_path):
@@ -102,9 +143,36 @@ def test_sources_are_named_in_short(tmp_path):
     assert of(str(tmp_path / "a:b.npz")) == ("npz", "", str(tmp_path / "a:b.npz"), "test", None)
     assert of(f"{tmp_path / 'a:b.npz'}:train[:3]")[2:4] == (str(tmp_path / "a:b.npz"), "train[:3]")
     assert of(str(tmp_path / "lone.npz"))[3] == "train"
-    with pytest.raises(ConfigError, match=r"others.npz has the splits first, second; name one"):
+    with pytest.raises(ConfigError, match=r"others.npz has no split test; name one as .*:SPLIT, of first, second\."):
         of(str(tmp_path / "others.npz"))
     with pytest.raises(ConfigError, match=r"--reference: The folder .* holds no images"):
         of(str(tmp_path / "folder"))
     with pytest.raises(ConfigError, match="--reference nowhere: there is no such folder"):
         of("nowhere")
+
+
+def test_training_images_are_never_held_out_ones_unless_said(tmp_path):
+    grey = np.zeros((5, 6, 6), np.uint8)
+    np.savez(tmp_path / "both.npz", test_image=grey, train_image=grey)
+    np.savez(tmp_path / "lone.npz", image=grey)
+    np.savez(tmp_path / "held_out.npz", test_image=grey)
+
+    def split(text):
+        return named(text, DIGITS, "--train", "train").split
+
+    places = [str(tmp_path / name) for name in ("both.npz", "lone.npz")]
+    assert [split(text) for text in ("digits", "shapes", "tfds:mnist", *places)] == ["train"] * 5
+    assert split("digits:test[:9]") == "test[:9]" and split("tfds:mnist:test") == "test"
+    held_out = str(tmp_path / "held_out.npz")
+    assert split(f"{held_out}:test") == "test"
+    with pytest.raises(ConfigError, match=r"--train .*held_out.npz has no split train; name one as .*:SPLIT, of test"):
+        split(held_out)
+
+
+def test_what_one_source_is_called_is_not_what_the_next_is():
+    """Options that a run was read by, of which another source keeps only how images are made alike."""
+    folder = data.Options(source="folder", path="images", size=16)
+    mnist = named("tfds:mnist", folder, "--train").options
+    assert (mnist.path, mnist.size) == ("", 16)
+    assert named("tfds:mnist", dataclasses.replace(DIGITS, path="prepared"), "--train").options.path == "prepared"
+    assert named("digits", mnist, "--train").options.name == ""

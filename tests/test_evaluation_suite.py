@@ -11,7 +11,7 @@ import pytest
 from genimg_jax import data
 from genimg_jax.data import open_source
 from genimg_jax.engine.config import EvaluateOptions
-from genimg_jax.errors import ConfigError, DataError
+from genimg_jax.errors import ConfigError, DataError, ResourceError
 from genimg_jax.evaluation import classifiers, image_sets, results, suite
 from genimg_jax.evaluation.image_sets import ImageSet, of_source
 from genimg_jax.metrics.specs import Measurement, MetricSpec
@@ -65,12 +65,16 @@ def test_the_data_itself_is_healthy_and_no_copy(perfect):
 
 def test_one_image_again_and_again_has_collapsed(comparison, digits, perfect):
     fresh = digits[2]
-    found = suite.measure(comparison, fresh._replace(images=np.repeat(fresh.images[:1], 400, axis=0), labels=None))
+    named = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+    same = fresh._replace(images=np.repeat(fresh.images[:1], 400, axis=0), labels=None, classes=named)
+    found = suite.measure(comparison, same)
     assert found.verdict.status == "collapsed"
     collapsed = {finding.name for finding in found.verdict.findings if finding.status == "collapsed"}
     assert {"duplicates/pixels", "spread/pixels", "class histogram"} <= collapsed
     assert values(found)["vendi/pixels"] == pytest.approx(1)
     assert values(found)["class_histogram"] > 0.8 > values(perfect)["class_histogram"]
+    modes = next(finding for finding in found.verdict.findings if finding.name == "modes")
+    assert "missing: three" in modes.sentence
     # What it was asked for is not known; what was measured is.
     assert "gan_test" not in found.metrics and any("GAN-test" in name for name in found.left_out)
 
@@ -142,6 +146,8 @@ def test_what_is_not_known_is_left_out_by_name(digits):
         (EvaluateOptions(neighbours=400), "neighbours is 400, and there are 400 generated and 390 reference images"),
         (EvaluateOptions(features="pixels,inception"), "features has 'inception'; there are pixels"),
         (EvaluateOptions(inception="nowhere.pth"), "inception is nowhere.pth, where there is no file"),
+        (EvaluateOptions(features=" ,"), "features names nothing to compare by; there are pixels"),
+        (EvaluateOptions(features="classifier"), "is classifier, and there is none: the training set is not known"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_before_anything_is(options, message, digits):
@@ -174,6 +180,16 @@ def test_a_report_holds_measurements_whole(perfect, tmp_path):
     assert "frechet_corrected/classifier" in text and "(the data: " in text
 
 
+def test_a_report_that_cannot_be_written_is_a_sentence(perfect, tmp_path):
+    (tmp_path / "best-full.json").mkdir()
+    with pytest.raises(ResourceError, match=r"the report .*best-full\.json cannot be written: Is a directory\."):
+        suite.write(tmp_path / "best-full.json", {}, perfect._replace(pictures={}))
+
+
+def test_a_report_of_nothing_has_a_text():
+    assert results.text({"metrics": {}}).startswith("metric ")
+
+
 def report_of(value: float, **changed) -> dict:
     """One with a likelihood and a distance."""
     kind = changed.pop("kind", "exact")
@@ -194,8 +210,19 @@ def test_a_table_keeps_kinds_of_likelihood_apart_and_refuses_two_protocols():
     assert protocol.count("`") == 6
     with pytest.raises(DataError, match=r"'kernel/classifier' cannot hold both 'made' and 'vae'.* \(10 and 20\)"):
         results.table({"made": report_of(1.5), "vae": report_of(2.5, samples=20)})
-    with pytest.raises(DataError, match="none of recall/pixels has been measured in made"):
-        results.table({"made": report_of(1.5)}, ["recall/pixels"])
+
+
+def test_a_table_has_every_column_that_was_named():
+    reports = {"made": report_of(1.5), "vae": report_of(2.5)}
+    del reports["vae"]["metrics"]["kernel/classifier"]
+    rows = results.table(reports, ["negative_log_likelihood", "kernel/classifier"]).splitlines()
+    assert rows[0] == "|  | negative_log_likelihood (exact) | kernel/classifier |"
+    assert rows[3] == "| vae | 2.5 |  |"
+    message = "kernel/classifer has not been measured in made, vae; did you mean 'kernel/classifier'?"
+    with pytest.raises(ConfigError, match=message):
+        results.table(reports, ["negative_log_likelihood", "kernel/classifer"])
+    with pytest.raises(ConfigError, match=r"none of .* has been measured in made; name columns that have been"):
+        results.table({"made": {"metrics": {"loss": None}}})
 
 
 def test_numbers_that_json_has_not_are_words():

@@ -91,7 +91,10 @@ def test_faults_of_the_coupling_are_caught(monkeypatch, fault):
     ideal_network.install(monkeypatch, Nothing)
     pair = flow.COUPLINGS["optimal_transport"]
 
-    def cheap(image, noise):  # every image takes the nearest noise
+    def alone(image, noise, label):
+        return noise
+
+    def cheap(image, noise, label):  # every image takes the nearest noise
         squares = ((image[:, None] - noise[None]) ** 2).sum((2, 3, 4))
         return noise[squares.argmin(1)]
 
@@ -100,11 +103,12 @@ def test_faults_of_the_coupling_are_caught(monkeypatch, fault):
 
         def pairing(optimizer, loss):
             return value_and_grad(
-                optimizer, lambda p, part, key: loss(p, {**part, "noise": pair(part["image"], part["noise"])}, key)
+                optimizer,
+                lambda p, part, key: loss(p, {**part, "noise": pair(part["image"], part["noise"], None)}, key),
             )
 
         monkeypatch.setattr(core, "value_and_grad", pairing)
-    faulty = {"unpaired": lambda image, noise: noise, "repeated": cheap, "halves": lambda image, noise: noise}
+    faulty = {"unpaired": alone, "repeated": cheap, "halves": alone}
     monkeypatch.setitem(flow.COUPLINGS, "optimal_transport", faulty[fault])
     with pytest.raises(AssertionError):
         check_coupling()

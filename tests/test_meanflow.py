@@ -10,6 +10,7 @@ from ideal_network import CLASSES, DATA_STD, NOTHING, check_denoise, check_log_p
 from scipy.stats import norm
 
 from genimg_jax import core
+from genimg_jax.errors import ConfigError
 from genimg_jax.families import meanflow
 from genimg_jax.objectives import one_step
 from genimg_jax.objectives.paths import per_example
@@ -57,7 +58,7 @@ class Network:
 
 @pytest.fixture
 def ideal(monkeypatch):
-    monkeypatch.setattr(meanflow.backbone, "build", lambda options, channels, classes: Network(classes))
+    monkeypatch.setattr(meanflow.backbone, "build", lambda options, channels, classes, **_: Network(classes))
 
 
 @pytest.mark.parametrize("steps", [1, 3])
@@ -95,13 +96,15 @@ def test_the_mean_velocity_is_what_is_learned(ideal, objective):
         check_fixed_point(0.1, objective=objective, spans=0.75)
 
 
-GUIDED = {"classes": 2, "toy": CLASSES[1], "guidance": GUIDANCE, "label_dropout": 0.0, "spans": 0.0}
+GUIDED = {"classes": 2, "toy": CLASSES[1], "guidance": GUIDANCE, "label_dropout": 1e-9, "spans": 0.0}
 
 
 def test_guidance_is_learned(ideal):
     check_fixed_point(**GUIDED)
     family, _ = ideal_network.made(meanflow, classes=2, guidance=GUIDANCE)
     assert family.log_prob is None
+    with pytest.raises(ConfigError, match="label_dropout=0"):
+        ideal_network.made(meanflow, classes=2, guidance=GUIDANCE, label_dropout=0.0)
 
 
 def test_shortcuts_are_steps_of_samplers():
@@ -134,7 +137,7 @@ def test_faults_of_the_objective_are_caught(ideal, monkeypatch, fault):
 
 
 def test_faults_of_shortcuts_are_caught(ideal, monkeypatch):
-    def faulty(network, noisy, r, t):  # both halves from where the first begins
+    def faulty(network, noisy, r, t, finest):  # both halves from where the first begins
         middle = 0.5 * (r + t)
         return 0.5 * (network(noisy, middle, t) + network(noisy, r, middle))
 

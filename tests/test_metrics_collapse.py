@@ -62,7 +62,10 @@ def test_missing_classes_are_counted_and_named():
     reference = rng.integers(10, size=5000)
     modes, histogram = collapse.class_findings(rng.integers(8, size=1000), reference, 10)
     assert (modes.status, modes.value, modes.expected) == ("suspicious", 8, 10)
-    assert "8, 9" in modes.sentence
+    assert modes.sentence.endswith("missing: 8, 9.")
+    names = [f"class {'abcdefghij'[i]}" for i in range(10)]
+    named, _ = collapse.class_findings(rng.integers(8, size=1000), reference, 10, names)
+    assert named.sentence.endswith("missing: class i, class j.")
     assert histogram.status == "suspicious"
     modes, histogram = collapse.class_findings(np.zeros(1000, int), reference, 10)
     assert (modes.status, modes.value, histogram.status) == ("collapsed", 1, "collapsed")

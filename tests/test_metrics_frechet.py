@@ -72,6 +72,18 @@ def test_one_covariance_of_low_rank():
     np.testing.assert_allclose(frechet_distance(low, full), expected, rtol=1e-6)
 
 
+def test_a_feature_that_is_there_twice_counts_as_one_longer_one():
+    """More samples than features, and yet a singular covariance, that rounding may leave positive."""
+    rng = np.random.default_rng(9)
+    sets = [(scale * rng.normal(size=(200, 20)) @ np.diag(np.arange(1, 21))).astype(np.float32) for scale in (1, 2)]
+    twice = [moments(np.concatenate([one, one], axis=1)) for one in sets]
+    # Of float32, by a number that is exact: four copies are twice as long.
+    often = [moments(np.concatenate([one] * 4, axis=1)) for one in sets]
+    longer = [moments(2 * one) for one in sets]
+    assert frechet_distance(*often) == pytest.approx(frechet_distance(*longer), rel=1e-9)
+    assert frechet_distance(*twice) == pytest.approx(frechet_distance(*longer) / 2, rel=1e-9)
+
+
 def test_a_set_without_spread_is_a_point():
     rng = np.random.default_rng(3)
     point, spread = moments(np.full((4, 3), 2.0, np.float32)), gaussian(rng, 3)

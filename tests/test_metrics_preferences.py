@@ -13,7 +13,7 @@ SCORES = np.array([1.0, 0.5, -0.2, -1.3])
 
 
 def choices(rng, raters, each, spread=0.0):  # -> (winners, losers, raters), each [raters x each]
-    """Raters with taste: their own scores vary around the common ones by `spread`."""
+    """Raters with taste: their own scores vary around the common ones by `spread`. `each` is one number, or a list."""
     tastes = SCORES + spread * rng.normal(size=(raters, 4))
     who = np.repeat(np.arange(raters), each)
     pairs = np.array([rng.permutation(4)[:2] for _ in who])
@@ -75,6 +75,48 @@ def test_raters_with_tastes_need_their_names():
     assert np.mean(blind) < 0.8
 
 
+@pytest.mark.parametrize(("each", "least"), [([60, 60], 0.93), ([60] * 4, 0.93), ([200, 40, 20, 20, 20], 0.88)])
+def test_few_raters_make_intervals_wide_and_not_wrong(each, least):
+    """Two raters of four sets, though their covariance has rank 1; and raters of unequal diligence. Answers taken for
+    independent cover 60 to 80 %."""
+    rng = np.random.default_rng(6)
+    target = np.array([s.estimate for s in bradley_terry(*choices(rng, 3000, 10, spread=0.7)[:2]).scores])
+    hits, blind, differences = [], [], []
+    for _ in range(80):
+        answers = choices(rng, len(each), each, spread=0.7)
+        by_rater = bradley_terry(*answers)
+        for kept, found in ((hits, by_rater), (blind, bradley_terry(*answers[:2]))):
+            kept += [s.low <= true <= s.high for s, true in zip(found.scores, target, strict=True)]
+        difference = score_difference(by_rater, "data", "vae")
+        differences.append(difference.low <= target[0] - target[3] <= difference.high)
+    assert np.mean(hits) >= least
+    assert np.mean(differences) >= least - 0.02
+    assert np.mean(blind) < 0.85
+
+
+def test_two_raters_who_happen_to_agree_are_not_sure():
+    """Their spread is 0; what so few answers leave open is not."""
+    winners, losers = ["a"] * 7 + ["b"] * 3, ["b"] * 7 + ["a"] * 3
+    found = bradley_terry(winners * 2, losers * 2, ["anna"] * 10 + ["ben"] * 10)
+    np.testing.assert_allclose(found.between_raters, 0, atol=1e-12)
+    assert found.scores == bradley_terry(winners * 2, losers * 2).scores
+    assert found.scores[0].low < 0 < found.scores[0].high
+
+
+def test_the_spread_is_the_jackknife_over_raters():
+    """To first order: refitted without each rater in turn, when raters are many."""
+    winners, losers, raters = choices(np.random.default_rng(7), 30, 40, spread=1.0)
+    found = bradley_terry(winners, losers, raters)
+    without = [bradley_terry(winners[raters != i], losers[raters != i]) for i in range(30)]
+    scores = np.array([[s.estimate for s in one.scores] for one in without])
+    whole = np.array([s.estimate for s in found.scores])
+    np.testing.assert_allclose(found.between_raters, 29 / 30 * (scores - whole).T @ (scores - whole), atol=5e-4)
+    error = found.scores[1].standard_error
+    assert error == pytest.approx(np.sqrt(found.between_raters[1, 1]))
+    half = scipy.stats.t.ppf(0.975, 29) * error
+    assert found.scores[1].high - found.scores[1].estimate == pytest.approx(half)
+
+
 def test_one_who_always_wins_has_a_finite_score():
     found = bradley_terry(["data"] * 20 + ["gan", "vae"], ["gan", "vae"] * 10 + ["vae", "gan"])
     best = found.scores[0]
@@ -99,3 +141,5 @@ def test_refusals():
         bradley_terry([], [])
     with pytest.raises(DataError, match="one rater"):
         bradley_terry(["a", "b"], ["b", "a"], ["x", "x"])
+    with pytest.raises(DataError, match="only rater ben connects"):
+        bradley_terry(list("abbc") * 5, list("bacb") * 5, ["anna", "ben", "ben", "ben"] * 5)

@@ -67,7 +67,24 @@ def test_mean_flow_derivative_matches_finite_differences(double):
 
 def test_mean_velocity_is_a_fixed_point_of_shortcut(double):
     x, r, t = points()
-    np.testing.assert_allclose(one_step.shortcut(mean_velocity, x, r, t), mean_velocity(x, r, t), rtol=1e-9)
+    np.testing.assert_allclose(one_step.shortcut(mean_velocity, x, r, t, 0.0), mean_velocity(x, r, t), rtol=1e-9)
+
+
+def test_the_finest_shortcut_is_two_steps_of_the_velocity(double):
+    x, t = jnp.asarray(np.random.default_rng(2).normal(size=(2, 2))), jnp.array([0.75, 0.75])
+
+    def learned(x, r, t):  # shorter steps than 1/8 are never trained
+        span = per_example(t - r, x)
+        return jnp.where((span > 0) & (span < 0.12), jnp.nan, network(1.3)(x, r, t))
+
+    found = one_step.shortcut(learned, x, t - jnp.array([0.125, 0.25]), t, 0.125)
+    u, half = network(1.3), 0.0625
+    first = u(x, t, t)
+    expected = 0.5 * (first + u(x - half * first, t - half, t - half))
+    np.testing.assert_allclose(found[0], expected[0], rtol=1e-9)
+    first = u(x, t - 2 * half, t)
+    expected = 0.5 * (first + u(x - 2 * half * first, t - 4 * half, t - 2 * half))
+    np.testing.assert_allclose(found[1], expected[1], rtol=1e-9)
 
 
 def test_no_gradient_flows_through_targets():
@@ -75,7 +92,7 @@ def test_no_gradient_flows_through_targets():
 
     def targets(parameter):
         u = network(parameter)
-        return one_step.mean_flow(u, x, r, t, x)[1].sum() + one_step.shortcut(u, x, r, t).sum()
+        return one_step.mean_flow(u, x, r, t, x)[1].sum() + one_step.shortcut(u, x, r, t, 0.0).sum()
 
     value, gradient = jax.value_and_grad(targets)(jnp.float32(1.3))
     assert gradient == 0
@@ -86,8 +103,14 @@ def test_no_gradient_flows_through_targets():
 def test_coupling_is_the_best_assignment():
     rng = np.random.default_rng(1)
     image, noise = (rng.normal(size=(24, 3, 2, 1)).astype(np.float32) for _ in range(2))
-    found = np.asarray(jax.jit(optimal_transport)(image, noise))
+    found = np.asarray(jax.jit(optimal_transport)(image, noise, None))
     cost = ((image[:, None] - noise[None]) ** 2).sum(axis=(2, 3, 4))
     rows, columns = linear_sum_assignment(cost)
     np.testing.assert_array_equal(found[rows], noise[columns])
     assert ((image - found) ** 2).sum() < ((image - noise) ** 2).sum()
+    label = rng.integers(3, size=24)
+    within = np.asarray(jax.jit(optimal_transport)(image, noise, label))
+    for k in range(3):
+        own = label == k
+        rows, columns = linear_sum_assignment(cost[own][:, own])
+        np.testing.assert_array_equal(within[own][rows], noise[own][columns])

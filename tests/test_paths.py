@@ -17,6 +17,7 @@ PATHS = {
     "rectified": paths.rectified(),
     "variance_exploding": paths.variance_exploding(),
 }
+LEARNED = paths.learned(jnp.array([9.0, -6.0]), jnp.asarray(np.random.default_rng(0).normal(size=6), jnp.float32))
 EDM = targets.edm_target(0.5)
 TARGETS = (
     targets.image_target,
@@ -27,7 +28,7 @@ TARGETS = (
 )
 
 
-WEIGHTINGS = (weightings.noise_error, weightings.variational, weightings.edm(0.5), weightings.min_snr())
+WEIGHTINGS = (weightings.noise_error, weightings.edm(0.5), weightings.min_snr())
 
 
 @pytest.fixture
@@ -71,9 +72,9 @@ def test_paths_match_their_papers(name):
     np.testing.assert_allclose(paths.noise_level(path, t), sigma / alpha, rtol=5e-6)
 
 
-@pytest.mark.parametrize("name", PATHS)
+@pytest.mark.parametrize("name", [*PATHS, "learned"])
 def test_time_is_the_inverse_of_the_noise_level(name):
-    path = PATHS[name]
+    path = PATHS.get(name, LEARNED)
     ends = paths.noise_level(path, jnp.asarray(path.bounds))
     levels = jnp.geomspace(jnp.maximum(ends[0], 1e-3), jnp.minimum(ends[1], 1e3), 200)
     found = paths.noise_level(path, path.time(-2 * jnp.log(levels)))
@@ -224,7 +225,7 @@ def test_times_have_their_distributions(name):
 
 def test_cosine_times_are_the_published_map():
     """Esser et al. 2024, equation 21: t = 1 - 1 / (tan(pi u / 2) + 1)."""
-    t = weightings.times_of(paths.cosine())(PATHS["rectified"], jnp.asarray(UNIFORM, jnp.float32))
+    t = weightings.cosine_times(PATHS["rectified"], jnp.asarray(UNIFORM, jnp.float32))
     np.testing.assert_allclose(t, 1 - 1 / (np.tan(np.pi * UNIFORM / 2) + 1), atol=1e-6)
 
 

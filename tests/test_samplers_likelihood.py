@@ -57,6 +57,15 @@ def test_adaptive_log_density_keeps_its_tolerance_whatever_the_batch():
     np.testing.assert_allclose(alone, np.repeat(run(x, 1e-5, 200).log_prob[:1], 6), atol=1e-5)
 
 
+def test_directions_in_parts_are_those_at_once(monkeypatch):
+    x, found = data(MIXTURE, 3), []
+    for at_once in (32, 1, 2, 3):
+        monkeypatch.setattr(likelihood, "AT_ONCE", at_once)
+        run = jax.jit(lambda x: likelihood.log_density(toys.denoiser(MIXTURE), x, levels(9)).log_prob)
+        found.append(np.asarray(run(x)))
+    np.testing.assert_allclose(found[1:], np.broadcast_to(found[0], (3, 3)), rtol=1e-5)
+
+
 def test_adaptive_log_density_says_where_it_failed():
     x = data(GAUSSIAN, 2)
     found = jax.jit(

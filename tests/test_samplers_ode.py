@@ -162,6 +162,35 @@ def test_ancestral_and_ddim_match_their_papers():
         np.testing.assert_allclose(found, expected, atol=2e-3 * np.abs(expected).max())
 
 
+def test_the_stochastic_sampler_is_that_of_its_paper():
+    """Karras et al. 2022, algorithm 2, with levels on both sides of each limit, and a churn above its cap."""
+    levels = np.array([40.0, 8.0, 2.0, 0.5, 0.1, 0.0])
+    start = 40 * np.random.default_rng(8).normal(size=(4, 2))
+
+    def clean(x, level):
+        return np.tanh(x) / (1 + level)
+
+    def denoise(x, level):
+        return jnp.tanh(x) / (1 + level[:, None])
+
+    for churn, least, greatest, inflation in ((1.5, 0.3, 20.0, 1.1), (40.0, 0.05, 50.0, 1.003)):
+        x = start.copy()
+        for i, (now, then) in enumerate(itertools.pairwise(levels)):
+            noise = np.asarray(ode.core.normal(ode.core.fold_in(KEYS, i + 1), (2,)), np.float64)
+            gamma = min(churn / 5, np.sqrt(2) - 1) if least <= now <= greatest else 0.0
+            raised = now + gamma * now
+            x = x + np.sqrt(raised**2 - now**2) * inflation * noise
+            slope = (x - clean(x, raised)) / raised
+            following = x + (then - raised) * slope
+            if then:
+                slope = 0.5 * (slope + (following - clean(following, then)) / then)
+                following = x + (then - raised) * slope
+            x = following
+        step = sde.stochastic(5, churn, least, greatest, inflation)
+        found = ode.integrate(step, denoise, jnp.asarray(start, jnp.float32), jnp.asarray(levels, jnp.float32), KEYS)
+        np.testing.assert_allclose(found, x, rtol=1e-4, atol=1e-4)
+
+
 def test_euler_on_the_linear_grid_is_eulers_method_for_rectified_flow():
     path = paths.rectified()
 

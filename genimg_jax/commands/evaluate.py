@@ -1,13 +1,14 @@
 """genimg evaluate --workdir runs/vae_digits"""
 
+import os
 import pathlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from absl import flags
 
 from genimg_jax.commands import command_line, human
-from genimg_jax.errors import ConfigError
+from genimg_jax.errors import ConfigError, ResourceError
 
 ABOUT = """how good a run is, or a set of images that any program made.
 
@@ -19,7 +20,8 @@ ABOUT = """how good a run is, or a set of images that any program made.
 
 The suite 'likelihood' is the held-out loss and likelihood, over one exact pass of config.data.evaluate_split; 'full' is
 that and all that samples are compared by. Results go to WORKDIR/evaluation. A source is tfds:NAME:SPLIT, digits:SPLIT,
-shapes:SPLIT, or a folder, npz file or run directory, with :SPLIT or without.
+shapes:SPLIT, or a folder, npz file or run directory, with :SPLIT or without: then --reference means its test split and
+--train its train split. A run directory stands for its data.
 """
 ABOUT += human.ABOUT
 
@@ -39,30 +41,13 @@ def define(values: flags.FlagValues) -> None:
     human.define(values)
 
 
-def main(arguments: Sequence[str]) -> None:
-    arguments = command_line.underscored(arguments)
-    if command_line.given(arguments, "table"):
-        return _table(command_line.parse("evaluate", ABOUT, define, arguments))
-    if command_line.given(arguments, "generated"):
-        return _images(command_line.parse("evaluate", ABOUT, define, arguments, config=_of_images))
-    if command_line.given(arguments, "answers"):
-        return human.read(command_line.parse("evaluate", ABOUT, define, arguments))
-    if command_line.given(arguments, "human"):
-        values = command_line.parse("evaluate", ABOUT, define, arguments, config=_of_images)
-        _prepare(values)
-        return human.write(values)
-    for flag in human.FLAGS:
-        if command_line.given(arguments, flag):
-            raise ConfigError(f"--{flag} goes with --human or --answers; leave it out.")
-    values = command_line.parse("evaluate", ABOUT, define, arguments, config="workdir")
-    for flag in ("reference", "train", "out", "columns"):
-        if getattr(values, flag):
-            raise ConfigError(f"--{flag} goes with --{'table' if flag == 'columns' else 'generated'}; leave it out.")
+def _run(values: flags.FlagValues) -> None:
     workdir = command_line.workdir(values)
     _prepare(values)
     from genimg_jax import evaluation
     from genimg_jax.evaluation import results
 
+    results.check_writable(workdir / "evaluation", "make it writable, or evaluate a copy of the run")
     settings = values.config.to_dict(), values.suite, values.averaged
     if values.all_checkpoints:
         reports = evaluation.evaluate_checkpoints(workdir, *settings)
@@ -79,8 +64,6 @@ def main(arguments: Sequence[str]) -> None:
 def _images(values: flags.FlagValues) -> None:
     if not values.reference:
         raise ConfigError("compared with what? Give --reference tfds:NAME:SPLIT, or another source; see --help.")
-    if values.workdir:
-        raise ConfigError("--generated evaluates images instead of a run's; leave --workdir out.")
     _prepare(values)
     from genimg_jax import data, evaluation
     from genimg_jax.engine.config import EvaluateOptions
@@ -90,10 +73,16 @@ def _images(values: flags.FlagValues) -> None:
     config = values.config.to_dict()
     read = parse(data.Options, config["data"], "config.data")
     options = parse(EvaluateOptions, config["evaluate"], "config.evaluate")
-    out = pathlib.Path(values.out or f"{values.generated.removesuffix('.npz')}.evaluation").expanduser()
+    out = pathlib.Path(values.out).expanduser() if values.out else beside(values.generated)
     report = evaluation.evaluate_images(values.generated, values.reference, values.train, read, options, out)
     print(f"\n{report['samples']} images of {values.generated} beside {values.reference}\n\n{results.text(report)}")
     print(f"\nwritten: {out}: {', '.join(report['files'])}")
+
+
+def beside(generated: str) -> pathlib.Path:
+    """GENERATED.evaluation: never within a folder of images, where a slash ends its name, and never nameless."""
+    path = os.path.abspath(os.path.expanduser(generated.replace("/:", ":")))
+    return pathlib.Path(f"{path.removesuffix('.npz')}.evaluation")
 
 
 def _of_images(arguments: Sequence[str]) -> dict[str, Any]:
@@ -115,9 +104,25 @@ def _of_images(arguments: Sequence[str]) -> dict[str, Any]:
 def _table(values: flags.FlagValues) -> None:
     from genimg_jax.evaluation import results
 
-    runs = [pathlib.Path(path).expanduser() for path in values.table]
-    columns = values.columns or results.COLUMNS
-    print(results.table({run.name: results.read(run, f"{values.checkpoint}-full") for run in runs}, columns))
+    if not values.table:
+        raise ConfigError("which runs? Give --table RUN,RUN,...")
+    runs = {path: pathlib.Path(path).expanduser() for path in values.table}
+    names = [run.resolve().name for run in runs.values()]
+    names = names if len(set(names)) == len(names) else list(runs)
+    found = [results.read(run, f"{values.checkpoint}-full") for run in runs.values()]
+    print(results.table(dict(zip(names, found, strict=True)), values.columns))
+
+
+def _human(values: flags.FlagValues) -> None:
+    _prepare(values)
+    human.write(values)
+
+
+def _answers(values: flags.FlagValues) -> None:
+    try:
+        human.read(values)
+    except OSError as error:
+        raise ResourceError(f"cannot write {error.filename}: {error.strerror}; choose another --out.") from error
 
 
 def _prepare(values: flags.FlagValues) -> None:
@@ -125,3 +130,36 @@ def _prepare(values: flags.FlagValues) -> None:
     from genimg_jax.options import parse
 
     print(runtime.prepare(parse(runtime.Options, values.config.runtime.to_dict(), "config.runtime")))
+
+
+class Mode(NamedTuple):
+    run: Callable[[flags.FlagValues], None]
+    config: command_line.Configured
+    flags: tuple[str, ...]
+    """Those that are read, besides the one that the mode is called by."""
+
+
+# By the flag that says what is evaluated; the first that is given decides.
+MODES = {
+    "table": Mode(_table, "", ("columns", "checkpoint")),
+    "generated": Mode(_images, _of_images, ("reference", "train", "out")),
+    "answers": Mode(_answers, "", ("keep_failed", "out")),
+    "human": Mode(_human, _of_images, tuple(name for name in human.FLAGS if name != "keep_failed")),
+    "all_checkpoints": Mode(_run, "workdir", ("workdir", "averaged", "suite")),
+    "workdir": Mode(_run, "workdir", ("checkpoint", "all_checkpoints", "averaged", "suite")),
+}
+
+
+def main(arguments: Sequence[str]) -> None:
+    arguments = command_line.underscored(arguments)
+    chosen = next((name for name in MODES if command_line.given(arguments, name)), "workdir")
+    mode = MODES[chosen]
+    values = command_line.parse("evaluate", ABOUT, define, arguments, config=mode.config)
+    for flag in values:
+        if not values[flag].present or flag in (chosen, *mode.flags) or flag.startswith("config"):
+            continue
+        if flag in MODES:
+            raise ConfigError(f"--{flag} does not go with --{chosen}; leave one of them out.")
+        others = " or ".join(f"--{name}" for name in MODES if flag in MODES[name].flags)
+        raise ConfigError(f"--{flag} goes with {others}, not with --{chosen}; leave it out.")
+    mode.run(values)

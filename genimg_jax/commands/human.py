@@ -40,8 +40,6 @@ def write(values: flags.FlagValues) -> None:
     from genimg_jax.evaluation.human_page import page
     from genimg_jax.options import parse
 
-    if values.workdir:
-        raise ConfigError("a run to be compared is one of --sets, as NAME=RUN; leave --workdir out.")
     named = [part.partition("=") for part in values.sets]
     if not named or not all(name and place for name, _, place in named):
         raise ConfigError("which sets? Give --sets NAME=PLACE,NAME=PLACE, such as --sets data=digits,vae=runs/vae.")

@@ -1,5 +1,7 @@
 """A NumPy archive: `image` u8[N, H, W] or u8[N, H, W, 1 or 3], with `label` [N] if any; or `train_image` and so on.
 
+Classes are called by their numbers, '0', '1' and so on, which is all that an archive says of them.
+
 Headers are checked before anything is inflated, and nothing is ever unpickled.
 """
 
@@ -34,6 +36,9 @@ def open_npz(options: Options) -> Stored:
             raise DataError(f"'{path}' holds {', '.join(sorted(shapes)) or 'nothing'}: save u8 images as `{SUFFIX}`.")
         load = functools.cache(functools.partial(_load, path))
         labels = [_labels(path, key, shapes, load) for key in keys]
+        bare = [key for key, found in zip(keys, labels, strict=True) if (found < 0).any()]
+        if 0 < len(bare) < len(keys):
+            raise DataError(f"'{path}' holds labels, but none of {bare[0]}: give every split its own, or none any.")
     except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"'{path}' cannot be read as an npz archive: {error}.") from error
     counts = [shapes[key][0] for key in keys]

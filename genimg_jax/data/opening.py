@@ -63,7 +63,9 @@ def open_source(options: Options, split: str) -> Source:
             digest.update(array)
     else:
         read = functools.partial(_rows, recipe)
-        digest = hashlib.sha256(stored.listing.encode() + positions.tobytes())
+        # Of images that are not read here: how they lie on disk, and all that they become on the way.
+        become = repr((shape, options.binarize, stored.levels))
+        digest = hashlib.sha256(f"{stored.listing} {become}".encode() + positions.tobytes())
 
     def described(describe: Callable | None) -> Callable | None:
         return describe and (lambda indices: describe(positions[[_chosen(recipe, i) for i in indices.tolist()]]))

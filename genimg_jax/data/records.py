@@ -46,7 +46,8 @@ class Source(NamedTuple):
     spec: core.Spec
     size: int
     fingerprint: str
-    """SHA-256 (16 hexadecimal digits) of the pixels and labels if in memory, otherwise of the listing."""
+    """SHA-256 (16 hexadecimal digits) of the pixels and labels if in memory, otherwise of the listing and of the shape
+    and levels that images are given."""
     read: Callable[[np.ndarray], dict[str, np.ndarray]]
     stored_levels: int
     in_memory: bool

@@ -11,12 +11,14 @@ from genimg_jax.engine import checkpoint
 from genimg_jax.engine.program import Program
 from genimg_jax.errors import ConfigError
 
+WORST = 0.05  # error of a reconstructed profile
+
 
 def reconstruct(workdir: pathlib.Path, program: Program, step: int, relative_std: float) -> core.Weights:
     """The weights at `step` averaged with a power-function profile of any width, from all checkpoints up to there.
 
-    Groups without power-function averages keep what they have. Raises `ConfigError` where no group has them, or the
-    width is not one of a profile.
+    Groups without power-function averages keep what they have. Raises `ConfigError` where no group has them, the width
+    is not one of a profile, or the checkpoints that were kept do not give it.
     """
     config = program.config
     widths = {group: options.ema_relative_stds for group, options in config.optimizer.items()}
@@ -45,7 +47,13 @@ def reconstruct(workdir: pathlib.Path, program: Program, step: int, relative_std
 def _factors(steps: list[int], stds: tuple[float, ...], step: int, relative_std: float) -> np.ndarray:
     """Of each checkpoint's averages."""  # -> f64[steps, stds]
     gammas = [averages.exponent(std) for std in stds]
-    found = averages.combination(
+    found, error = averages.combination(
         np.repeat(steps, len(stds)), np.tile(gammas, len(steps)), step, averages.exponent(relative_std)
     )
+    if error > WORST:
+        raise ConfigError(
+            f"--relative_std is {relative_std}, and the averages in {len(steps)} checkpoints, of "
+            f"{', '.join(map(str, stds))}, come within {error:.0%} of its profile only; ask for a width nearer to "
+            "those, or train with a higher train.keep."
+        )
     return found.reshape(len(steps), len(stds))

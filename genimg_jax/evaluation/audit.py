@@ -10,10 +10,8 @@ from genimg_jax.engine import images
 from genimg_jax.evaluation.image_sets import ImageSet
 from genimg_jax.metrics import collapse
 from genimg_jax.metrics.collapse import COLLAPSED, SUSPICIOUS, Finding, Verdict
-from genimg_jax.metrics.memorisation import NULL_RATE, PAIRS, Audit
+from genimg_jax.metrics.memorisation import NULL_RATE, NULLS, PAIRS, SURE, Audit
 from genimg_jax.objectives.adversarial import LOSSES, non_saturating
-
-SURE = 0.001  # p-value below which an audit says that training images are repeated
 
 
 def said(found: Audit) -> str:
@@ -23,10 +21,12 @@ def said(found: Audit) -> str:
         "images nearer to the training set than chance has it" * (nearer.p_value < SURE),
     ]
     shown = " and ".join(filter(None, signs)) or "no sign of it"
+    needed = f"from {copies.detectable:.2%} on" if copies.detectable <= 1 else "of more images"
     return (
-        f"{shown}; {copies.rate:.2%} look like copies, and {copies.null_rate:.2%} would of images unlike any in "
-        f"training (p {copies.p_value:.2g}); {nearer.share:.1%} are nearest to a training image, "
-        f"{nearer.expected:.1%} by chance (p {nearer.p_value:.2g}); data copying z {found.data_copying:.1f}."
+        f"{shown} at p below {SURE}; {copies.rate:.2%} look like copies, and {copies.null_rate:.2%} would of images "
+        f"that are not copied (p {copies.p_value:.2g}; {needed} it would be a sign); {nearer.share:.1%} are nearest to "
+        f"a training image, {nearer.expected:.1%} by chance (p {nearer.p_value:.2g}); data copying z "
+        f"{found.data_copying:.1f}."
     )
 
 
@@ -38,7 +38,13 @@ def record(found: Audit) -> dict[str, Any]:
 
 def protocol(train: ImageSet) -> dict[str, Any]:
     """What the audit's figures depend on besides features, generated and held-out images."""
-    return {"train": f"{train.name} {train.split}", "train images": len(train.images), "null rate": NULL_RATE}
+    count = len(train.images)
+    return {
+        "train": f"{train.name} {train.split}",
+        "train images": count,
+        "null rate": NULL_RATE,
+        "training images that are held against the others": min(count, NULLS),
+    }
 
 
 def picture(found: Audit, generated: ImageSet, train: ImageSet) -> np.ndarray:  # -> u8[rows, columns, C]
@@ -51,13 +57,13 @@ def picture(found: Audit, generated: ImageSet, train: ImageSet) -> np.ndarray:  
 def verdict(
     generated: ImageSet,
     features: Mapping[str, tuple[np.ndarray, np.ndarray]],
-    classes: tuple[np.ndarray, np.ndarray, int] | None,
+    read: tuple[np.ndarray, np.ndarray, int] | None,
     history: Sequence[Mapping[str, Any]],
     model: Mapping[str, Any],
     seed: int,
 ) -> Verdict:
-    """`features` are generated and reference ones by name; `classes` those read in either set and how many there are;
-    `history` the lines of metrics.jsonl, and `model` the run's options of its model."""
+    """`features` are generated and reference ones by name; `read` the classes read in either set and how many there
+    are; `history` the lines of metrics.jsonl, and `model` the run's options of its model."""
     findings = []
     if generated.not_finite:
         share = generated.not_finite / len(generated.images)
@@ -69,8 +75,8 @@ def verdict(
         for found in collapse.diversity_findings(ours, theirs, seed):
             worded = f"{found.sentence.removesuffix('.')} ({name})."
             findings.append(found._replace(name=f"{found.name}/{name}", sentence=worded))
-    if classes:
-        findings += collapse.class_findings(*classes)
+    if read:
+        findings += collapse.class_findings(*read, generated.classes)
     trained = [_numbers(line) for line in history if line.get("split") == "train"]
     if trained:
         # Of the adversarial losses only this one's outputs are log odds.

@@ -21,12 +21,24 @@ from genimg_jax.metrics.specs import Measurement, Scalar
 Read = tuple[np.ndarray, np.ndarray, int]  # classes read in generated and in reference images, and how many there are
 
 
-def classifier_of(train: Source, test: Source, options: EvaluateOptions, cache: Path) -> Classifier | None:
-    """That of the data, trained on the fly where there is none yet; None where there are no labels, or it is not among
-    `options.features`."""
-    if len(train.classes) < 2 or "classifier" not in options.features:
+def classifier_of(train: Source | None, test: Source, options: EvaluateOptions, cache: Path) -> Classifier | None:
+    """That of the data: one that is shipped, or one of labelled training images, trained on the fly where there is none
+    yet. None where `why_none` says so."""
+    if "classifier" not in options.features or len(test.classes) < 2:
         return None
+    if train is None or len(train.classes) < 2:
+        return classifiers.shipped_for(test)
     return classifiers.classifier(train, test, cache)
+
+
+def why_none(train: ImageSet | None, test: ImageSet, options: EvaluateOptions) -> str:
+    """Why there is no classifier of the data."""
+    if "classifier" not in options.features:
+        return "config.evaluate.features leaves the classifier out"
+    if len(test.classes) < 2:
+        return "it is tested on images labelled with classes, and the reference's are not"
+    found = "the training set is not known" if train is None else "the training images are not labelled with classes"
+    return f"{found}, and no classifier of such images is shipped"
 
 
 def measure(
@@ -39,7 +51,7 @@ def measure(
     cache: Path,
 ) -> tuple[Compared, dict[str, Any]]:
     """The measurements, and by class what they are made of. What needs the labels that images were asked to be of is
-    left out where there are none."""
+    left out where there are none, for the reason that `generated` gives."""
     found, left_out = {}, {}
 
     def add(name: str, interval: Interval, protocol: Mapping[str, Scalar]) -> None:
@@ -63,9 +75,9 @@ def measure(
     if not options.classifier_tests:
         untrained = "config.evaluate.classifier_tests is False"
     if generated.labels is None:
-        left_out["GAN-train, GAN-test, conditional accuracy"] = "the images were not asked to be of any class"
+        left_out["GAN-train, GAN-test, conditional accuracy"] = generated.unlabelled
         return Compared(found, {}, left_out), record
-    test = gan_test(classifier, generated, reference)
+    test = gan_test(classifier, seen[:2], generated, reference)
     add("gan_test", test.accuracy.overall, test.protocol)
     add("gan_test_control", test.control, test.protocol)
     add("gan_test_difference", test.difference, test.protocol)

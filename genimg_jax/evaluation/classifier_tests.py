@@ -17,7 +17,6 @@ from genimg_jax.evaluation.classifiers import Classifier
 from genimg_jax.evaluation.image_sets import ImageSet, batches
 from genimg_jax.evaluation.recipe import STANDARD, Recipe
 from genimg_jax.metrics import classifier_tests as mathematics
-from genimg_jax.metrics.classifier_tests import ClassBalance
 from genimg_jax.metrics.intervals import Interval
 from genimg_jax.metrics.specs import Scalar
 
@@ -51,8 +50,6 @@ class GanTest(NamedTuple):
     control: Interval
     """The same classifier on real test images."""
     difference: Interval
-    balance: ClassBalance
-    """Classes read in generated images beside the classes asked for."""
     protocol: Mapping[str, Scalar]
 
 
@@ -89,41 +86,22 @@ def gan_train(
     )
 
 
-def gan_test(classifier: Classifier, generated: ImageSet, test: ImageSet) -> GanTest:
-    """Read generated and real images with a classifier trained on real ones. Raises `DataError` as `gan_train` does."""
+def gan_test(
+    classifier: Classifier, read: tuple[np.ndarray, np.ndarray], generated: ImageSet, test: ImageSet
+) -> GanTest:  # i32[N], i32[M]
+    """Score the classes that a classifier trained on real images `read` in generated and in real test images. Raises
+    `DataError` as `gan_train` does."""
     _check("GAN-test", generated, test)
-    accuracy, predictions = _conditional(classifier, generated)
-    control = mathematics.accuracy(classifiers.predict(classifier, batches(test)), test.labels)
+    accuracy = ConditionalAccuracy(
+        mathematics.accuracy(read[0], generated.labels),
+        mathematics.class_accuracies(read[0], generated.labels, classifier.classes),
+    )
+    control = mathematics.accuracy(read[1], test.labels)
     return GanTest(
         accuracy=accuracy,
         control=control,
         difference=mathematics.independent_difference(accuracy.overall, control),
-        balance=mathematics.class_balance(predictions, generated.labels, classifier.classes),
         protocol={"recipe": classifier.record["recipe_digest"], "classifier": classifier.record["name"]},
-    )
-
-
-def conditional_accuracy(classifier: Classifier, generated: ImageSet) -> ConditionalAccuracy:
-    """Does a sample of class k read as k? Raises `DataError` for samples that were asked to be of no class."""
-    _check("conditional accuracy", generated)
-    return _conditional(classifier, generated)[0]
-
-
-def class_balance(classifier: Classifier, generated: ImageSet, reference: ImageSet) -> ClassBalance:
-    """How often each class is read in generated and in real images: defined for unconditional samples too."""
-    return mathematics.class_balance(
-        *(classifiers.predict(classifier, batches(images)) for images in (generated, reference)), classifier.classes
-    )
-
-
-def _conditional(classifier: Classifier, generated: ImageSet) -> tuple[ConditionalAccuracy, np.ndarray]:
-    predictions = classifiers.predict(classifier, batches(generated))
-    return (
-        ConditionalAccuracy(
-            mathematics.accuracy(predictions, generated.labels),
-            mathematics.class_accuracies(predictions, generated.labels, classifier.classes),
-        ),
-        predictions,
     )
 
 

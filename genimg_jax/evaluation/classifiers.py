@@ -51,10 +51,8 @@ def classifier(train: Source, test: Source, cache: Path, recipe: Recipe = STANDA
     """
     if len(train.classes) < 2:
         raise DataError("the data has no classes to train a classifier on; compare by random_convolutions or pixels.")
-    for name in SHIPPED:
-        found = shipped(name)
-        if found.record["recipe_digest"] == recipe.digest() and _reads(found, test):
-            return found
+    if found := shipped_for(test, recipe):
+        return found
     path = Path(cache) / f"classifier-{train.fingerprint}-{recipe.digest()}.safetensors"
     if not path.exists():
         return train_on_source(path, train, test, train.fingerprint, recipe)
@@ -62,6 +60,15 @@ def classifier(train: Source, test: Source, cache: Path, recipe: Recipe = STANDA
     if found.record["test"] == test.fingerprint:
         return found
     return found._replace(record={**found.record, **_tested(found, test)})
+
+
+def shipped_for(test: Source, recipe: Recipe = STANDARD) -> Classifier | None:
+    """The shipped classifier of such labelled images, if there is one."""
+    for name in SHIPPED:
+        found = shipped(name)
+        if found.record["recipe_digest"] == recipe.digest() and _reads(found, test):
+            return found
+    return None
 
 
 def shipped(name: str) -> Classifier:

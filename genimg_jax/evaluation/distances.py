@@ -32,11 +32,14 @@ class Compared(NamedTuple):
 
 
 def check(options: EvaluateOptions, generated: int, reference: int) -> list[str]:
-    """The names in `options.features`. Raises `ConfigError` for an unknown one, or more neighbours than images."""
+    """The names in `options.features`. Raises `ConfigError` for an unknown one, for none at all, or for more neighbours
+    than images."""
     names = [name.strip() for name in options.features.split(",") if name.strip()]
     for name in names:
         if name not in FEATURES:
             raise ConfigError(f"config.evaluate.features has {name!r}; there are {', '.join(FEATURES)}.")
+    if not names and not options.inception:
+        raise ConfigError(f"config.evaluate.features names nothing to compare by; there are {', '.join(FEATURES)}.")
     smaller = min(generated, reference)
     if smaller < max(options.neighbours + 1, 4):
         raise ConfigError(

@@ -7,9 +7,10 @@ import numpy as np
 
 from genimg_jax import data
 from genimg_jax.engine.config import EvaluateOptions
-from genimg_jax.evaluation import classes, image_sets, suite
+from genimg_jax.errors import ConfigError
+from genimg_jax.evaluation import classes, distances, image_sets, suite
 from genimg_jax.evaluation.image_sets import named, of_source, open_named
-from genimg_jax.evaluation.results import Report
+from genimg_jax.evaluation.results import Report, check_writable
 
 
 def evaluate_images(
@@ -19,26 +20,35 @@ def evaluate_images(
 
     `read` says how images are read: for a reference that is a run directory, `image_sets.of_run` says how that did.
     `train` is "" where the training set is not known; a run brings its own. Raises `ConfigError` for whatever cannot be
-    read or compared.
+    read or compared, and `ResourceError` where `out` cannot be written.
     """
+    if image_sets.of_run(generated):
+        raise ConfigError(
+            f"--generated {generated} is a run directory; measure its samples by genimg evaluate with --workdir and "
+            "--suite full, or name the images that genimg sample writes."
+        )
+    check_writable(out, "choose another --out")
     theirs = named(reference, read, "--reference")
     if theirs.train_split:
         theirs = theirs._replace(options=read)
     source = open_named(theirs, "--reference")
     held_out = of_source(source, theirs.options, theirs.split)
-    ours = named(generated, theirs.options, "--generated")
+    ours = named(generated, read, "--generated")
     # As they are: what the data's definition draws is drawn of them below, as of a run's images.
     ours = ours._replace(options=dataclasses.replace(ours.options, binarize="none", limit=options.samples))
     found = of_source(open_named(ours, "--generated"), ours.options, ours.split)
+    found = image_sets.renumbered(found, held_out)
     values = np.concatenate(list(image_sets.batches(found)))
-    labels = image_sets.labels_of(found, held_out)
-    made = image_sets.of_generated(values, held_out, theirs.options, generated, options.seed, labels)
-    trained = classifier = None
+    made = image_sets.of_generated(values, held_out, theirs.options, generated, options.seed, found.labels)
+    made = made._replace(unlabelled=found.unlabelled)
+    distances.check(options, len(made.images), len(held_out.images))  # before a classifier is trained
+    opened = trained = None
     if train or theirs.train_split:
-        place = named(train, theirs.options, "--train") if train else theirs._replace(split=theirs.train_split)
+        place = named(train, read, "--train", "train") if train else theirs._replace(split=theirs.train_split)
         opened = open_named(place, "--train")
+        image_sets.check_alike(opened, source)
         trained = of_source(opened, place.options, place.split, image_sets.TRAIN)
-        classifier = classes.classifier_of(opened, source, options, suite.cache())
+    classifier = classes.classifier_of(opened, source, options, suite.cache())
     comparison = suite.prepare(options, theirs.options, held_out, trained, classifier, len(made.images))
     about = {"generated": generated, "reference": reference, "split": theirs.split, "samples": len(made.images)}
     return suite.write(out / "report.json", about, suite.measure(comparison, made))

@@ -23,8 +23,8 @@ def scores(answers: Sequence[Answers], keep_failed: bool = False, level: float =
     """What the answers to one page say, as JSON has it.
 
     Of choices: Bradley-Terry scores, in log odds and summing to 0. Of ratings: each set's mean over raters. Intervals
-    and differences are for the population that raters and images come from, by the spread between raters; with one
-    rater alone they describe that rater. Raises `DataError` where every rater missed too many checks.
+    and differences are for the population that raters and images come from, by the spread between raters: few make them
+    wide. With one rater alone they describe that rater. Raises `DataError` where every rater missed too many checks.
     """
     raters = []
     for one in answers:
@@ -46,10 +46,18 @@ def scores(answers: Sequence[Answers], keep_failed: bool = False, level: float =
         "mode": first.mode,
         "question": first.question,
         "level": level,
-        "intervals": "between raters" if len(kept) > 1 else f"of rater {first.rater!r} alone",
+        "intervals": _basis(first, len(kept)),
         **measured,
         "raters": raters,
     }
+
+
+def _basis(first: Answers, raters: int) -> str:
+    """What intervals are made from, as a report says it."""
+    if raters == 1:
+        return f"of rater {first.rater!r} alone"
+    narrower = ", never narrower than those of independent answers" if first.mode == "choice" else ""
+    return f"by the spread between raters (Student's, {raters - 1} degrees of freedom){narrower}"
 
 
 def _choices(kept: Sequence[Answers], level: float) -> dict[str, Any]:

@@ -38,6 +38,8 @@ class ImageSet(NamedTuple):
     split: str | None = None
     not_finite: int = 0
     """Images that held values which are no numbers, made black."""
+    unlabelled: str = "the images were not asked to be of any class"
+    """Why there are no labels, where there are none."""
 
 
 def batches(images: ImageSet, size: int = CHUNK) -> Iterator[np.ndarray]:  # -> f32[n, H, W, C] in [-1, 1] ...
@@ -128,31 +130,35 @@ class Named(NamedTuple):
     """That of a run, where one was named."""
 
 
-def named(text: str, options: data.Options, flag: str) -> Named:
+def named(text: str, options: data.Options, flag: str, split: str = "test") -> Named:
     """`tfds:NAME:SPLIT`, `digits:SPLIT`, `shapes:SPLIT`, or a folder, npz file or run directory, each with `:SPLIT` or
-    without it: then `test` (a run's held-out split) is meant, or the one split that there is.
+    without it: then `split` is meant, `test` or `train`, which of a run is the split that it held out or trained on.
+    Where there is no `test`, that is the one split there is; but nothing stands in for `train`.
 
     `options` say how images are read; a run directory's own come before them. Raises `ConfigError` naming `flag`.
     """
     kind, _, rest = text.partition(":")
     if kind == "tfds":
-        name, _, split = rest.partition(":")
-        return Named(dataclasses.replace(options, source=kind, name=name), split or "test")
+        name, _, said = rest.partition(":")
+        path = "" if options.source in ("folder", "npz") else options.path
+        return Named(dataclasses.replace(options, source=kind, name=name, path=path), said or split)
     if kind in ("digits", "shapes"):
-        return Named(dataclasses.replace(options, source=kind), rest or "test")
-    path, split = _place(text)
+        return Named(dataclasses.replace(options, source=kind, name=""), rest or split)
+    path, said = _place(text)
     if path is None:
         raise ConfigError(
             f"{flag} {text}: there is no such folder, npz file or run directory, and it is none of tfds:NAME:SPLIT, "
             "digits:SPLIT and shapes:SPLIT."
         )
     if own := of_run(text):
-        return Named(own, split or own.evaluate_split, own.train_split)
+        return Named(own, said or {"test": own.evaluate_split, "train": own.train_split}[split], own.train_split)
     options = dataclasses.replace(options, source="folder" if path.is_dir() else "npz", name="", path=str(path))
     splits = _said_of(flag, lambda: list(opening.KINDS[options.source](options).splits))
-    if not split and len(splits) > 1 and "test" not in splits:
-        raise ConfigError(f"{flag} {text} has the splits {', '.join(splits)}; name one as {text}:SPLIT.")
-    return Named(options, split or (splits[0] if len(splits) == 1 else "test"))
+    if not said and split not in splits:
+        if split == "train" or len(splits) > 1:
+            raise ConfigError(f"{flag} {text} has no split {split}; name one as {text}:SPLIT, of {', '.join(splits)}.")
+        said = splits[0]
+    return Named(options, said or split)
 
 
 def of_run(text: str) -> data.Options | None:
@@ -185,8 +191,56 @@ def _said_of(flag: str, read):
         raise ConfigError(f"{flag}: {error}") from error
 
 
-def labels_of(images: ImageSet, like: ImageSet) -> np.ndarray | None:  # -> i32[N]
-    """The images' labels in the numbering of `like`, by the classes' names; None where one has a class it lacks."""
-    if images.labels is None or not set(images.classes) <= set(like.classes):
+# ------------------------------------------------------------------------------------------- classes of two sources
+
+
+def renumbered(images: ImageSet, like: ImageSet) -> ImageSet:
+    """The images with their labels in the numbering of `like`; without labels, and with the reason for it, where they
+    have a class that `like` lacks."""
+    if images.labels is None:
+        return images
+    numbers = _numbers(images.classes, like.classes)
+    if numbers is None:
+        unknown = [name for name in images.classes if name not in like.classes]
+        reason = f"the images are of the classes {_some(unknown)}, which the reference lacks"
+        return images._replace(labels=None, classes=like.classes, unlabelled=reason)
+    return images._replace(labels=np.array(numbers, np.int32)[images.labels], classes=like.classes)
+
+
+def _numbers(classes: tuple[str, ...], like: tuple[str, ...]) -> list[int] | None:
+    """Where each of `classes` stands in `like`, or None where one does not.
+
+    An npz archive, and many a folder, calls classes by numbers; beside names that are none, those are places."""
+    if set(classes) <= set(like):
+        return [like.index(name) for name in classes]
+    if any(name.isdecimal() for name in like) or not all(name.isdecimal() for name in classes):
         return None
-    return np.array([like.classes.index(name) for name in images.classes], np.int32)[images.labels]
+    numbers = [int(name) for name in classes]
+    return numbers if max(numbers) < len(like) else None
+
+
+def check_alike(train: Source, reference: Source) -> None:
+    """Raises `ConfigError` where training and reference images differ in size, channels or the numbering of classes."""
+    ours, theirs = train.spec.image_shape, reference.spec.image_shape
+    if ours != theirs:
+        ours, theirs = (" x ".join(map(str, shape)) for shape in (ours, theirs))
+        raise ConfigError(
+            f"the training images are {ours} and the reference's {theirs}; set --config.data.size and "
+            "--config.data.channels to make images that are read alike."
+        )
+    if not train.classes or not reference.classes:
+        return
+    if _numbers(train.classes, reference.classes) == list(range(len(reference.classes))):
+        return
+    more = [name for name in train.classes if name not in reference.classes]
+    fewer = [name for name in reference.classes if name not in train.classes]
+    found = [f"the training images alone have {_some(more)}"] * bool(more)
+    found += [f"the reference alone has {_some(fewer)}"] * bool(fewer)
+    raise ConfigError(
+        f"the training images and the reference have other classes: {' and '.join(found) or 'their order differs'}; "
+        "give sources of the same classes."
+    )
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(map(repr, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -2,13 +2,15 @@
 
 import math
 import pathlib
+import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from genimg_jax.engine import run
-from genimg_jax.errors import ConfigError, DataError
+from genimg_jax.errors import ConfigError, ResourceError
 from genimg_jax.metrics import specs
 from genimg_jax.metrics.specs import Measurement, MetricSpec
+from genimg_jax.options import nearest
 
 Report = dict[str, Any]
 
@@ -69,6 +71,17 @@ def read(workdir: pathlib.Path, name: str) -> Report:
     return run.read_json(workdir / "evaluation", f"{name}.json")
 
 
+def check_writable(folder: pathlib.Path, cure: str) -> None:
+    """Raises `ResourceError`, which ends in `cure`, where no file could be written in `folder`, made if need be: known
+    before hours of measuring. Leaves nothing behind."""
+    try:
+        there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise ResourceError(f"cannot write to {folder}: {error.strerror}; {cure}.") from error
+
+
 def number(value: float | str) -> str:
     """Four decimals, or three digits of what is smaller than those show, or none of what is large."""
     if isinstance(value, str):
@@ -81,7 +94,7 @@ def number(value: float | str) -> str:
 def text(report: Report) -> str:
     """The report for a terminal."""
     references = report.get("of_reference", {})
-    name_width = max(28, *(len(name) for name in report["metrics"]))
+    name_width = max([28, *map(len, report["metrics"])])
     lines = [f"{'metric':{name_width}} {'value':>10}  95 % interval"]
     for name, entry in report["metrics"].items():
         interval = "[{}, {}]".format(*map(number, entry["interval"])) if entry["interval"] else ""
@@ -121,16 +134,25 @@ def _classes(read: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def table(reports: Mapping[str, Report], columns: Sequence[str] = COLUMNS) -> str:
-    """A Markdown table, a row a report, with the digest of each column's protocol below it.
+def table(reports: Mapping[str, Report], columns: Sequence[str] | None = None) -> str:
+    """A Markdown table, a row a report, with the digest of each column's protocol below it; without `columns`, of those
+    of `COLUMNS` that there are.
 
-    Raises `DataError` where a column would hold figures of two protocols: likelihoods that are exact, bounds or
-    estimates are given columns of their own, and everything else must have been measured alike.
+    Raises `ConfigError` for a column that no report has, and `DataError` where a column would hold figures of two
+    protocols: likelihoods that are exact, bounds or estimates are given columns of their own, and everything else must
+    have been measured alike.
     """
+    measured = {name: None for report in reports.values() for name in report["metrics"]}
+    for name in columns or ():
+        if name not in measured:
+            raise ConfigError(f"{name} has not been measured in {', '.join(reports)}{nearest(name, measured)}")
+    columns = columns or [name for name in COLUMNS if name in measured]
+    if not columns:
+        raise ConfigError(
+            f"none of {', '.join(COLUMNS)} has been measured in {', '.join(reports)}; name columns that have been."
+        )
     rows = {row: _cells(report, columns) for row, report in reports.items()}
     found = {name for cells in rows.values() for name in cells}
-    if not found:
-        raise DataError(f"none of {', '.join(columns)} has been measured in {', '.join(reports)}.")
     contents = specs.table(rows)
     order = sorted(range(len(found)), key=lambda i: columns.index(contents.columns[i].partition(" (")[0]))
     return specs.markdown(

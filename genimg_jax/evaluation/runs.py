@@ -121,7 +121,8 @@ def _evaluate(opened: Opened, weights: core.Weights, step: int, checkpoint: str)
     found = suite.Found(measured)
     if comparison:
         made, rate = _sample(opened, weights)
-        lines = run.read_metrics(opened.workdir)
+        # What came after the checkpoint is not its doing.
+        lines = [line for line in run.read_metrics(opened.workdir) if line["step"] <= step]
         found = suite.measure(comparison, made, lines, asdict(program.config.model))
         facts = {"images_a_second": rate, **_facts(opened, step, lines)}
         missing = {"held-out loss and likelihood": problem} if problem else {}
@@ -148,9 +149,10 @@ def _sample(opened: Opened, weights: core.Weights) -> tuple[ImageSet, Measuremen
 
 
 def _facts(opened: Opened, step: int, lines: Sequence[Mapping[str, Any]]) -> dict[str, Measurement]:
-    """What it took to train up to a step; minutes without evaluations and checkpoints."""
+    """What it took to train up to a step, by the lines of metrics.jsonl till then; minutes without evaluations and
+    checkpoints."""
     manifest = run.read_json(opened.workdir, "manifest.json")
-    trained = [line for line in lines if line.get("split") == "train" and line["step"] <= step]
+    trained = [line for line in lines if line.get("split") == "train"]
     sizes = np.diff([0, *(line["images"] for line in trained)])
     minutes = sum(n / float(line["images_per_second"]) / 60 for n, line in zip(sizes, trained, strict=True))
     machine = _machine(manifest["devices"], manifest.get("cores"))

@@ -10,6 +10,7 @@ import numpy as np
 from genimg_jax import data, progress
 from genimg_jax.engine import images, run
 from genimg_jax.engine.config import EvaluateOptions
+from genimg_jax.errors import ConfigError, ResourceError
 from genimg_jax.evaluation import audit, classes, distances, results
 from genimg_jax.evaluation.classifiers import Classifier
 from genimg_jax.evaluation.distances import Compared
@@ -83,15 +84,14 @@ def prepare(
     count: int,
 ) -> Comparison:
     """For `count` generated images. `train` and `classifier` are None where there are no training images, or no labels:
-    what needs them is left out, by name."""
+    what needs them is left out, by name. Raises `ConfigError` where nothing else was asked for."""
     chosen = distances.check(options, count, len(reference.images))
     left_out = {} if train else {"memorisation": "the training images are not known"}
     networks, logits = {PIXELS: features.pixels}, {}
     if classifier:
         networks[CLASSIFIER], logits[CLASSIFIER] = classifier.features, classifier.logits
     else:
-        reason = "it is trained on labelled images, and these have none" if train else "the training set is not known"
-        left_out["what a classifier reads"] = reason
+        left_out["what a classifier reads"] = reason = classes.why_none(train, reference, options)
     if options.inception:
         networks[INCEPTION], logits[INCEPTION] = distances.inception(options)
         chosen = [*chosen, INCEPTION]
@@ -99,6 +99,8 @@ def prepare(
     audited = (PIXELS, list(networks)[1])
     networks = {name: network for name, network in networks.items() if name in chosen or name in audited}
     measured = tuple(name for name in networks if name in chosen)
+    if not measured:
+        raise ConfigError(f"config.evaluate.features is {options.features}, and there is none: {reason}; add pixels.")
     with progress.bar("reference", total=len(networks) + len(logits), unit="part") as bar:
         reference_features, train_features, pairs, reference_logits = {}, {}, {}, {}
         for name, network in networks.items():
@@ -192,7 +194,8 @@ def _audited(found: Audit, network: FeatureNetwork, name: str, comparison: Compa
 
 
 def write(path: pathlib.Path, about: Mapping[str, Any], found: Found) -> Report:
-    """Writes and returns the report: `about`, and what was found; pictures beside it, by its name and theirs."""
+    """Writes and returns the report: `about`, and what was found; pictures beside it, by its name and theirs. Raises
+    `ResourceError` where they cannot be written."""
     verdict = found.verdict
     report = {
         **about,
@@ -205,7 +208,10 @@ def write(path: pathlib.Path, about: Mapping[str, Any], found: Found) -> Report:
         "files": [path.name, *(f"{path.stem}-{name}.png" for name in found.pictures)],
     }
     report = results.plain({key: value for key, value in report.items() if value or key == "metrics"})
-    for name, picture in found.pictures.items():
-        images.save_png(path.with_name(f"{path.stem}-{name}.png"), picture)
-    run.write_json(path, report)
+    try:
+        for name, picture in found.pictures.items():
+            images.save_png(path.with_name(f"{path.stem}-{name}.png"), picture)
+        run.write_json(path, report)
+    except OSError as error:
+        raise ResourceError(f"the report {path} cannot be written: {error.strerror or error}.") from error
     return report

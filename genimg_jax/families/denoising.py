@@ -15,9 +15,10 @@ import jax.numpy as jnp
 from genimg_jax import core
 from genimg_jax.errors import ConfigError
 from genimg_jax.networks import backbone
+from genimg_jax.objectives.couplings import Coupling, independent_coupling
 from genimg_jax.objectives.paths import Path, noise_level
 from genimg_jax.objectives.weightings import independent, stratified
-from genimg_jax.options import bounded, choice
+from genimg_jax.options import bounded, on
 from genimg_jax.samplers import grids, ode
 from genimg_jax.samplers.likelihood import adaptive_log_density, log_density, rademacher
 
@@ -25,23 +26,11 @@ GROUPS = ("model",)
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class Options(backbone.Options):
     """The options that these families share; each adds its own."""
 
-    network: str = choice("unet", *backbone.NETWORKS)
-    width: int = bounded(64, 1)  # channels of the U-Net's first level, features of a DiT's token
-    multipliers: tuple[int, ...] = (1, 2, 2)  # U-Net: channels of each level over width; each level halves the image
-    blocks: int = bounded(2, 1)  # U-Net: residual blocks a level
-    attention: tuple[int, ...] = ()  # U-Net: heights at which pixels attend to each other, besides the lowest
-    patch: int = bounded(2, 1)  # DiT: height and width of a token, in pixels
-    depth: int = bounded(6, 1)  # DiT: blocks
-    heads: int = bounded(4, 1)  # DiT: attention heads, which share the width
-    registers: int = bounded(0, 0)  # DiT: learned tokens besides the image's
-    label_tokens: int = bounded(0, 0)  # DiT: tokens that tell the class, besides its part in every normalisation
-    remat: bool = False  # DiT: compute blocks again for their gradients, to save memory
-    loop: bool = False  # DiT: compile one block for all of them, which is sooner for deep ones and slower on a CPU
     conditional: bool = False  # condition on the class
-    label_dropout: float = bounded(0.1, 0.0, 1.0)  # share of training images whose class is hidden, for guidance
+    label_dropout: float = bounded(0.1, 0.0, 1.0, switch=True)  # share of images whose class is hidden, for guidance
     dequantize: bool = False  # train on images with uniform noise as wide as a level, of which `log_prob` is a density
     data_std: float = bounded(0.5, 1e-3)  # standard deviation of pixels, which inputs (and EDM's targets) are scaled by
     least: float = bounded(0.002, 1e-5, static=True)  # lowest noise level of likelihoods and of most samplers' grids
@@ -69,8 +58,18 @@ class Model(NamedTuple):
     """(parameters, label, keys[B]) -> images f32[B, H, W, C], not clipped."""
     path: Callable[[core.Tree], Path]
     bounded: bool = False  # the negative of the metric 'loss' is a lower bound of the log-likelihood
-    couple: Callable[[jax.Array, jax.Array], jax.Array] = lambda image, noise: noise
-    """(image [B, ...], noise [B, ...]) -> the noises in the order in which they are paired with the images."""
+    couple: Coupling = independent_coupling
+
+
+def check_guidance(options: Options, guidance: float, classes: int, needed: str = "model.conditional") -> None:
+    """Raises `ConfigError` unless the network learns images both with their class and without."""
+    if not classes:
+        raise ConfigError(f"model.guidance is {guidance:g}, but there is nothing to be guided by; set {needed}.")
+    if not on(options.label_dropout):
+        raise ConfigError(
+            f"model.guidance is {guidance:g}, but with model.label_dropout=0 the network learns no images without a "
+            "class, which guidance is away from; set it to 0.1, say."
+        )
 
 
 def level_range(options: Options, path: Path) -> tuple[jax.Array, jax.Array]:
@@ -90,6 +89,8 @@ def family(
     Samples are clipped to [-1, 1], but for images of real numbers, which have no `log_prob`: theirs would be a density.
     `log_prob` is of the image given its class, where there is one.
     """
+    if options.least >= options.greatest:
+        raise ConfigError(f"model.least is {options.least:g}, which is not below model.greatest={options.greatest:g}.")
     if options.dequantize and not spec.levels:
         raise ConfigError("model.dequantize is for images of levels, and these are of real numbers; set it to False.")
     classes, optimizer = core.classes(options.conditional, spec), optimizers["model"]
@@ -114,7 +115,7 @@ def family(
         times_key, key = jax.random.split(key)
         keys = core.item_keys(key, batch["index"])
         drawn = part(keys, batch, stratified(times_key, batch["index"]))
-        drawn["noise"] = model.couple(drawn["image"], drawn["noise"])
+        drawn["noise"] = model.couple(drawn["image"], drawn["noise"], drawn["label"])
         if classes:
             hidden = independent(core.fold_in(keys, 1)) < options.label_dropout
             drawn["label"] = jnp.where(hidden, classes, batch["label"])

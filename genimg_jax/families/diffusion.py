@@ -1,12 +1,16 @@
 """Diffusion: EDM (Karras et al. 2022) by default; path, target, weighting and times are independent options.
 
-DDPM (Ho et al. 2020) is path=discrete, target=noise, weighting=uniform, times=uniform_times, solver=ancestral. VDM
+DDPM (Ho et al. 2020) is path=discrete, target=noise, weighting=uniform, times=discrete_times, solver=ancestral,
+grid=path_times, steps=1000; DDIM is solver=euler, which is its deterministic case. VDM
 (Kingma et al. 2021) is path=learned, target=noise, weighting=variational, times=uniform_times: the loss is then the
 variational bound in nats an image, and `log_prob` its negative; any path that preserves variance can have it.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
+
+import jax.numpy as jnp
 
 from genimg_jax import core
 from genimg_jax.errors import ConfigError
@@ -20,15 +24,24 @@ from genimg_jax.samplers import grids
 
 __all__ = ["GROUPS", "Options", "make"]
 
+
+def first_log_snr(levels: int) -> float:
+    """Where noise is as small beside the distance of two levels as at 13.3 beside that of 256 (Kingma et al. 2021).
+
+    Cleaner images tell no more, and a bound that has to be paid from there is loose with a network that cannot use it.
+    """
+    return 13.3 - 2 * math.log(255 / (levels - 1)) if levels else 13.3
+
+
 # Each of the options, some of which they depend on.
-PATHS: dict[str, Callable[["Options"], Path]] = {
-    "variance_exploding": lambda options: paths.variance_exploding(options.least, options.greatest),
-    "linear_beta": lambda options: paths.linear_beta(),
-    "discrete": lambda options: paths.discrete(),
-    "linear_log_snr": lambda options: paths.linear_log_snr(),
-    "learned": lambda options: paths.linear_log_snr(),  # at first
-    "cosine": lambda options: paths.cosine(),
-    "rectified": lambda options: paths.rectified(),
+PATHS: dict[str, Callable[["Options", int], Path]] = {  # and on the number of levels
+    "variance_exploding": lambda options, levels: paths.variance_exploding(options.least, options.greatest),
+    "linear_beta": lambda options, levels: paths.linear_beta(),
+    "discrete": lambda options, levels: paths.discrete(),
+    "linear_log_snr": lambda options, levels: paths.linear_log_snr(first_log_snr(levels)),
+    "learned": lambda options, levels: paths.linear_log_snr(first_log_snr(levels)),  # at first
+    "cosine": lambda options, levels: paths.cosine(),
+    "rectified": lambda options, levels: paths.rectified(),
 }
 TARGETS: dict[str, Callable[["Options"], targets.Target]] = {
     "edm": lambda options: targets.edm_target(options.data_std),
@@ -48,14 +61,19 @@ TIMES: dict[str, Callable[["Options"], weightings.Times]] = {
     "log_normal_levels": lambda options: weightings.log_normal_levels(options.times_mean, options.times_std),
     "logit_normal_times": lambda options: weightings.logit_normal_times(options.times_mean, options.times_std),
     "uniform_times": lambda options: weightings.uniform_times,
+    "cosine_times": lambda options: weightings.cosine_times,
+    "discrete_times": lambda options: weightings.discrete_times(len(paths.DDPM_BETAS)),
 }
-GRIDS: dict[str, grids.Grid] = {
-    "karras": grids.karras(),
-    "linear": grids.linear,
-    "cosine": grids.cosine,
-    "log_uniform": grids.log_uniform,
+GRIDS: dict[str, Callable[[Path], grids.Grid]] = {
+    "karras": lambda path: grids.karras(),
+    "linear": lambda path: grids.linear,
+    "cosine": lambda path: grids.cosine,
+    "log_uniform": lambda path: grids.log_uniform,
+    "path_times": lambda path: grids.spaced(
+        lambda level: path.time(-2 * jnp.log(level)), lambda t: paths.noise_level(path, t)
+    ),  # equal steps of the path's own time: with 1000 of them on path=discrete, its chain
 }
-BOUNDED = ("linear_beta", "linear_log_snr", "learned")  # paths with a finite variational bound in continuous time
+BOUNDED = ("linear_beta", "linear_log_snr", "learned")  # smooth paths between ends that keep the bound finite
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,12 +99,16 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         raise ConfigError("model.weighting=variational bounds probabilities, and these images are of real numbers.")
     if options.path == "learned" and not bound:
         raise ConfigError("model.path=learned is learned by its variational bound; set model.weighting=variational.")
+    if options.path == "learned" and optimizers["model"].compute_dtype != jnp.float32:
+        raise ConfigError("model.path=learned is a schedule of fine steps; set train.precision=float32.")
+    if options.times == "discrete_times" and options.path != "discrete":
+        raise ConfigError(f"model.times=discrete_times are those of model.path=discrete, and it is {options.path}.")
     regression = Regression(
-        PATHS[options.path](options),
+        PATHS[options.path](options, spec.levels),
         TARGETS[options.target](options),
         WEIGHTINGS[options.weighting](options),
         TIMES[options.times](options),
-        lambda path: GRIDS[options.grid](options.steps, *denoising.level_range(options, path)),
+        lambda path: GRIDS[options.grid](path)(options.steps, *denoising.level_range(options, path)),
         bounded=bound,
         learned=options.path == "learned",
     )

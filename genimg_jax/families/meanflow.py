@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 
 from genimg_jax import core
-from genimg_jax.errors import ConfigError
 from genimg_jax.families import denoising
 from genimg_jax.families.denoising import GROUPS, Model
 from genimg_jax.networks import backbone
@@ -34,7 +33,7 @@ class Options(denoising.Options):
     spans: float = bounded(0.25, 0.0, 1.0)  # share of the images trained with r < t
     times_mean: float = bounded(-0.4, -100.0)  # of the logit of mean_flow's times
     times_std: float = bounded(1.0, 0.0)
-    adaptivity: float = bounded(1.0, 0.0)  # power of an image's squared error that its loss is divided by
+    adaptivity: float = bounded(1.0, 0.0)  # power of an image's mean squared error that its loss is divided by
     guidance: float = bounded(1.0, 0.0, static=True)  # learned: 0 ignores the class, more than 1 exaggerates it
     steps: int = bounded(1, 1, trained=False)  # of sampling, equally long
 
@@ -42,9 +41,9 @@ class Options(denoising.Options):
 def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimizer]) -> core.Family:
     """The family with one parameter group, `model`."""
     classes = core.classes(options.conditional, spec)
-    if options.guidance != 1.0 and not classes:
-        raise ConfigError(f"model.guidance is {options.guidance:g}, but no class is told; set model.conditional.")
-    network = backbone.build(options, spec.image_shape[-1], classes)
+    if options.guidance != 1.0:
+        denoising.check_guidance(options, options.guidance, classes)
+    network = backbone.build(options, spec.image_shape[-1], classes, forward=options.objective == "mean_flow")
     path = paths.rectified()
     draw = DRAWS[options.objective]
 
@@ -75,7 +74,7 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
             predicted, target = one_step.mean_flow(u, noisy, r, t, velocity)
         else:
             predicted = u(noisy, r, t)
-            target = jnp.where(per_example(r < t, noisy), one_step.shortcut(u, noisy, r, t), velocity)
+            target = jnp.where(per_example(r < t, noisy), one_step.shortcut(u, noisy, r, t, 2.0**-FINEST), velocity)
         squares = jnp.mean((predicted - target) ** 2, axis=(1, 2, 3))
         return squares / jax.lax.stop_gradient(squares + 1e-3) ** options.adaptivity, {"loss": squares}
 

@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 
 from genimg_jax import core
-from genimg_jax.errors import ConfigError
 from genimg_jax.families import denoising
 from genimg_jax.families.denoising import Model
 from genimg_jax.networks import backbone
 from genimg_jax.objectives import paths, targets, variational, weightings
+from genimg_jax.objectives.couplings import Coupling, independent_coupling
 from genimg_jax.objectives.paths import Path, mix, per_example
 from genimg_jax.options import bounded, choice
 from genimg_jax.samplers import ode, sde
@@ -39,6 +39,8 @@ class Options(denoising.Options):
     guide_width: int = bounded(0, 0)  # width of a worse network trained beside, to be guided away from; 0: no class
     solver: str = choice("heun", *SOLVERS, trained=False)
     steps: int = bounded(18, 1, trained=False)  # of the solver; Heun's evaluates the network twice in each but one
+    guidance_least: float = bounded(0.0, 0.0, static=True, trained=False)  # noise levels above which it guides
+    guidance_greatest: float = bounded(1e6, 0.0, static=True, trained=False)  # and up to which it does
 
 
 class Regression(NamedTuple):
@@ -49,7 +51,7 @@ class Regression(NamedTuple):
     weighting: weightings.Weighting
     times: weightings.Times
     levels: Callable[[Path], jax.Array]  # that the sampler visits, f32[steps + 1]
-    couple: Callable[[jax.Array, jax.Array], jax.Array] = lambda image, noise: noise  # see `Model`
+    couple: Coupling = independent_coupling
     bounded: bool = False  # the loss is the variational bound in nats an image; `weighting` is that of its noise
     learned: bool = False  # the path's ends and shape are parameters, `path` what they are at first
 
@@ -62,11 +64,8 @@ def model(options: Options, spec: core.Spec, regression: Regression) -> Model:
     appendix I): it is trained on the square of the diffusion loss, at the cost of evaluating the network once more.
     """
     classes = core.classes(options.conditional, spec)
-    if options.guidance != 1.0 and not (classes or options.guide_width):
-        raise ConfigError(
-            f"model.guidance is {options.guidance:g}, but there is nothing to be guided by; set model.conditional or "
-            "model.guide_width."
-        )
+    if options.guidance != 1.0 and not options.guide_width:
+        denoising.check_guidance(options, options.guidance, classes, "model.conditional or model.guide_width")
     network = backbone.build(options, spec.image_shape[-1], classes)
     worse = backbone.build(options, spec.image_shape[-1], classes, options.guide_width)
     target, weighting = regression.target, regression.weighting
@@ -138,7 +137,8 @@ def model(options: Options, spec: core.Spec, regression: Regression) -> Model:
         if options.guidance == 1.0:
             return denoiser(params, label)
         less = denoiser(params, label, worse) if options.guide_width else denoiser(params, None)
-        return guide(denoiser(params, label), less, options.guidance)
+        interval = options.guidance_least, options.guidance_greatest
+        return guide(denoiser(params, label), less, options.guidance, interval)
 
     def sample(params, label, keys):
         levels = regression.levels(path_of(params))

@@ -27,19 +27,17 @@ def _correct(predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:  # [N],
     return predictions == labels
 
 
-def proportion(successes: int, trials: int, level: float = 0.95, exact: bool = False) -> Interval:
-    """Wilson's score interval for a probability, whose coverage is `level` on average; `exact` gives Clopper and
-    Pearson's, which is never less and so wider."""
-    method = "exact" if exact else "wilson"
-    low, high = scipy.stats.binomtest(int(successes), int(trials)).proportion_ci(level, method)
+def proportion(successes: int, trials: int, level: float = 0.95) -> Interval:
+    """Wilson's score interval for a probability, whose coverage is `level` on average."""
+    low, high = scipy.stats.binomtest(int(successes), int(trials)).proportion_ci(level, "wilson")
     share = successes / trials
     return Interval(share, float(low), float(high), float(np.sqrt(share * (1 - share) / trials)), level)
 
 
-def accuracy(predictions: np.ndarray, labels: np.ndarray, level: float = 0.95, exact: bool = False) -> Interval:
+def accuracy(predictions: np.ndarray, labels: np.ndarray, level: float = 0.95) -> Interval:
     """The probability that the classifier is right about an image like these."""  # [N], [N]
     correct = _correct(predictions, labels)
-    return proportion(correct.sum(), len(correct), level, exact)
+    return proportion(correct.sum(), len(correct), level)
 
 
 def class_accuracies(

@@ -49,14 +49,17 @@ def verdict(findings: Sequence[Finding]) -> Verdict:
     return Verdict(ordered[0].status if ordered else HEALTHY, ordered)
 
 
-def class_findings(predictions: np.ndarray, reference: np.ndarray, classes: int) -> list[Finding]:  # i[N], i[M]
-    """The modes that a classifier can tell, from classes read in generated and in reference images."""
+def class_findings(
+    predictions: np.ndarray, reference: np.ndarray, classes: int, names: Sequence[str] = ()
+) -> list[Finding]:  # i[N], i[M]
+    """The modes that a classifier can tell, from classes read in generated and in reference images; without `names`,
+    classes go by their numbers."""
     balance = class_balance(predictions, reference, classes)
     present = np.flatnonzero(balance.expected > 0)
     upper = [proportion(round(balance.shares[c] * len(predictions)), len(predictions)).high for c in present]
     missing = [int(c) for c, high in zip(present, upper, strict=True) if high < MISSING * balance.expected[c]]
     left = len(present) - len(missing)
-    names = f"; missing: {', '.join(map(str, missing))}" if missing else ""
+    listed = f"; missing: {', '.join(names[c] if names else str(c) for c in missing)}" if missing else ""
     variation = balance.total_variation
     return [
         Finding(
@@ -64,7 +67,7 @@ def class_findings(predictions: np.ndarray, reference: np.ndarray, classes: int)
             _status(len(missing) / len(present), 1e-9, 0.5),
             left,
             len(present),
-            f"{left} of the data's {len(present)} classes are generated{names}.",
+            f"{left} of the data's {len(present)} classes are generated{listed}.",
         ),
         Finding(
             "class histogram",

@@ -82,8 +82,15 @@ def moments(features: np.ndarray | Iterable[np.ndarray], name: str = "given") ->
 
 def _factor(covariance: np.ndarray) -> np.ndarray:  # f64[D, D] -> f64[D, R]
     """F of full column rank with F F' the covariance, up to rounding: directions that hold only rounding are cut."""
+    rounding = len(covariance) * np.finfo(np.float64).eps
+    try:
+        factor = np.linalg.cholesky(covariance)  # a tenth of the time of what follows, where nothing is to be cut
+        if np.diag(factor).min() ** 2 > rounding * np.trace(covariance):
+            return factor
+    except np.linalg.LinAlgError:
+        pass
     values, vectors = np.linalg.eigh(covariance)
-    kept = values > len(values) * np.finfo(np.float64).eps * max(values[-1], 0)
+    kept = values > rounding * max(values[-1], 0)
     return vectors[:, kept] * np.sqrt(values[kept])
 
 
@@ -91,9 +98,9 @@ def frechet_distance(first: Moments, second: Moments) -> float:
     """The squared Frechet (Wasserstein-2) distance of the two fitted Gaussians: what FID reports. At least 0.
 
     Covariances of any rank will do. With F F' = S1, the trace of the square root is that of F' S2 F, symmetric and of
-    the size of S1's rank: two symmetric eigenvalue problems, five times faster than a square root of S1 S2 and never
-    complex. Rounding is about 1e-8 of the traces at worst. The distance is biased upwards by order 1/N, see
-    `intervals.frechet_interval`.
+    the size of S1's rank: a symmetric eigenvalue problem, and a second one where that rank is not full. That is five
+    times faster than a square root of S1 S2, and never complex. Rounding is about 1e-8 of the traces at worst. The
+    distance is biased upwards by order 1/N, see `intervals.frechet_interval`.
     """
     if first.mean.shape != second.mean.shape:
         raise DataError(
@@ -114,8 +121,7 @@ def frechet_replicates(
 ) -> tuple[float, np.ndarray]:  # [N, D], [M, D] -> f64[], f64[blocks]
     """The distance of two whole sets, and without block b of each of them in turn, for a jackknife.
 
-    Rows are dealt to blocks at random, from the seed and a set's size alone: a set sorted by class does no harm, and
-    replicates of two generators against one reference leave out the same reference rows, so they can be paired.
+    Rows are dealt to blocks at random, from the seed and a set's size alone: a set sorted by class does no harm.
     Raises `DataError` where the smaller set without a block has no more samples than features: a covariance that is
     singular only for want of samples has a bias that no extrapolation removes.
     """

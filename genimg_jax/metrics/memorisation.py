@@ -5,7 +5,8 @@ Three questions, each with a null under which training and held-out images are a
 - `nearer_to_train`: are generated images nearer to the training set than to the held-out set? Which of the pooled real
   images were trained on is a label that may be permuted. (Counting generated images as independent coin tosses, a
   binomial test, is wrong: an image in a crowded place is nearest to many of them, and its label decides for all.)
-- `copies`: is a generated image nearer to the training set, relative to the held-out set, than held-out images are?
+- `copies`: is a generated image nearer to the training set, relative to the held-out set, than images are that nobody
+  copied: held-out ones, and training images beside the rest of the training set?
 - `data_copying`: are generated images nearer to the training set than held-out images are? (Meehan et al. 2020)
 """
 
@@ -18,8 +19,10 @@ from genimg_jax.metrics.arrays import feature_sets
 from genimg_jax.metrics.neighbours import nearest, nearest_within
 from genimg_jax.metrics.pairs import BLOCK
 
-# Of held-out images, the share that may look like copies: those of a pair that the data itself holds twice, or nearly.
+# Of images that nobody copied, the share that may look like copies: those that the data itself holds twice, or nearly.
 NULL_RATE = 0.001
+SURE = 0.001  # p-value below which an audit says that training images are repeated
+NULLS = 10_000  # training images, at most, that are held against the others
 PAIRS = 10
 
 
@@ -34,13 +37,15 @@ class Preference(NamedTuple):
 
 
 class Copies(NamedTuple):
-    """Generated images whose distance to the training set, over that to the held-out set, is below `threshold`: their
-    share, the share expected of images unlike any in training, and the one-sided p-value of the excess."""
+    """Generated images whose distance to the training set, over that to the held-out set, is at most `threshold`: their
+    share, the share expected of images that are not copied, and the one-sided p-value of the excess."""
 
     rate: float
     null_rate: float
     threshold: float
     p_value: float
+    detectable: float
+    """The least share whose p-value is below `SURE`; above 1 where so few images could show nothing."""
 
 
 class Pair(NamedTuple):
@@ -77,15 +82,27 @@ def preference(to_train: np.ndarray, owners: np.ndarray, train: int, held_out: i
     return Preference(float(to_train.mean()), expected, float(z), float(scipy.stats.norm.sf(z)))
 
 
-def copies(ratios: np.ndarray, held_out_ratios: np.ndarray, null_rate: float = NULL_RATE) -> Copies:  # [N], [H]
-    """The threshold is an order statistic of the held-out images' own ratios: an image like them falls below the j-th
-    of H with probability j / (H + 1), and the number of N that do is beta-binomial, whatever the distribution."""
-    held_out = len(held_out_ratios)
-    rank = max(int(null_rate * (held_out + 1)), 1)
-    threshold = np.partition(held_out_ratios, rank - 1)[rank - 1]
-    below = int(np.sum(ratios < threshold))
-    p_value = scipy.stats.betabinom.sf(below - 1, len(ratios), rank, held_out + 1 - rank)
-    return Copies(below / len(ratios), rank / (held_out + 1), float(threshold), float(p_value))
+def copies(ratios: np.ndarray, held_out_ratios: np.ndarray, train_ratios: np.ndarray) -> Copies:  # [N], [H], [T]
+    """The threshold is an order statistic of the ratios of images that are not copied: one more falls below the j-th of
+    K with probability j / (K + 1), and the number of N that do is beta-binomial, whatever the distribution.
+
+    Two training images that are nearly one are each other's nearest, so each of them counts as half an image. Where
+    ratios tie with the threshold, as those of duplicates do at 0, one more null image is supposed there: conservative.
+    """
+    null = np.concatenate([held_out_ratios, train_ratios])
+    weights = np.repeat([1.0, 0.5], [len(held_out_ratios), len(train_ratios)])
+    threshold = np.sort(null)[max(int(NULL_RATE * (weights.sum() + 1)), 1) - 1]
+    rank = np.ceil(weights[null <= threshold].sum()) + np.any(ratios == threshold)
+    # Where everything ties, nothing can lie above.
+    found, others = int(np.sum(ratios <= threshold)), max(weights.sum() + 1 - rank, 1e-9)
+    expected = scipy.stats.betabinom(len(ratios), rank, others)
+    return Copies(
+        rate=found / len(ratios),
+        null_rate=float(rank / (rank + others)),
+        threshold=float(threshold),
+        p_value=float(expected.sf(found - 1)),
+        detectable=float(expected.isf(SURE) + 1) / len(ratios),
+    )
 
 
 def data_copying(generated_to_train: np.ndarray, held_out_to_train: np.ndarray) -> float:  # [N], [H] -> f64[]
@@ -103,20 +120,25 @@ def audit(generated: np.ndarray, train: np.ndarray, held_out: np.ndarray, seed: 
 
     M and H may differ: every statistic is calibrated for that. The training set should be all that was trained on, or
     copies of what is left out go unseen. Held-out images must be ones that nothing was chosen by. The seed tosses a
-    coin for generated images equally near to both sets, as images of few grey levels can be.
+    coin for generated images equally near to both sets, as images of few grey levels can be, and chooses `NULLS`
+    training images where there are more.
     """
+    rng = np.random.default_rng(seed)
     generated, train, held_out = feature_sets(generated=generated, train=train, held_out=held_out)
     to_train, to_held_out = nearest(generated, train, 1, block), nearest(generated, held_out, 1, block)
     near, far = to_train.distances[:, 0], to_held_out.distances[:, 0]
     own_near = nearest(held_out, train, 1, block).distances[:, 0]
     own_far = nearest_within(held_out, 1, block).distances[:, 0]
     ratios = _ratio(near, far)
-    trained = (near < far) | ((near == far) & (np.random.default_rng(seed).random(len(near)) < 0.5))
+    trained = (near < far) | ((near == far) & (rng.random(len(near)) < 0.5))
     owners = np.where(trained, to_train.indices[:, 0], len(train) + to_held_out.indices[:, 0])
+    chosen = train[np.sort(rng.permutation(len(train))[:NULLS])]
+    train_near = nearest(chosen, train, 2, block).distances[:, 1]  # itself comes first
+    train_far = nearest(chosen, held_out, 1, block).distances[:, 0]
     order = np.argsort(ratios, kind="stable")[:PAIRS]
     return Audit(
         preference(trained, owners, len(train), len(held_out)),
-        copies(ratios, _ratio(own_near, own_far)),
+        copies(ratios, _ratio(own_near, own_far), _ratio(train_near, train_far)),
         data_copying(near, own_near),
         [Pair(int(i), int(to_train.indices[i, 0]), float(near[i]), float(ratios[i])) for i in order],
     )

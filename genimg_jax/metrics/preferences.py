@@ -8,7 +8,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.special import expit
 
 from genimg_jax.errors import DataError
-from genimg_jax.metrics.intervals import Interval, student
+from genimg_jax.metrics.intervals import Interval, normal, student
 
 
 class Preferences(NamedTuple):
@@ -17,16 +17,18 @@ class Preferences(NamedTuple):
     names: list[str]
     scores: list[Interval]
     covariance: np.ndarray
-    """f64[K, K] of the scores: a difference has variance c[i, i] + c[j, j] - 2 c[i, j]."""
+    """f64[K, K] of the scores, if answers are independent; a difference has variance c[i, i] + c[j, j] - 2 c[i, j]."""
+    between_raters: np.ndarray | None
+    """f64[K, K] by the spread between raters; None where they are not known."""
     freedom: float
-    """Degrees of freedom of Student's intervals: infinite without raters, else their number less 1."""
+    """Degrees of freedom of that spread: the number of raters less 1, and infinite where they are not known."""
 
 
-def _fit(design: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # f64[N, K - 1] -> [K - 1], [K - 1]^2, [N]
+def _fit(design: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # f64[N, K - 1] -> [K - 1], [N], [N]
     """Newton's method on Firth's penalised likelihood; rows are winner less loser.
 
     The penalty (Firth 1993) takes the bias of order 1/N off and keeps scores finite where one always wins (Heinze and
-    Schemper 2002). Also the inverse information, and each row's residual.
+    Schemper 2002). Also each row's weight in the information, and its residual.
     """
     scores = np.zeros(design.shape[1])
     for _ in range(100):
@@ -39,8 +41,18 @@ def _fit(design: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # f6
         # A full step can run away while the information is still small.
         scores = scores + change / max(1, np.abs(change).max())
         if np.abs(change).max() < 1e-10:
-            return scores, inverse, residual
+            return scores, weight, residual
     raise DataError("the Bradley-Terry fit did not converge; are almost all comparisons of the same two?")
+
+
+def _compared(first: np.ndarray, second: np.ndarray, names: int) -> np.ndarray:  # i64[N], i64[N] -> i64[K, K]
+    """How often each name was preferred to each."""
+    return np.bincount(first * names + second, minlength=names**2).reshape(names, names)
+
+
+def _groups(compared: np.ndarray) -> np.ndarray:  # [K, K] -> i32[K]
+    """The number of each name's group, within which comparisons connect: all 0 where that is everyone."""
+    return connected_components(compared, directed=False)[1]
 
 
 def bradley_terry(
@@ -48,9 +60,12 @@ def bradley_terry(
 ) -> Preferences:
     """Fit scores to comparisons, one a row; leave out ties, attention checks, and raters who failed those.
 
-    Give `raters`, a name a row, whenever one person answered more than once: their answers are alike, and the
-    intervals come from the spread between raters (Liang and Zeger 1986), of whom there should be 15 or more. Raises
-    `DataError` where two groups of names were never compared, since nothing tells how they stand.
+    Give `raters`, a name a row, whenever one person answered more than once: their answers are alike. An interval is
+    then the wider of two: that of independent answers, and Student's from the spread between raters, the jackknife that
+    leaves out one rater at a time (Bell and McCaffrey 2002), to first order. The spread alone covers as it says with
+    two raters already, but is 0 where they happen to agree. Few raters make intervals wide, not wrong; raters who give
+    very different numbers of answers make them narrow: of 200, 40, 20, 20 and 20 they cover 92 %. Raises `DataError`
+    where two groups of names were never compared, or by one rater only, since nothing tells how they stand.
     """
     if not len(winners) == len(losers) or (raters is not None and len(raters) != len(winners)) or not len(winners):
         raise DataError("winners, losers and raters must be lists of one length, with a comparison at least.")
@@ -59,11 +74,10 @@ def bradley_terry(
     first, second = np.array([place[w] for w in winners]), np.array([place[name] for name in losers])
     if np.any(first == second):
         raise DataError(f"{names[first[np.argmax(first == second)]]!r} is compared with itself; leave such rows out.")
-    graph = np.zeros((len(names), len(names)))
-    graph[first, second] = 1
-    groups, member = connected_components(graph, directed=False)
-    if groups > 1:
-        parts = [", ".join(n for n, m in zip(names, member, strict=True) if m == g) for g in range(groups)]
+    compared = _compared(first, second, len(names))
+    member = _groups(compared)
+    if member.any():
+        parts = [", ".join(n for n, m in zip(names, member, strict=True) if m == g) for g in range(member.max() + 1)]
         raise DataError(f"nobody compared any of ({') with any of ('.join(parts)}); ask for such comparisons.")
     rows = np.arange(len(first))
     full = np.zeros((len(first), len(names)))
@@ -71,26 +85,43 @@ def bradley_terry(
     # Any basis of the scores that sum to 0 serves; this one is orthonormal.
     basis = np.linalg.svd(np.ones((1, len(names))))[2][1:].T
     design = full @ basis
-    scores, covariance, residual = _fit(design)
-    freedom = np.inf
+    scores, weight, residual = _fit(design)
+    information = design.T @ (weight[:, None] * design)
+    between, freedom = None, np.inf
     if raters is not None:
-        who, row_of = np.unique(np.asarray(raters), return_inverse=True)
+        who, owner = np.unique(np.asarray(raters), return_inverse=True)
         if len(who) < 2:
             raise DataError("one rater alone says nothing about others; leave `raters` out to describe that rater.")
-        sums = np.zeros((len(who), design.shape[1]))
-        np.add.at(sums, row_of, residual[:, None] * design)
+        answers = np.split(np.argsort(owner, kind="stable"), np.cumsum(np.bincount(owner))[:-1])
+        changes = []
+        for rater, own in zip(who, answers, strict=True):
+            if _groups(compared - _compared(first[own], second[own], len(names))).any():
+                raise DataError(f"only rater {rater} connects all that was compared; ask others for such comparisons.")
+            others = information - design[own].T @ (weight[own, None] * design[own])
+            changes.append(np.linalg.solve(others, residual[own] @ design[own]))
         freedom = len(who) - 1
-        covariance = covariance @ (sums.T @ sums) @ covariance * (len(who) / freedom)
-    scores, covariance = basis @ scores, basis @ covariance @ basis.T
-    errors = np.sqrt(np.diag(covariance))
-    intervals = [student(score, error, freedom, level) for score, error in zip(scores, errors, strict=True)]
-    return Preferences(names, intervals, covariance, freedom)
+        changes = np.stack(changes) @ basis.T
+        between = changes.T @ changes * (freedom / len(who))
+    covariance = basis @ np.linalg.inv(information) @ basis.T
+    found = Preferences(names, [], covariance, between, freedom)
+    scores = basis @ scores
+    return found._replace(
+        scores=[_interval(found, score, np.eye(len(names))[i], level) for i, score in enumerate(scores)]
+    )
+
+
+def _interval(found: Preferences, estimate: float, direction: np.ndarray, level: float) -> Interval:  # f64[K]
+    """The wider of those for one linear combination of the scores."""
+    alone = normal(estimate, np.sqrt(direction @ found.covariance @ direction), level)
+    if found.between_raters is None:
+        return alone
+    spread = student(estimate, np.sqrt(direction @ found.between_raters @ direction), found.freedom, level)
+    return max(alone, spread, key=lambda interval: interval.high)
 
 
 def score_difference(found: Preferences, first: str, second: str) -> Interval:
     """How far the first is ahead of the second, in log odds: not to be read off the two scores' intervals, since the
     scores are correlated."""
     i, j = found.names.index(first), found.names.index(second)
-    c, level = found.covariance, found.scores[i].level
-    error = np.sqrt(c[i, i] + c[j, j] - 2 * c[i, j])
-    return student(found.scores[i].estimate - found.scores[j].estimate, error, found.freedom, level)
+    direction = np.eye(len(found.names))[i] - np.eye(len(found.names))[j]
+    return _interval(found, found.scores[i].estimate - found.scores[j].estimate, direction, found.scores[i].level)

@@ -38,11 +38,12 @@ def sliced_distance(
     axes = rng.normal(size=(directions, generated.shape[1]))
     axes = (axes / np.linalg.norm(axes, axis=1, keepdims=True)).astype(np.float32)
     shift = reference.mean(axis=0, dtype=np.float64).astype(np.float32)
+    centred = [one - shift for one in (generated, reference)]  # so that float32 is spent on differences
     first, second, lengths = _levels(len(generated), len(reference))
     squared = []
     for start in range(0, directions, DIRECTIONS):
         part = axes[start : start + DIRECTIONS]
-        ours, theirs = (np.sort(part @ (one - shift).T, axis=1) for one in (generated, reference))
+        ours, theirs = (np.sort(part @ one.T, axis=1) for one in centred)
         squared.append(np.square(ours[:, first] - theirs[:, second], dtype=np.float64) @ lengths)
     squared = np.concatenate(squared)
     estimate = np.sqrt(squared.mean())

@@ -19,26 +19,30 @@ Cache = tuple[tuple[jax.Array, jax.Array], ...]  # keys and values of each block
 def causal_attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
     """Scaled dot-product attention of every slot to itself and those before it.
 
-    On a GPU `jax.nn.dot_product_attention`: cuDNN's kernel for 16-bit numbers (an error where it cannot run), XLA's
-    for float32, which that kernel lacks. Elsewhere products of matrices batched over heads, which the CPU runs 1.35
-    times faster.
+    On a GPU `jax.nn.dot_product_attention`: cuDNN's kernel for 16-bit numbers in heads that it can take, XLA's for
+    others and for float32. Elsewhere products of matrices batched over heads, which the CPU runs 1.35 times faster.
     """  # 3 x [B, heads, T, D] -> [B, heads, T, D]
     if jax.default_backend() == "gpu":
         return _fused_attention(query, key, value, is_causal=True)
     return masked_attention(query, key, value, 0)
 
 
-def full_attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    """The same of every slot to all slots."""  # [B, heads, T, D], 2 x [B, heads, S, D] -> [B, heads, T, D]
+def full_attention(query: jax.Array, key: jax.Array, value: jax.Array, forward: bool = False) -> jax.Array:
+    """The same of every slot to all slots. cuDNN's kernel has no derivative of forward mode: ask for `forward`."""
+    # [B, heads, T, D], 2 x [B, heads, S, D] -> [B, heads, T, D]
     if jax.default_backend() == "gpu":
-        return _fused_attention(query, key, value, is_causal=False)
+        return _fused_attention(query, key, value, is_causal=False, forward=forward)
     # Scaling the query, not the scores, is one pass less over the largest array.
     scores = jnp.einsum("bhnd,bhsd->bhns", query / math.sqrt(query.shape[-1]), key).astype(jnp.float32)
     return jnp.einsum("bhns,bhsd->bhnd", jax.nn.softmax(scores).astype(value.dtype), value)
 
 
-def _fused_attention(query: jax.Array, key: jax.Array, value: jax.Array, is_causal: bool) -> jax.Array:
-    implementation = "cudnn" if query.dtype.itemsize == 2 else "xla"
+def _fused_attention(
+    query: jax.Array, key: jax.Array, value: jax.Array, is_causal: bool, forward: bool = False
+) -> jax.Array:
+    size = query.shape[-1]
+    taken = query.dtype.itemsize == 2 and size % 8 == 0 and size <= 128
+    implementation = "cudnn" if taken and not forward else "xla"
     query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
     found = jax.nn.dot_product_attention(query, key, value, is_causal=is_causal, implementation=implementation)
     return found.swapaxes(1, 2)

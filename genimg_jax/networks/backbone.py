@@ -1,37 +1,38 @@
 """The network of a diffusion or flow model, from the options that all of them share."""
 
-from typing import Protocol
+import dataclasses
 
 import flax.linen as nn
 
 from genimg_jax.networks.dit import DiT
 from genimg_jax.networks.unet import UNet
-
-NETWORKS = ("unet", "dit")
-
-
-class Options(Protocol):
-    """What `build` reads of a family's options."""
-
-    network: str  # one of `NETWORKS`
-    width: int  # channels of the U-Net's first level, features of a token
-    multipliers: tuple[int, ...]  # U-Net: channels of each level over `width`
-    blocks: int  # U-Net: residual blocks a level
-    attention: tuple[int, ...]  # U-Net: heights of the levels that attend
-    patch: int  # DiT: height and width of a token in pixels
-    depth: int  # DiT: blocks
-    heads: int  # DiT: attention heads
-    registers: int  # DiT: learned tokens besides the image's
-    label_tokens: int  # DiT: tokens that tell the class
-    remat: bool  # DiT: compute blocks again for their gradients
-    loop: bool  # DiT: compile one block and loop over it; soon compiled where it is deep, but 1.4 x slower on a CPU
+from genimg_jax.options import bounded, choice
 
 
-def build(options: Options, channels: int, classes: int, width: int = 0) -> nn.Module:
-    """A module as `denoising` describes it; `classes` is 0 where it is told none, `width` replaces the options'."""
+@dataclasses.dataclass(frozen=True)
+class Options:
+    network: str = choice("unet", "unet", "dit")
+    width: int = bounded(64, 1)  # channels of the U-Net's first level, features of a DiT's token
+    multipliers: tuple[int, ...] = (1, 2, 2)  # U-Net: channels of each level over width; each level halves the image
+    blocks: int = bounded(2, 1)  # U-Net: residual blocks a level
+    attention: tuple[int, ...] = ()  # U-Net: heights at which pixels attend to each other, besides the lowest
+    patch: int = bounded(2, 1)  # DiT: height and width of a token, in pixels
+    depth: int = bounded(6, 1)  # DiT: blocks
+    heads: int = bounded(4, 1)  # DiT: attention heads, which share the width
+    registers: int = bounded(0, 0)  # DiT: learned tokens besides the image's
+    label_tokens: int = bounded(0, 0)  # DiT: tokens that tell the class, besides its part in every normalisation
+    remat: bool = False  # DiT: compute blocks again for their gradients, to save memory
+    loop: bool = False  # DiT: compile one block for all of them, which is sooner for deep ones and slower on a CPU
+
+
+def build(options: Options, channels: int, classes: int, width: int = 0, forward: bool = False) -> nn.Module:
+    """A module as `denoising` describes it; `classes` is 0 where it is told none, `width` replaces the options'.
+
+    `forward`: training takes derivatives of forward mode.
+    """
     width = width or options.width
     if options.network == "unet":
-        return UNet(width, options.multipliers, options.blocks, options.attention, channels, classes)
+        return UNet(width, options.multipliers, options.blocks, options.attention, channels, classes, forward)
     return DiT(
         options.patch,
         width,
@@ -43,4 +44,5 @@ def build(options: Options, channels: int, classes: int, width: int = 0) -> nn.M
         options.label_tokens,
         options.remat,
         options.loop,
+        forward,
     )

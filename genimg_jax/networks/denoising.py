@@ -62,12 +62,13 @@ class SelfAttention(nn.Module):
 
     head_size: int
     out_init: nn.initializers.Initializer = normal
+    forward: bool = False  # whether derivatives of forward mode are taken, in training
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:  # [B, S, F] -> [B, S, F]
         parts = nn.Dense(3 * x.shape[-1], kernel_init=normal, name="heads_in")(x)
         parts = parts.reshape(*x.shape[:2], 3, -1, self.head_size)
-        attended = full_attention(*(parts[:, :, i].swapaxes(1, 2) for i in range(3)))
+        attended = full_attention(*(parts[:, :, i].swapaxes(1, 2) for i in range(3)), self.forward)
         return nn.Dense(x.shape[-1], kernel_init=self.out_init, name="heads_out")(
             attended.swapaxes(1, 2).reshape(x.shape)
         )

@@ -53,12 +53,14 @@ class Block(nn.Module):
     """Self-attention, then a perceptron with a hidden layer four times as wide, each added through a gate."""
 
     heads: int
+    forward: bool
 
     @nn.compact
     def __call__(self, x: jax.Array, condition: jax.Array) -> jax.Array:  # [B, S, F], [B, E] -> [B, S, F]
         features = x.shape[-1]
         scale, shift, gate, *following = modulation(6, condition, features, "modulation")
-        x = x + gate * SelfAttention(features // self.heads, name="attention")(modulate(x, scale, shift))
+        attend = SelfAttention(features // self.heads, forward=self.forward, name="attention")
+        x = x + gate * attend(modulate(x, scale, shift))
         scale, shift, gate = following
         hidden = nn.Dense(4 * features, kernel_init=normal, name="hidden")(modulate(x, scale, shift))
         x = x + gate * nn.Dense(features, kernel_init=normal, name="out")(nn.gelu(hidden))
@@ -73,6 +75,7 @@ class Trunk(nn.Module):
     heads: int
     remat: bool
     loop: bool
+    forward: bool
 
     @nn.compact
     def __call__(self, x: jax.Array, condition: jax.Array) -> jax.Array:  # [B, S, F], [B, E] -> [B, S, F]
@@ -88,7 +91,7 @@ class Trunk(nn.Module):
             length=self.depth,
             unroll=1 if self.loop else self.depth,
         )
-        return scan(Block(self.heads, name="blocks"), x, condition)[0]
+        return scan(Block(self.heads, self.forward, name="blocks"), x, condition)[0]
 
 
 class DiT(nn.Module):
@@ -104,6 +107,7 @@ class DiT(nn.Module):
     label_tokens: int = 0  # tokens in front that are learned for each class
     remat: bool = False  # compute blocks again for their gradients instead of keeping what is inside them
     loop: bool = False  # compile one block and loop over it: see `backbone.Options`
+    forward: bool = False  # see `SelfAttention`
 
     @nn.compact
     def __call__(
@@ -127,7 +131,7 @@ class DiT(nn.Module):
         x = x + places(height // self.patch, width // self.patch, self.width).astype(x.dtype)[None]
         front = self.front(label, context, batch, training)
         x = jnp.concatenate([*front, x], axis=1)
-        x = Trunk(self.depth, self.heads, self.remat, self.loop, name="trunk")(x, condition)
+        x = Trunk(self.depth, self.heads, self.remat, self.loop, self.forward, name="trunk")(x, condition)
         x = x[:, sum(tokens.shape[1] for tokens in front) :]
         scale, shift = modulation(2, condition, self.width, "last_modulation")
         last = nn.Dense(self.patch**2 * self.out, kernel_init=nn.initializers.zeros, name="last")

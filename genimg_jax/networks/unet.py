@@ -39,6 +39,7 @@ class ResidualBlock(nn.Module):
     features: int
     resize: str = "keep"  # 'halve' or 'double' height and width
     attention: bool = False  # followed by self-attention over the pixels
+    forward: bool = False  # see `SelfAttention`
 
     @nn.compact
     def __call__(self, x: jax.Array, condition: jax.Array, training: bool) -> jax.Array:
@@ -57,8 +58,9 @@ class ResidualBlock(nn.Module):
         x = (x + y) * math.sqrt(0.5)
         if self.attention:
             y = Normalization("group", name="attention_norm")(x, training).reshape(x.shape[0], -1, self.features)
-            heads = SelfAttention(math.gcd(HEAD, self.features), nn.initializers.zeros, name="attention")
-            x = (x + heads(y).reshape(x.shape)) * math.sqrt(0.5)
+            heads = math.gcd(HEAD, self.features)
+            y = SelfAttention(heads, nn.initializers.zeros, self.forward, name="attention")(y)
+            x = (x + y.reshape(x.shape)) * math.sqrt(0.5)
         # Without the barrier XLA recomputes sums of residual blocks in every consumer.
         return jax.lax.optimization_barrier(x)
 
@@ -72,6 +74,7 @@ class UNet(nn.Module):
     attention: tuple[int, ...]  # heights of the levels at which pixels attend to each other; the middle always does
     out: int
     num_classes: int = 0  # 0: unconditional
+    forward: bool = False  # see `SelfAttention`
 
     @nn.compact
     def __call__(self, x: jax.Array, c_noise: jax.Array, label: jax.Array | None, training: bool) -> jax.Array:
@@ -85,7 +88,7 @@ class UNet(nn.Module):
         attends = [height in self.attention for height in heights]
 
         def block(name, x, level, resize="keep", attention=False):
-            return ResidualBlock(features[level], resize, attention, name=name)(x, condition, training)
+            return ResidualBlock(features[level], resize, attention, self.forward, name=name)(x, condition, training)
 
         x = Conv(self.width, name="first")(x, training)
         skips = [x]

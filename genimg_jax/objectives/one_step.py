@@ -29,12 +29,14 @@ def mean_flow(
     return predicted, jax.lax.stop_gradient(velocity - per_example(t - r, noisy) * derivative)
 
 
-def shortcut(network: AverageVelocity, noisy: jax.Array, r: jax.Array, t: jax.Array) -> jax.Array:
+def shortcut(network: AverageVelocity, noisy: jax.Array, r: jax.Array, t: jax.Array, finest: float) -> jax.Array:
     """The target of the mean velocity from t to r: that of two steps of half the size (Frans et al. 2025, section 3).
 
-    Their network is told t and the size of the step; here it is told where the step ends.
+    Their network is told t and the size of the step; here it is told where the step ends. Steps half of which would be
+    shorter than the `finest`, of which no mean velocity is learned, are anchored to the velocity itself.
     """  # [B, ...], [B], [B] -> [B, ...]
-    middle = 0.5 * (r + t)
-    first = network(noisy, middle, t)
-    second = network(noisy - per_example(t - middle, noisy) * first, r, middle)
+    half = 0.5 * (t - r)
+    told = jnp.where(half < 0.75 * finest, 0.0, half)
+    first = network(noisy, t - told, t)
+    second = network(noisy - per_example(half, noisy) * first, t - half - told, t - half)
     return jax.lax.stop_gradient(0.5 * (first + second))

@@ -60,12 +60,15 @@ def linear_beta(least: float = 0.1, greatest: float = 20.0, earliest: float = 1e
     return variance_preserving(log_snr, time, (earliest, 1.0))
 
 
-def discrete(betas: np.ndarray | None = None) -> Path:
-    """DDPM's chain of T Gaussian steps, step k at t = k / T (Ho et al. 2020, equation 4); their 1000 by default.
+DDPM_BETAS = np.linspace(1e-4, 0.02, 1000)  # Ho et al. 2020, section 4
+
+
+def discrete(betas: np.ndarray = DDPM_BETAS) -> Path:
+    """DDPM's chain of T Gaussian steps, step k at t = k / T (Ho et al. 2020, equation 4).
 
     Between the steps the log signal-to-noise ratio is interpolated linearly, so that other samplers can use it.
     """
-    betas = np.linspace(1e-4, 0.02, 1000) if betas is None else np.asarray(betas, np.float64)
+    betas = np.asarray(betas, np.float64)
     log_kept = np.cumsum(np.log1p(-betas))
     steps = len(betas)
     times = np.arange(1, steps + 1) / steps

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from genimg_jax.objectives.paths import Path
+from genimg_jax.objectives.paths import Path, cosine
 from genimg_jax.objectives.targets import Target, determinant
 
 Weighting = Callable[[Path, Target, jax.Array], jax.Array]
@@ -41,13 +41,6 @@ def of_image(weight: Callable[[Path, jax.Array], jax.Array]) -> Weighting:
 def noise_error(path: Path, t: jax.Array) -> jax.Array:
     """DDPM's simple loss whatever is predicted: the squared error of the noise is SNR times that of the image."""
     return jnp.exp(path.log_snr(t))
-
-
-@of_image
-def variational(path: Path, t: jax.Array) -> jax.Array:
-    """-SNR'(t) / 2: with times uniform on [0, 1], the variational bound (Kingma et al. 2021, equation 15)."""
-    log_snr, slope = jax.jvp(path.log_snr, (t,), (jnp.ones_like(t),))
-    return -0.5 * slope * jnp.exp(log_snr)
 
 
 def edm(data_std: float) -> Weighting:
@@ -115,13 +108,7 @@ def logit_normal_times(mean: float = 0.0, std: float = 1.0) -> Times:
     return times
 
 
-def times_of(other: Path) -> Times:
-    """Noise levels as often as another path meets them at uniform times.
-
-    `times_of(cosine())` on the rectified path is the CosMap of Esser et al. 2024, equation 21.
-    """
-
-    def times(path: Path, uniform: jax.Array) -> jax.Array:  # [B] -> [B]
-        return jnp.clip(path.time(other.log_snr(uniform_times(other, uniform))), *path.bounds)
-
-    return times
+def cosine_times(path: Path, uniform: jax.Array) -> jax.Array:
+    """Noise levels as often as the cosine path meets them at uniform times: Esser et al. 2024, equation 21."""
+    # [B] -> [B]
+    return jnp.clip(path.time(cosine().log_snr(uniform)), *path.bounds)

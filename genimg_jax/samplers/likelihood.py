@@ -14,6 +14,8 @@ import jax.numpy as jnp
 
 from genimg_jax.samplers.ode import Denoise, denoise_all
 
+AT_ONCE = 32  # directions of a Jacobian that are in memory together
+
 
 class LogDensity(NamedTuple):
     """Log densities of a batch, in nats."""
@@ -42,12 +44,12 @@ def _field(denoise: Denoise, noisy: jax.Array, level: jax.Array, vectors: jax.Ar
     def clean(z: jax.Array) -> jax.Array:
         return denoise_all(denoise, z, level)
 
-    def along(vector: jax.Array):
-        denoised, change = jax.jvp(clean, (noisy,), (vector,))
-        return denoised, jnp.sum(vector * (vector - change), axis=tuple(range(1, noisy.ndim)))
+    denoised, derivative = jax.linearize(clean, noisy)
 
-    denoised, products = jax.vmap(along, out_axes=(None, 0))(vectors)
-    return noisy - denoised, products
+    def along(vector: jax.Array):
+        return jnp.sum(vector * (vector - derivative(vector)), axis=tuple(range(1, noisy.ndim)))
+
+    return noisy - denoised, jax.lax.map(along, vectors, batch_size=AT_ONCE)
 
 
 def _finish(latent: jax.Array, products: jax.Array, greatest: jax.Array, exact: bool) -> LogDensity:
