@@ -53,7 +53,7 @@ class Block(nn.Module):
     """Self-attention, then a perceptron with a hidden layer four times as wide, each added through a gate."""
 
     heads: int
-    forward: bool
+    forward: bool = False  # see `SelfAttention`
 
     @nn.compact
     def __call__(self, x: jax.Array, condition: jax.Array) -> jax.Array:  # [B, S, F], [B, E] -> [B, S, F]
@@ -75,7 +75,7 @@ class Trunk(nn.Module):
     heads: int
     remat: bool
     loop: bool
-    forward: bool
+    forward: bool = False  # see `SelfAttention`
 
     @nn.compact
     def __call__(self, x: jax.Array, condition: jax.Array) -> jax.Array:  # [B, S, F], [B, E] -> [B, S, F]
