@@ -18,6 +18,7 @@ import time
 
 import jax
 import numpy as np
+from absl import logging
 
 from genimg_jax.data import open_source
 from genimg_jax.engine import config as configs
@@ -71,6 +72,7 @@ def judge_of(workdir: pathlib.Path):
 
 def plot(rows: list[dict], title: str, path: pathlib.Path) -> None:
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullLocator
 
     figure = Figure(figsize=(9, 3.6), layout="constrained", dpi=120)
     first, second = figure.subplots(1, 2, sharey=True)
@@ -84,6 +86,10 @@ def plot(rows: list[dict], title: str, path: pathlib.Path) -> None:
             second.annotate(row["steps"], (row["images_per_second"], row["frechet"]), fontsize=7)
     first.set(xscale="log", yscale="log", xlabel="evaluations of a network an image", ylabel="Frechet distance")
     second.set(xscale="log", xlabel="images a second (figures: steps)")
+    for axes in (first, second):
+        axes.xaxis.set_major_locator(LogLocator(2, numticks=20))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_locator(NullLocator())
     first.legend(frameon=False)
     figure.suptitle(title)
     figure.savefig(path)
@@ -98,6 +104,7 @@ def main() -> None:
     parser.add_argument("--guidance", type=float, help="the run's own if not given")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("experiments/results"))
     options = parser.parse_args()
+    logging.set_verbosity(logging.ERROR)  # libraries' remarks about reading only
     config = configs.resolve(configs.complete(run.read_json(options.workdir, "config.json")))
     print(runtime.prepare(config.runtime))
     guided = {} if options.guidance is None else {"guidance": options.guidance}

@@ -84,7 +84,8 @@ def test_every_variant_fits_its_data(config, variant, monkeypatch):
         assert made.shape == (4, *source.spec.image_shape)
 
 
-ONE_EACH = [f"{name}_digits" for name in (*families.REGISTRY, "latent")]
+# Every family is held to the contract; these differ in what commands do: labels, codes, completions, tokenizers.
+ONE_EACH = [f"{name}_digits" for name in ("vae", "gan", "autoencoder", "transformer", "vq", "diffusion", "latent")]
 
 
 @pytest.mark.parametrize("config", [c if c in ONE_EACH else pytest.param(c, marks=pytest.mark.slow) for c in CONFIGS])

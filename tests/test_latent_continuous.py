@@ -167,10 +167,11 @@ CASE = contract.Case(make, DIFFUSION, ("model",))
     [
         contract.groups_cover_parameters,
         contract.same_seed_same_bits,
-        functools.partial(contract.devices_agree, devices=4, fsdp=2),
         contract.samples_are_their_own,
-        contract.evaluation_ignores_padding,
-        contract.float_options_vectorise,
+        # As over discrete codes, which are always tried.
+        pytest.param(functools.partial(contract.devices_agree, devices=4, fsdp=2), marks=pytest.mark.slow),
+        pytest.param(contract.evaluation_ignores_padding, marks=pytest.mark.slow),
+        pytest.param(contract.float_options_vectorise, marks=pytest.mark.slow),
     ],
     ids=lambda check: getattr(check, "__name__", "devices_agree"),
 )

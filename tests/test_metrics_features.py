@@ -67,7 +67,7 @@ def damaged(images, classes, kind, amount):
 DAMAGES = [("blur", (0.5, 1.0)), ("noise", (0.3, 0.8)), ("dropped classes", (3, 7))]
 
 
-@pytest.fixture(scope="module", params=["pixels", "random_convolutions"])
+@pytest.fixture(scope="module", params=["pixels", pytest.param("random_convolutions", marks=pytest.mark.slow)])
 def network(request):
     return features.pixels if request.param == "pixels" else features.random_convolutions(SHAPE)
 

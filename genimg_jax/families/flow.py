@@ -28,6 +28,7 @@ TIMES = ("uniform_times", "logit_normal_times")
 
 @dataclasses.dataclass(frozen=True)
 class Options(prediction.Options):
+    # Heun's steps are straight in the noise level, and bad where they are long in it, as the first of these are.
     solver: str = choice("euler", *SOLVERS, trained=False)
     steps: int = bounded(32, 1, trained=False)  # of the solver, equally long in time
     greatest: float = bounded(1000.0, 1.0, static=True)  # noise level that sampling starts from: nearly pure noise
