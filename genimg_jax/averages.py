@@ -51,11 +51,12 @@ def combination(steps: Sequence[float], gammas: Sequence[float], step: float, ga
     """  # [N], [N] -> f64[N], the error
     steps, gammas = np.asarray(steps, np.float64), np.asarray(gammas, np.float64)
     matrix = _products(steps, gammas, steps, gammas)
-    target = _products(steps, gammas, np.full(1, step, np.float64), np.full(1, gamma, np.float64))
+    wanted = np.full(1, step, np.float64), np.full(1, gamma, np.float64)
+    target = _products(steps, gammas, *wanted)[:, 0]
     # Scaled to a unit diagonal, so that late snapshots, whose profiles are wide and low, count as much.
     scale = 1 / np.sqrt(np.diagonal(matrix))
-    solution = np.linalg.lstsq(scale[:, None] * matrix * scale, scale * target[:, 0], rcond=None)[0]
+    solution = np.linalg.lstsq(scale[:, None] * matrix * scale, scale * target, rcond=None)[0]
     factors = scale * solution
-    wanted = (gamma + 1) ** 2 / (2 * gamma + 1) / step
-    rest = factors @ matrix @ factors - 2 * factors @ target[:, 0] + wanted
-    return factors, float(np.sqrt(max(rest, 0.0) / wanted))
+    square = _products(*wanted, *wanted)[0, 0]
+    rest = factors @ matrix @ factors - 2 * factors @ target + square
+    return factors, float(np.sqrt(max(rest, 0.0) / square))
