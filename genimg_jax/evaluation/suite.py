@@ -19,7 +19,7 @@ from genimg_jax.evaluation.results import Report
 from genimg_jax.metrics import features, memorisation
 from genimg_jax.metrics.collapse import Verdict
 from genimg_jax.metrics.features import FeatureNetwork
-from genimg_jax.metrics.memorisation import Audit
+from genimg_jax.metrics.memorisation import Audit, Uncopied
 from genimg_jax.metrics.pair_scores import OwnPairs, own_pairs
 from genimg_jax.metrics.specs import Measurement
 
@@ -50,6 +50,8 @@ class Comparison(NamedTuple):
     reference_logits: dict[str, np.ndarray]
     train_features: dict[str, np.ndarray]
     """Of `audited`, where the training images are known"""
+    uncopied: dict[str, Uncopied]
+    """Of the same"""
     left_out: dict[str, str]
 
 
@@ -102,13 +104,15 @@ def prepare(
     if not measured:
         raise ConfigError(f"config.evaluate.features is {options.features}, and there is none: {reason}; add pixels.")
     with progress.bar("reference", total=len(networks) + len(logits), unit="part") as bar:
-        reference_features, train_features, pairs, reference_logits = {}, {}, {}, {}
+        reference_features, train_features, uncopied, pairs, reference_logits = {}, {}, {}, {}, {}
         for name, network in networks.items():
             reference_features[name] = distances.extract(network, reference)
             if name in measured:
                 pairs[name] = own_pairs(reference_features[name], options.neighbours)
             if train is not None and name in audited:
                 train_features[name] = distances.extract(network, train)
+                sets = train_features[name], reference_features[name]
+                uncopied[name] = memorisation.uncopied(*sets, options.seed)
             bar.update()
         for name, network in logits.items():
             reference_logits[name] = distances.extract(network, reference)
@@ -127,6 +131,7 @@ def prepare(
         reference_pairs=pairs,
         reference_logits=reference_logits,
         train_features=train_features,
+        uncopied=uncopied,
         left_out=left_out,
     )
 
@@ -153,7 +158,8 @@ def measure(
             if name in comparison.audited:
                 both[name] = ours, theirs
             if name in comparison.train_features:
-                found = memorisation.audit(ours, comparison.train_features[name], theirs, options.seed)
+                trained, others = comparison.train_features[name], comparison.uncopied[name]
+                found = memorisation.audit(ours, trained, theirs, options.seed, others=others)
                 parts.append(_audited(found, network, name, comparison, generated))
                 memory[name] = audit.record(found)
                 pictures[f"closest-{name}"] = audit.picture(found, generated, comparison.train)

@@ -48,6 +48,17 @@ class Copies(NamedTuple):
     """The least share whose p-value is below `SURE`; above 1 where so few images could show nothing."""
 
 
+class Uncopied(NamedTuple):
+    """How near images come to the training set that nobody copied: the part of an audit that no generator enters."""
+
+    distances: np.ndarray
+    """f32[H], of held-out images to the training set"""
+    held_out: np.ndarray
+    """f64[H], those over the distance to the rest of the held-out set"""
+    train: np.ndarray
+    """f64[T], of training images to the rest of the training set, over that to the held-out set"""
+
+
 class Pair(NamedTuple):
     """A generated image and its nearest training image; `ratio` is their distance over that to the nearest held-out."""
 
@@ -115,30 +126,43 @@ def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:  # [N], [N] -> f
         return np.where(above == below, 1.0, above / below)
 
 
-def audit(generated: np.ndarray, train: np.ndarray, held_out: np.ndarray, seed: int = 0, block: int = BLOCK) -> Audit:
+def uncopied(train: np.ndarray, held_out: np.ndarray, seed: int = 0, block: int = BLOCK) -> Uncopied:  # [M, D], [H, D]
+    """The seed chooses `NULLS` training images where there are more."""
+    train, held_out = feature_sets(train=train, held_out=held_out)
+    near = nearest(held_out, train, 1, block).distances[:, 0]
+    far = nearest_within(held_out, 1, block).distances[:, 0]
+    chosen = train[np.sort(np.random.default_rng(seed).permutation(len(train))[:NULLS])]
+    train_near = nearest(chosen, train, 2, block).distances[:, 1]  # itself comes first
+    train_far = nearest(chosen, held_out, 1, block).distances[:, 0]
+    return Uncopied(near, _ratio(near, far), _ratio(train_near, train_far))
+
+
+def audit(
+    generated: np.ndarray,
+    train: np.ndarray,
+    held_out: np.ndarray,
+    seed: int = 0,
+    block: int = BLOCK,
+    others: Uncopied | None = None,
+) -> Audit:
     """Compare generated [N, D] with training [M, D] and held-out features [H, D] of the same kind of images.
 
     M and H may differ: every statistic is calibrated for that. The training set should be all that was trained on, or
     copies of what is left out go unseen. Held-out images must be ones that nothing was chosen by. The seed tosses a
-    coin for generated images equally near to both sets, as images of few grey levels can be, and chooses `NULLS`
-    training images where there are more.
+    coin for generated images equally near to both sets, as images of few grey levels can be. Give `others`, which is
+    `uncopied(train, held_out, seed)`, where several generated sets are compared with the same.
     """
-    rng = np.random.default_rng(seed)
     generated, train, held_out = feature_sets(generated=generated, train=train, held_out=held_out)
     to_train, to_held_out = nearest(generated, train, 1, block), nearest(generated, held_out, 1, block)
     near, far = to_train.distances[:, 0], to_held_out.distances[:, 0]
-    own_near = nearest(held_out, train, 1, block).distances[:, 0]
-    own_far = nearest_within(held_out, 1, block).distances[:, 0]
+    others = others or uncopied(train, held_out, seed, block)
     ratios = _ratio(near, far)
-    trained = (near < far) | ((near == far) & (rng.random(len(near)) < 0.5))
+    trained = (near < far) | ((near == far) & (np.random.default_rng(seed).random(len(near)) < 0.5))
     owners = np.where(trained, to_train.indices[:, 0], len(train) + to_held_out.indices[:, 0])
-    chosen = train[np.sort(rng.permutation(len(train))[:NULLS])]
-    train_near = nearest(chosen, train, 2, block).distances[:, 1]  # itself comes first
-    train_far = nearest(chosen, held_out, 1, block).distances[:, 0]
     order = np.argsort(ratios, kind="stable")[:PAIRS]
     return Audit(
         preference(trained, owners, len(train), len(held_out)),
-        copies(ratios, _ratio(own_near, own_far), _ratio(train_near, train_far)),
-        data_copying(near, own_near),
+        copies(ratios, others.held_out, others.train),
+        data_copying(near, others.distances),
         [Pair(int(i), int(to_train.indices[i, 0]), float(near[i]), float(ratios[i])) for i in order],
     )
