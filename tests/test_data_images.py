@@ -329,6 +329,12 @@ def test_archives_hold_one_or_several_splits(tmp_path):
     train = open_npz(tmp_path / "two.npz", "train")
     np.testing.assert_array_equal(train.read(np.arange(3))["image"], colour[:3])
     assert test.spec.num_classes == 0
+    assert source.captions is None and test.annotations is None
+    caption, mask = np.array([f"picture {i}" for i in range(9)]), np.random.default_rng(2).integers(3, size=(9, 6, 5))
+    np.savez(tmp_path / "said.npz", image=images, caption=caption, mask=mask.astype(np.uint8))
+    said = open_npz(tmp_path / "said.npz", "train[2:]")
+    assert said.captions(np.array([0, 6])) == ["picture 2", "picture 8"]
+    np.testing.assert_array_equal(said.annotations(np.array([1]))["mask"], mask[3:4])
 
 
 @pytest.mark.parametrize(
@@ -340,11 +346,14 @@ def test_archives_hold_one_or_several_splits(tmp_path):
         ({"image": np.array([{}, {}])}, "objects"),
         ({"image": np.zeros((2, 3, 3), np.uint8), "label": np.zeros(3, int)}, "label"),
         ({"image": np.zeros((2, 3, 3), np.uint8), "label": np.array([-1, 0])}, "label"),
+        ({"image": np.zeros((2, 3, 3), np.uint8), "label": np.array(["a", "b"])}, "integers"),
+        ({"image": np.zeros((2, 3, 3), np.uint8), "caption": np.arange(2)}, "strings"),
+        ({"image": np.zeros((2, 3, 3), np.uint8), "mask": np.zeros((2, 4, 3), np.uint8)}, "mask"),
         ({"picture": np.zeros((2, 3, 3), np.uint8)}, "picture"),
         (
             {f"{name}_image": np.zeros((2, 3, 3), np.uint8) for name in ("train", "test")}
             | {"train_label": np.zeros(2, int)},
-            "holds labels, but none of test_image",
+            "holds a label, but none of test_image",
         ),
         ({"image": np.zeros((0, 3, 3), np.uint8)}, "no examples"),
     ],

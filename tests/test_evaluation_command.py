@@ -12,6 +12,7 @@ from tiny_runs import steps, train
 from genimg_jax.__main__ import main
 from genimg_jax.commands import report
 from genimg_jax.commands.evaluate import beside
+from genimg_jax.data import shapes
 from genimg_jax.engine import images, restored
 from genimg_jax.evaluation import evaluate_run, suite
 from genimg_jax.evaluation import recipe as recipes
@@ -47,10 +48,11 @@ def generated(workdir, tmp_path_factory):
     place = tmp_path_factory.mktemp("generated")
     flags = ["--count", str(COUNT), "--seed", "0", "--nosingles", "--out", str(place)]
     assert main(["sample", "--workdir", str(workdir), *flags]) == 0
-    image, label = np.load(place / "images.npz")["image"], np.arange(COUNT) % 10
-    np.savez(place / "labelled.npz", image=image, label=label)
-    for i in range(COUNT):
-        images.save_png(place / "folder" / str(label[i]) / f"{i}.png", image[i])
+    made = np.load(place / "images.npz")
+    np.testing.assert_array_equal(made["label"], np.arange(COUNT) % 10)
+    np.savez(place / "unlabelled.npz", image=made["image"])
+    for i, (image, label) in enumerate(zip(made["image"], made["label"], strict=True)):
+        images.save_png(place / "folder" / str(label) / f"{i}.png", image)
     return place
 
 
@@ -98,7 +100,7 @@ def test_neither_batch_size_nor_what_came_after_a_checkpoint_changes_a_figure(wo
 
 
 def test_the_same_images_from_a_run_an_archive_and_a_folder(workdir, full, generated, capsys):
-    places = {"labelled.npz": generated / "labelled.evaluation", "folder": generated / "folder.evaluation"}
+    places = {"images.npz": generated / "images.evaluation", "folder": generated / "folder.evaluation"}
     for name, place in places.items():
         slash = "/" * (name == "folder")  # as a shell completes it
         assert evaluate("--generated", f"{generated / name}{slash}", "--reference", workdir, *CHEAP) == 0
@@ -125,7 +127,7 @@ def found_of(place) -> dict:
 
 
 def test_digits_are_read_by_the_shipped_classifier_without_training_images(generated, tmp_path):
-    assert evaluate("--generated", generated / "labelled.npz", "--reference", "digits", "--out", tmp_path, *CHEAP) == 0
+    assert evaluate("--generated", generated / "images.npz", "--reference", "digits", "--out", tmp_path, *CHEAP) == 0
     found = found_of(tmp_path)
     assert {"precision/classifier", "class_histogram", "gan_test"} <= found["metrics"].keys()
     assert found["classes"]["classifier"]["name"] == "digits"
@@ -152,15 +154,15 @@ def both(generated, tmp_path):
 
 def test_training_images_are_the_training_split(generated, both, bare, tmp_path):
     flags = ["--reference", both, "--train", both, "--out", tmp_path, "--config.evaluate.features=pixels"]
-    assert evaluate("--generated", generated / "labelled.npz", *flags) == 0
+    assert evaluate("--generated", generated / "images.npz", *flags) == 0
     stated = found_of(tmp_path)["metrics"]["copies/pixels"]["spec"]
     assert stated["protocol.train"].endswith(" train") and stated["protocol.train images"] == 50
     assert (stated["split"], stated["reference_samples"]) == ("test", 30)
 
 
 def test_a_reference_without_labels_is_compared_with_and_trains_nothing(generated, both, bare, tmp_path):
-    flags = ["--reference", generated / "images.npz", "--train", both, "--out", tmp_path, *bare]
-    assert evaluate("--generated", generated / "labelled.npz", *flags) == 0
+    flags = ["--reference", generated / "unlabelled.npz", "--train", both, "--out", tmp_path, *bare]
+    assert evaluate("--generated", generated / "images.npz", *flags) == 0
     found = found_of(tmp_path)
     assert found["metrics"]["frechet/pixels"]["value"] == pytest.approx(0, abs=1e-6)
     assert "the reference's are not" in found["left_out"]["what a classifier reads"]
@@ -179,6 +181,54 @@ def test_numbers_of_an_archive_are_places_in_the_references_classes(bare, tmp_pa
     assert seen[0].classes == ("ant", "cat")
     np.testing.assert_array_equal(seen[0].labels, np.arange(30) % 2)
     assert seen[1].labels is None and "of the classes '0', '1', '2', which the reference" in seen[1].unlabelled
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    """Scenes of another seed than the reference's, their images, and flags for a small reference."""
+    scene = shapes.scenes(5, np.arange(12))
+    flags = ["--reference", "shapes", "--config.data.shapes_count=200", "--config.evaluate.features=pixels"]
+    return scene, shapes.draw(scene, shapes.DEFAULT_SIZE), flags
+
+
+def test_what_captions_labels_and_masks_ask_for_is_checked_exactly(scenes, bare, tmp_path, capsys):
+    scene, image, flags = scenes
+    # Three of twelve are asked to be in another colour, and half to be of another kind.
+    caption, kind = shapes.captions(scene), scene["kind"][:, 0]
+    for i in range(3):
+        colour = list(shapes.COLOURS)[scene["colour"][i, 0]]
+        caption[i] = caption[i].replace(f"large {colour}", f"large {'red' if colour != 'red' else 'blue'}")
+    label = np.where(np.arange(12) % 2, kind, (kind + 1) % len(shapes.KINDS))
+    mask = shapes.annotations(scene, shapes.DEFAULT_SIZE)["mask"]
+    np.savez(tmp_path / "made.npz", image=image, caption=np.array(caption), label=label, mask=mask)
+    assert evaluate("--generated", tmp_path / "made.npz", *flags) == 0
+    found = figures(found_of(tmp_path / "made.evaluation"))
+    assert (found["obeyed/large_colour"], found["obeyed/class"], found["obeyed/large_kind"]) == (0.75, 0.5, 1)
+    assert found["obeyed/caption"] == 0.75 and found["obeyed/mask_overlap"] > 0.99
+    # The same from a folder, as other programs write captions beside images.
+    lines = []
+    for i in range(12):
+        images.save_png(tmp_path / "folder" / f"{i}.png", image[i])
+        lines.append(json.dumps({"file_name": f"{i}.png", "text": caption[i]}))
+    (tmp_path / "folder" / "metadata.jsonl").write_text("\n".join(lines))
+    assert evaluate("--generated", tmp_path / "folder", *flags) == 0
+    again = figures(found_of(tmp_path / "folder.evaluation"))
+    for name in ("caption", "large_colour", "relation"):
+        assert again[f"obeyed/{name}"] == found[f"obeyed/{name}"]
+    assert "obeyed/mask_overlap" not in again
+    capsys.readouterr()
+    np.savez(tmp_path / "cat.npz", image=image, caption=np.array(["a cat"] * 12))
+    assert evaluate("--generated", tmp_path / "cat.npz", *flags) == 3
+    assert "'a cat' is no caption of a scene" in capsys.readouterr().err
+
+
+def test_scenes_that_were_not_asked_for_are_said_to_be(scenes, bare, tmp_path):
+    np.savez(tmp_path / "made.npz", image=scenes[1])
+    assert evaluate("--generated", tmp_path / "made.npz", *scenes[2]) == 0
+    assert "not asked to show" in found_of(tmp_path / "made.evaluation")["left_out"]["obeyed"]
+    np.savez(tmp_path / "grey.npz", image=scenes[1][..., :1], label=scenes[0]["kind"][:, 0])
+    assert evaluate("--generated", tmp_path / "grey.npz", *scenes[2], "--config.data.channels=1") == 0
+    assert "3 channels" in found_of(tmp_path / "grey.evaluation")["left_out"]["obeyed"]
 
 
 def test_every_checkpoint_and_its_trajectory(workdir, capsys):

@@ -54,6 +54,7 @@ def main(arguments: Sequence[str]) -> None:
     if values.relative_std is not None:
         run = run._replace(weights=averaging.reconstruct(workdir, run.program, run.step, values.relative_std))
     seed = run.program.config.seed if values.seed is None else values.seed
+    condition = {}
     if values.interpolate:
         name, columns = f"interpolations-{run.step}-seed{seed}", values.steps
         made = programs.interpolate(run.program, run.weights, values.interpolate, values.steps, seed, values.label)
@@ -64,13 +65,14 @@ def main(arguments: Sequence[str]) -> None:
     else:
         name, columns = f"samples-{run.step}-seed{seed}", None
         made = programs.sample(run.program, run.weights, values.count, seed, values.label)
+        condition = programs.condition_for(run.program, np.arange(values.count), values.label)
     if values.label is not None:
         name += f"-class{values.label}"
     out = pathlib.Path(values.out).expanduser() if values.out else workdir / "generated" / name
     out.mkdir(parents=True, exist_ok=True)
     pictures = images.to_uint8(made)
     images.save_png(out / "grid.png", images.grid(pictures, columns))
-    np.savez_compressed(out / "images.npz", image=pictures)
+    np.savez_compressed(out / "images.npz", image=pictures, **condition)
     if values.singles:
         for i, picture in enumerate(pictures):
             images.save_png(out / f"{i:06d}.png", picture)

@@ -1,6 +1,8 @@
-"""A NumPy archive: `image` u8[N, H, W] or u8[N, H, W, 1 or 3], with `label` [N] if any; or `train_image` and so on.
+"""A NumPy archive: `image` u8[N, H, W] or u8[N, H, W, 1 or 3], with `label`, `caption` [N] and `mask` u8[N, H, W] if
+any; or `train_image` and so on.
 
-Classes are called by their numbers, '0', '1' and so on, which is all that an archive says of them.
+Classes are called by their numbers, '0', '1' and so on, which is all that an archive says of them. A mask says by
+numbers from 0, the background, which object each pixel shows.
 
 Headers are checked before anything is inflated, and nothing is ever unpickled.
 """
@@ -20,6 +22,12 @@ MOST_INFLATION = 200  # deflate reaches 1,032 on constant bytes; images stay far
 HARMLESS_BYTES = 64 << 20
 HEADERS = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
 SUFFIX = "image"
+# What may lie beside the images: the type of its numbers, along which axes of the images, and how to say so.
+BESIDE = {
+    "label": (np.integer, 1, "as many integers from 0"),
+    "caption": (np.str_, 1, "as many strings"),
+    "mask": (np.uint8, 3, "as many uint8 [H, W] of their size"),
+}
 
 
 def open_npz(options: Options) -> Stored:
@@ -35,22 +43,21 @@ def open_npz(options: Options) -> Stored:
         if not keys:
             raise DataError(f"'{path}' holds {', '.join(sorted(shapes)) or 'nothing'}: save u8 images as `{SUFFIX}`.")
         load = functools.cache(functools.partial(_load, path))
-        labels = [_labels(path, key, shapes, load) for key in keys]
-        bare = [key for key, found in zip(keys, labels, strict=True) if (found < 0).any()]
-        if 0 < len(bare) < len(keys):
-            raise DataError(f"'{path}' holds labels, but none of {bare[0]}: give every split its own, or none any.")
+        label, caption, mask = (_beside(path, keys, name, shapes, load) for name in BESIDE)
     except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"'{path}' cannot be read as an npz archive: {error}.") from error
     counts = [shapes[key][0] for key in keys]
     starts = [sum(counts[:i]) for i in range(len(keys))]
     splits = {key: range(start, start + count) for key, start, count in zip(keys, starts, counts, strict=True)}
-    labels = np.concatenate(labels)
+    label = np.full(sum(counts), -1) if label is None else label
     return Stored(
         splits={key.removesuffix(SUFFIX).removesuffix("_") or "train": span for key, span in splits.items()},
-        read=functools.partial(_read, load, splits, labels),
-        classes=tuple(map(str, range(labels.max(initial=-1) + 1))),
+        read=functools.partial(_read, load, splits, label),
+        classes=tuple(map(str, range(label.max(initial=-1) + 1))),
         names=lambda positions: [f"{path}, image {position}" for position in positions],
         listing=f"npz {os.path.getsize(path)} {sorted(shapes.items())}",
+        captions=None if caption is None else lambda positions: caption[positions].tolist(),
+        annotations=None if mask is None else lambda positions: {"mask": mask[positions]},
     )
 
 
@@ -92,15 +99,22 @@ def _load(path: str, key: str) -> np.ndarray:
         raise DataError(f"'{path}': {key} is damaged: {error}.") from error
 
 
-def _labels(path: str, key: str, shapes: dict[str, tuple[int, ...]], load) -> np.ndarray:  # -> i32[N], -1: none
-    label, count = key.removesuffix(SUFFIX) + "label", shapes[key][0]
-    if label not in shapes:
-        return np.full(count, -1, np.int32)
-    labels = load(label)
-    if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer) or labels.min(initial=0) < 0:
-        raise DataError(f"'{path}': {label} is {labels.dtype}{list(labels.shape)}: for {count} images, labels are "
-                        f"{count} integers from 0.")  # fmt: skip
-    return labels.astype(np.int32)
+def _beside(path: str, keys: list[str], name: str, shapes: dict[str, tuple[int, ...]], load) -> np.ndarray | None:
+    """What lies beside the images of every split, one split after the other; None where there is none."""
+    found = {key: key.removesuffix(SUFFIX) + name for key in keys}
+    bare = [key for key, beside in found.items() if beside not in shapes]
+    if len(bare) == len(keys):
+        return None
+    if bare:
+        raise DataError(f"'{path}' holds a {name}, but none of {bare[0]}: give every split its own, or none any.")
+    dtype, axes, said = BESIDE[name]
+    values = [load(beside) for beside in found.values()]
+    for (key, beside), value in zip(found.items(), values, strict=True):
+        fits = value.shape == shapes[key][:axes] and np.issubdtype(value.dtype, dtype)
+        if not fits or (name == "label" and value.min(initial=0) < 0):
+            raise DataError(f"'{path}': {beside} is {value.dtype}{list(value.shape)}: for {shapes[key][0]} images it "
+                            f"is {said}.")  # fmt: skip
+    return np.concatenate(values)
 
 
 def _read(load, splits: dict[str, range], labels: np.ndarray, positions: np.ndarray) -> tuple[list, np.ndarray]:
@@ -110,4 +124,4 @@ def _read(load, splits: dict[str, range], labels: np.ndarray, positions: np.ndar
         key = next(key for key, span in splits.items() if position in span)
         image = load(key)[position - splits[key].start]
         images.append(image if image.ndim == 3 else image[:, :, None])
-    return images, labels[positions]
+    return images, labels[positions].astype(np.int32)

@@ -58,7 +58,8 @@ class Source(NamedTuple):
     captions: Callable[[np.ndarray], list[str]] | None
     """Example indices i64[B] -> captions; None where there are none."""
     annotations: Callable[[np.ndarray], dict[str, np.ndarray]] | None
-    """Example indices i64[B] -> ground truth a condition can be scored against; only `shapes` has it."""
+    """Example indices i64[B] -> ground truth that a condition can be scored against: of `shapes` all of a scene, of an
+    archive the `mask` that it holds; None elsewhere."""
     skipped: int
     """Unreadable images replaced by their successors, as far as known: all if in memory, none yet if streamed."""
     workers: int

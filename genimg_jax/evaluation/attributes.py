@@ -1,4 +1,4 @@
-"""Were captions and masks of procedural scenes obeyed? Scenes are read back from pixels and compared.
+"""Were classes, captions and masks of procedural scenes obeyed? Scenes are read back from pixels and compared.
 
 A pixel of a scene is the background or a blend of it with one object's colour, for objects never touch. The share of
 that colour is the object's coverage, to the rounding of 8 bits: its sum tells the object's size, its mean the centre,
@@ -14,9 +14,13 @@ import numpy as np
 from genimg_jax import progress
 from genimg_jax.data import shapes
 from genimg_jax.errors import DataError
+from genimg_jax.evaluation import distances
+from genimg_jax.evaluation.distances import Compared
+from genimg_jax.evaluation.image_sets import ImageSet
 from genimg_jax.metrics import intervals
 from genimg_jax.metrics.classifier_tests import proportion
 from genimg_jax.metrics.intervals import Interval
+from genimg_jax.metrics.specs import Measurement
 
 PALETTE = np.array(list(shapes.COLOURS.values()), np.float32)
 AREAS = np.array([math.pi, 2, 27**0.5 / 4, 1.92, 0.75 * math.pi], np.float32)  # of KINDS, in a circle of radius 1
@@ -187,10 +191,10 @@ def checks(found: Scenes, wanted: Scenes) -> dict[str, np.ndarray]:
         "background": right["background"],
         "objects": (present == asked).all(axis=1),
         "sizes": (((found["radius"] >= LARGE) == large) | ~present).all(axis=1) & present[:, 0],
-        "large kind": right["kind"][:, 0],
-        "large colour": right["colour"][:, 0],
-        "small kind": right["kind"][asked[:, 1], 1],
-        "small colour": right["colour"][asked[:, 1], 1],
+        "large_kind": right["kind"][:, 0],
+        "large_colour": right["colour"][:, 0],
+        "small_kind": right["kind"][asked[:, 1], 1],
+        "small_colour": right["colour"][asked[:, 1], 1],
         "relation": right["relation"][asked[:, 1]],
     }
     seen = (right["kind"] & right["colour"]) | ~asked
@@ -200,26 +204,52 @@ def checks(found: Scenes, wanted: Scenes) -> dict[str, np.ndarray]:
 
 
 def overlap(found: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Intersection over union of each wanted object's pixels, averaged over the objects of an image."""
-    # u8[B, S, S] x 2 -> f64[B]
-    scores = []
+    """Intersection over union of each wanted object's pixels, averaged over the objects of an image that has any."""
+    # u8[B, S, S] x 2 -> f64[b]
+    total, objects = np.zeros(len(wanted)), np.zeros(len(wanted))
     for which in (1, 2):
         ours, theirs = found == which, wanted == which
         union = (ours | theirs).sum(axis=(1, 2))
-        score = (ours & theirs).sum(axis=(1, 2)) / np.maximum(union, 1)
-        scores.append(np.where(theirs.any(axis=(1, 2)), score, np.nan))
-    return np.nanmean(np.stack(scores), axis=0)
+        there = theirs.any(axis=(1, 2))
+        total += np.where(there, (ours & theirs).sum(axis=(1, 2)) / np.maximum(union, 1), 0)
+        objects += there
+    return total[objects > 0] / objects[objects > 0]
 
 
 def obeyed(
-    images: np.ndarray, captions: Sequence[str] | None = None, masks: np.ndarray | None = None
-) -> dict[str, Interval | None]:  # u8[B, S, S, 3], u8[B, S, S]
-    """The share of generated images with each attribute that their captions ask for, and the mean `mask overlap` with
-    the masks that they were to fill; None where no caption asks for it. Raises `DataError` as `read` and `parse` do."""
-    found, results = read(images), {}
+    images: np.ndarray,
+    labels: np.ndarray | None = None,
+    captions: Sequence[str] | None = None,
+    masks: np.ndarray | None = None,
+) -> dict[str, Interval | None]:  # u8[B, S, S, 3], i32[B], u8[B, S, S]
+    """The share of generated images with each attribute that is asked of them: by labels the kind of the large object,
+    as `class`; by captions those of `checks`, None where no caption asks for it; and the mean `mask_overlap` with masks
+    that they were to fill. Raises `DataError` as `read` and `parse` do, and for masks of another size."""
+    if masks is not None and masks.shape != images.shape[:3]:
+        raise DataError(f"masks of {images.shape[:3]} images are of the same shape; found {masks.shape}.")
+    found, right, results = read(images), {}, {}
+    if labels is not None:
+        right["class"] = found["kind"][:, 0] == labels
     if captions is not None:
-        for name, right in checks(found, parse(captions)).items():
-            results[name] = proportion(right.sum(), len(right)) if len(right) else None
+        right |= checks(found, parse(captions))
+    for name, one in right.items():
+        results[name] = proportion(one.sum(), len(one)) if len(one) else None
     if masks is not None:
-        results["mask overlap"] = intervals.mean(overlap(found["mask"], masks))
+        scores = overlap(found["mask"], masks)
+        results["mask_overlap"] = intervals.mean(scores) if len(scores) > 1 else None
     return results
+
+
+def measure(generated: ImageSet, seed: int) -> Compared:
+    """`obeyed` by what is asked of the images, each attribute as `obeyed/NAME`."""
+    asked = generated.labels, generated.captions, generated.masks
+    if all(one is None for one in asked):
+        return Compared({}, {}, {"obeyed": "the images were not asked to show anything"})
+    if generated.levels != 256 or generated.images.shape[3] != 3:
+        return Compared({}, {}, {"obeyed": "scenes are read in 256 levels of 3 channels"})
+    found = {}
+    for name, interval in obeyed(generated.images, *asked).items():
+        if interval is not None:
+            spec = distances.spec(f"obeyed/{name}", None, generated, None, seed, {"level": 0.95})
+            found[spec.metric] = Measurement(interval.estimate, spec, interval.low, interval.high)
+    return Compared(found, {}, {})

@@ -8,7 +8,7 @@ import numpy as np
 from genimg_jax import data
 from genimg_jax.engine.config import EvaluateOptions
 from genimg_jax.errors import ConfigError
-from genimg_jax.evaluation import classes, distances, image_sets, suite
+from genimg_jax.evaluation import attributes, classes, distances, image_sets, suite
 from genimg_jax.evaluation.image_sets import named, of_source, open_named
 from genimg_jax.evaluation.results import Report, check_writable
 
@@ -36,19 +36,24 @@ def evaluate_images(
     ours = named(generated, read, "--generated")
     # As they are: what the data's definition draws is drawn of them below, as of a run's images.
     ours = ours._replace(options=dataclasses.replace(ours.options, binarize="none", limit=options.samples))
-    found = of_source(open_named(ours, "--generated"), ours.options, ours.split)
-    found = image_sets.renumbered(found, held_out)
+    opened = open_named(ours, "--generated")
+    found = image_sets.renumbered(of_source(opened, ours.options, ours.split), held_out)
     values = np.concatenate(list(image_sets.batches(found)))
     made = image_sets.of_generated(values, held_out, theirs.options, generated, options.seed, found.labels)
-    made = made._replace(unlabelled=found.unlabelled)
+    everything = np.arange(opened.size)
+    captions = opened.captions and opened.captions(everything)
+    masks = opened.annotations and opened.annotations(everything)["mask"]
+    made = made._replace(unlabelled=found.unlabelled, captions=captions, masks=masks)
+    if theirs.options.source == "shapes":
+        attributes.parse(captions or [])
     distances.check(options, len(made.images), len(held_out.images))  # before a classifier is trained
-    opened = trained = None
+    known = trained = None
     if train or theirs.train_split:
         place = named(train, read, "--train", "train") if train else theirs._replace(split=theirs.train_split)
-        opened = open_named(place, "--train")
-        image_sets.check_alike(opened, source)
-        trained = of_source(opened, place.options, place.split, image_sets.TRAIN)
-    classifier = classes.classifier_of(opened, source, options, suite.cache())
+        known = open_named(place, "--train")
+        image_sets.check_alike(known, source)
+        trained = of_source(known, place.options, place.split, image_sets.TRAIN)
+    classifier = classes.classifier_of(known, source, options, suite.cache())
     comparison = suite.prepare(options, theirs.options, held_out, trained, classifier, len(made.images))
     about = {"generated": generated, "reference": reference, "split": theirs.split, "samples": len(made.images)}
     return suite.write(out / "report.json", about, suite.measure(comparison, made))

@@ -8,7 +8,7 @@ from every held-out image; what is binary already stays as it is.
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -40,6 +40,10 @@ class ImageSet(NamedTuple):
     """Images that held values which are no numbers, made black."""
     unlabelled: str = "the images were not asked to be of any class"
     """Why there are no labels, where there are none."""
+    captions: Sequence[str] | None = None
+    """What each image was asked to show"""
+    masks: np.ndarray | None = None
+    """u8[N, H, W]: the pixels that objects were asked to fill, as `shapes.annotations` has them"""
 
 
 def batches(images: ImageSet, size: int = CHUNK) -> Iterator[np.ndarray]:  # -> f32[n, H, W, C] in [-1, 1] ...

@@ -11,7 +11,7 @@ from genimg_jax import data, progress
 from genimg_jax.engine import images, run
 from genimg_jax.engine.config import EvaluateOptions
 from genimg_jax.errors import ConfigError, ResourceError
-from genimg_jax.evaluation import audit, classes, distances, results
+from genimg_jax.evaluation import attributes, audit, classes, distances, results
 from genimg_jax.evaluation.classifiers import Classifier
 from genimg_jax.evaluation.distances import Compared
 from genimg_jax.evaluation.image_sets import ImageSet
@@ -176,6 +176,8 @@ def measure(
             part, read = classes.measure(classifier, seen, generated, reference, comparison.train, options, cache())
             parts.append(part)
             bar.update()
+    if comparison.data.source == "shapes":
+        parts.append(attributes.measure(generated, options.seed))
     all_parts = distances.union(parts)
     return Found(
         metrics=all_parts.metrics,
