@@ -5,6 +5,7 @@ Help and usage errors answer before JAX is imported.
 
 import difflib
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -40,11 +41,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             near = difflib.get_close_matches(name, COMMANDS, 1)
             raise ConfigError(f"no command {name!r}" + (f"; did you mean {near[0]!r}?\n" if near else ".\n") + USAGE)
         importlib.import_module(f"genimg_jax.commands.{name}").main(arguments[1:])
+        sys.stdout.flush()
     except Failure as failure:
         print(f"genimg: {failure}", file=sys.stderr)
         return failure.exit_code
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # whatever read the output, such as head, has seen enough of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

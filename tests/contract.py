@@ -153,7 +153,7 @@ def devices_agree(case: Case, devices: int, fsdp: int) -> None:
         assert split, "no array was split over fsdp"
 
 
-def resumes(case: Case, directory) -> None:
+def resumes(case: Case, directory, devices: int = 2, fsdp: int = 2) -> None:
     """Bit for bit on the same devices; on others, the same numbers."""
     whole, _ = train(case, 4)
     half, _ = train(case, 2)
@@ -163,11 +163,11 @@ def resumes(case: Case, directory) -> None:
     again = checkpoint.restore(store, 2, compiled(case)[1].replace(frozen=half.frozen))
     identical(half, again)
     identical(whole, train(case, 2, state=again)[0])
-    like = compiled(case, 4, 4)[1]
+    like = compiled(case, devices, fsdp)[1]
     frozen = jax.tree.map(lambda x, s: jax.device_put(x, s.sharding), half.frozen, like.frozen)
     elsewhere = checkpoint.restore(store, 2, like.replace(frozen=frozen))
     checkpoint.close(store)
-    close(whole, train(case, 2, 4, 4, state=elsewhere)[0])
+    close(whole, train(case, 2, devices, fsdp, state=elsewhere)[0])
 
 
 def microbatches_agree(case: Case) -> None:
@@ -175,9 +175,9 @@ def microbatches_agree(case: Case) -> None:
     start = train(case, 0)[0]
     if jax.tree.leaves(start.extra):
         return
-    data, key = batch(BATCH, case.spec), core.stream(0, "train")
-    whole, halves = (jax.jit(family(case, microbatches=m).train_step)(start, data, key)[0] for m in (1, 2))
-    close(whole, halves)
+    data, key = batch(BATCH, case.spec), core.stream(0, "train", start.step)
+    halves, _ = jax.jit(family(case, microbatches=2).train_step)(start, data, key)
+    close(train(case, 1)[0], halves)
 
 
 def samples_are_their_own(case: Case) -> None:

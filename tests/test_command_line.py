@@ -172,6 +172,8 @@ def test_the_flags_of_evaluate(finished, capsys):
     assert (four["step"], last["step"]) == (4, 6)
     assert four["protocol"]["weights"] == "averaged" and last["protocol"]["weights"] == "as trained"
     assert four["metrics"]["loss_generator"] != last["metrics"]["loss_generator"]
+    assert main(["evaluate", "--workdir", str(finished), "--config.data.evaluate_split=test[:1]"]) == 0
+    (finished / "evaluation" / "best.json").unlink()
 
 
 def test_the_families_are_listed_with_what_they_can_do(capsys):
@@ -255,6 +257,19 @@ def test_a_mistake_about_a_run_is_answered_with_a_sentence(finished, tmp_path, c
     error = capsys.readouterr().err
     assert error.startswith("genimg: ") and message in error and "Traceback" not in error
     assert not (tmp_path / "out").exists()
+
+
+def test_a_place_for_samples_that_cannot_be_written_is_known_before_they_are_made(finished, tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        assert main(["sample", "--workdir", str(finished), "--out", str(out)]) == 6
+        assert f"cannot write to {out}: Not a directory; choose another --out." in capsys.readouterr().err
+
+
+def test_a_reader_that_stops_is_no_error():
+    command = f"{sys.executable} -m genimg_jax families | head -n 1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.stdout.splitlines()[1:] == ["0"] and "Traceback" not in done.stderr and "ignored" not in done.stderr
 
 
 def test_a_damaged_run_directory(tmp_path, capsys):

@@ -41,15 +41,17 @@ def test_same_seed_same_bits(made):
     contract.same_seed_same_bits(made)
 
 
-@pytest.mark.parametrize(
-    ("devices", "fsdp"), [(2, 2), *(pytest.param(*m, marks=pytest.mark.slow) for m in ((2, 1), (4, 1), (4, 4)))]
-)
+MESHES = [(2, 2), *(pytest.param(*mesh, marks=pytest.mark.slow) for mesh in ((2, 1), (4, 1), (4, 4)))]
+
+
+@pytest.mark.parametrize(("devices", "fsdp"), MESHES)
 def test_devices_agree(made, devices, fsdp):
     contract.devices_agree(made, devices, fsdp)
 
 
-def test_resumes(made, tmp_path):
-    contract.resumes(made, tmp_path)
+@pytest.mark.parametrize(("devices", "fsdp"), MESHES)
+def test_resumes(made, devices, fsdp, tmp_path):
+    contract.resumes(made, tmp_path, devices, fsdp)
 
 
 def test_microbatches_agree(made):

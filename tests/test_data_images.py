@@ -321,6 +321,8 @@ def test_archives_hold_one_or_several_splits(tmp_path):
     source = open_npz(tmp_path / "one.npz", "train[2:]")
     np.testing.assert_array_equal(source.read(np.arange(7))["image"], images[2:, ..., None])
     np.testing.assert_array_equal(source.read(np.arange(7))["label"], labels[2:])
+    np.savez(tmp_path / "bytes.npz", image=images, label=labels.astype(np.uint8))
+    assert open_npz(tmp_path / "bytes.npz").classes == ("0", "1", "2", "3")
     assert source.spec == ((6, 5, 1), 4, 256)
     colour = np.random.default_rng(1).integers(0, 256, (4, 6, 5, 3), np.uint8)
     np.savez_compressed(tmp_path / "two.npz", train_image=colour[:3], test_image=colour[3:])
@@ -333,8 +335,19 @@ def test_archives_hold_one_or_several_splits(tmp_path):
     caption, mask = np.array([f"picture {i}" for i in range(9)]), np.random.default_rng(2).integers(3, size=(9, 6, 5))
     np.savez(tmp_path / "said.npz", image=images, caption=caption, mask=mask.astype(np.uint8))
     said = open_npz(tmp_path / "said.npz", "train[2:]")
+    assert said.spec.num_classes == 0
     assert said.captions(np.array([0, 6])) == ["picture 2", "picture 8"]
     np.testing.assert_array_equal(said.annotations(np.array([1]))["mask"], mask[3:4])
+
+
+def test_archives_that_grow_too_large_for_memory_are_streamed(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (20, 6, 6), np.uint8)
+    np.savez(tmp_path / "small.npz", image=images, label=np.arange(20) % 3)
+    held, streamed = (open_npz(tmp_path / "small.npz", size=240, memory_mib=m, workers=1) for m in (2048, 1))
+    assert held.in_memory and not streamed.in_memory
+    for one, other in zip(*(loading.evaluation_batches(s, 10) for s in (held, streamed)), strict=True):
+        for name in one:
+            np.testing.assert_array_equal(one[name], other[name])
 
 
 @pytest.mark.parametrize(
@@ -347,6 +360,7 @@ def test_archives_hold_one_or_several_splits(tmp_path):
         ({"image": np.zeros((2, 3, 3), np.uint8), "label": np.zeros(3, int)}, "label"),
         ({"image": np.zeros((2, 3, 3), np.uint8), "label": np.array([-1, 0])}, "label"),
         ({"image": np.zeros((2, 3, 3), np.uint8), "label": np.array(["a", "b"])}, "integers"),
+        ({"image": np.zeros((2, 3, 3), np.uint8), "label": np.array([0, 2**40])}, "65,535"),
         ({"image": np.zeros((2, 3, 3), np.uint8), "caption": np.arange(2)}, "strings"),
         ({"image": np.zeros((2, 3, 3), np.uint8), "mask": np.zeros((2, 4, 3), np.uint8)}, "mask"),
         ({"picture": np.zeros((2, 3, 3), np.uint8)}, "picture"),
@@ -382,6 +396,9 @@ def test_archives_that_are_missing_damaged_or_no_archives_are_errors(tmp_path):
     (tmp_path / "cut.npz").write_bytes(content[: len(content) // 2])
     (tmp_path / "text.npz").write_text("not an archive")
     (tmp_path / "flipped.npz").write_bytes(content[:5000] + b"\x01" + content[5001:])
-    for name in ("cut", "text", "flipped", "missing"):
+    locked = bytearray(content)
+    locked[content.index(b"PK\x01\x02") + 8] |= 1  # what says that an entry is encrypted
+    (tmp_path / "locked.npz").write_bytes(locked)
+    for name in ("cut", "text", "flipped", "locked", "missing"):
         with pytest.raises(DataError, match=name):
             open_npz(tmp_path / f"{name}.npz")

@@ -14,7 +14,7 @@ from genimg_jax.commands import report
 from genimg_jax.commands.evaluate import beside
 from genimg_jax.data import shapes
 from genimg_jax.engine import images, restored
-from genimg_jax.evaluation import evaluate_run, suite
+from genimg_jax.evaluation import attributes, evaluate_run, image_sets, suite
 from genimg_jax.evaluation import recipe as recipes
 from genimg_jax.metrics import features
 
@@ -191,7 +191,7 @@ def scenes():
     return scene, shapes.draw(scene, shapes.DEFAULT_SIZE), flags
 
 
-def test_what_captions_labels_and_masks_ask_for_is_checked_exactly(scenes, bare, tmp_path, capsys):
+def test_what_captions_labels_and_masks_ask_for_is_checked_exactly(scenes, bare, tmp_path):
     scene, image, flags = scenes
     # Three of twelve are asked to be in another colour, and half to be of another kind.
     caption, kind = shapes.captions(scene), scene["kind"][:, 0]
@@ -216,19 +216,35 @@ def test_what_captions_labels_and_masks_ask_for_is_checked_exactly(scenes, bare,
     for name in ("caption", "large_colour", "relation"):
         assert again[f"obeyed/{name}"] == found[f"obeyed/{name}"]
     assert "obeyed/mask_overlap" not in again
-    capsys.readouterr()
-    np.savez(tmp_path / "cat.npz", image=image, caption=np.array(["a cat"] * 12))
-    assert evaluate("--generated", tmp_path / "cat.npz", *flags) == 3
-    assert "'a cat' is no caption of a scene" in capsys.readouterr().err
 
 
-def test_scenes_that_were_not_asked_for_are_said_to_be(scenes, bare, tmp_path):
-    np.savez(tmp_path / "made.npz", image=scenes[1])
-    assert evaluate("--generated", tmp_path / "made.npz", *scenes[2]) == 0
-    assert "not asked to show" in found_of(tmp_path / "made.evaluation")["left_out"]["obeyed"]
-    np.savez(tmp_path / "grey.npz", image=scenes[1][..., :1], label=scenes[0]["kind"][:, 0])
-    assert evaluate("--generated", tmp_path / "grey.npz", *scenes[2], "--config.data.channels=1") == 0
-    assert "3 channels" in found_of(tmp_path / "grey.evaluation")["left_out"]["obeyed"]
+def test_scenes_whose_attributes_cannot_be_checked_are_measured_otherwise_and_the_reason_is_given(scenes):
+    image, label = scenes[1], scenes[0]["kind"][:, 0]
+    reference = image_sets.ImageSet(image, 256, None, shapes.KINDS, "shapes 0", "test")
+    mask = np.zeros(image.shape[:3], np.uint8)
+    for changes, said in (
+        ({}, "not asked to be of any class"),
+        ({"labels": label, "images": image[..., :1]}, "3 channels"),
+        ({"labels": label, "images": image[:, ::4, ::4]}, "from 16x16 on"),
+        ({"labels": label, "levels": 2}, "256 levels"),
+        ({"captions": [*shapes.captions(scenes[0])[:-1], "a cat"]}, "'a cat', that of image 11, is no caption"),
+        ({"masks": mask[:, :16, :16]}, "masks of [12, 16, 16] do not fit"),
+        ({"masks": mask + 255}, "found 255"),
+    ):
+        found = attributes.measure(reference._replace(**changes), reference, 0)
+        assert said in found.left_out["obeyed"] and not found.metrics
+    found = attributes.measure(reference._replace(labels=label, masks=mask), reference, 0)
+    assert found.metrics.keys() == {"obeyed/class"} and "no image" in found.left_out["obeyed/mask_overlap"]
+    # Other questions are another protocol.
+    other = attributes.measure(reference._replace(labels=label[::-1]), reference, 0)
+    assert other.metrics["obeyed/class"].spec.digest() != found.metrics["obeyed/class"].spec.digest()
+
+
+def test_training_images_of_other_levels_are_refused(generated, tmp_path, capsys):
+    np.savez(tmp_path / "train.npz", image=np.zeros((30, 8, 8), np.uint8))
+    flags = ["--reference", "digits", "--train", tmp_path / "train.npz", "--out", tmp_path / "out", *CHEAP]
+    assert evaluate("--generated", generated / "images.npz", *flags) == 2
+    assert "have 256 levels and the reference's 17" in capsys.readouterr().err
 
 
 def test_every_checkpoint_and_its_trajectory(workdir, capsys):

@@ -12,7 +12,7 @@ from genimg_jax import data
 from genimg_jax.data import open_source
 from genimg_jax.engine.config import EvaluateOptions
 from genimg_jax.errors import ConfigError, DataError, ResourceError
-from genimg_jax.evaluation import classifiers, image_sets, results, suite
+from genimg_jax.evaluation import classifiers, distances, image_sets, results, suite
 from genimg_jax.evaluation.image_sets import ImageSet, of_source
 from genimg_jax.metrics.specs import Measurement, MetricSpec
 
@@ -138,6 +138,16 @@ def test_what_is_not_known_is_left_out_by_name(digits):
     # The covariance of so few images is singular for want of images.
     assert "192 features need more than 203 images" in found.left_out["frechet_corrected/random_convolutions"]
     assert found.metrics["frechet/random_convolutions"].low is None
+
+
+def test_a_covariance_that_no_memory_holds_is_left_out(digits, monkeypatch):
+    held_out, fresh = (one._replace(images=one.images[:60], labels=None) for one in digits[1:])
+    monkeypatch.setattr(distances, "WIDEST", 63)
+    found = suite.measure(suite.prepare(EvaluateOptions(features="pixels"), READ, held_out, None, None, 60), fresh)
+    assert (
+        found.left_out["frechet/pixels"] == found.left_out["frechet_corrected/pixels"] == "64 features are more than 63"
+    )
+    assert "kernel/pixels" in found.metrics and "frechet/pixels" not in found.metrics
 
 
 @pytest.mark.parametrize(

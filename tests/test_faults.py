@@ -460,7 +460,7 @@ def test_a_workdir_that_cannot_be_written(tmp_path, capsys, monkeypatch):
     file.write_text("mine")
     for place in (file, file / "below"):
         assert train(place) == 6
-        assert f"cannot write to workdir {place}: " in sentence(capsys)
+        assert f"cannot write to {place}: " in sentence(capsys)
     assert file.read_text() == "mine" and list(tmp_path.iterdir()) == [file]
 
 
@@ -474,7 +474,7 @@ def test_a_workdir_without_permission(capsys, monkeypatch):
             os.seteuid(65534)
         for workdir in (place, place / "run"):
             assert train(workdir) == 6
-            assert f"cannot write to workdir {workdir}: Permission denied" in sentence(capsys)
+            assert f"cannot write to {workdir}: Permission denied" in sentence(capsys)
         assert not list(place.iterdir())
     finally:
         if superuser:

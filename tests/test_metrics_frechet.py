@@ -142,5 +142,5 @@ def test_refusals_say_what_was_found():
         frechet_distance(moments(good[:1]), moments(good))
     with pytest.raises(DataError, match="width"):
         frechet_distance(moments(good), moments(good[:, :2]))
-    with pytest.raises(DataError, match="3 dimensions needs more than 3"):
+    with pytest.raises(DataError, match="3 dimensions needs at least 2 samples, and more than 3"):
         frechet_replicates(good[:4], good, blocks=2)

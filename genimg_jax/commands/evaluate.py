@@ -45,9 +45,10 @@ def _run(values: flags.FlagValues) -> None:
     workdir = command_line.workdir(values)
     _prepare(values)
     from genimg_jax import evaluation
+    from genimg_jax.engine import run
     from genimg_jax.evaluation import results
 
-    results.check_writable(workdir / "evaluation", "make it writable, or evaluate a copy of the run")
+    run.check_writable(workdir / "evaluation", "make it writable, or evaluate a copy of the run")
     settings = values.config.to_dict(), values.suite, values.averaged
     if values.all_checkpoints:
         reports = evaluation.evaluate_checkpoints(workdir, *settings)

@@ -49,7 +49,10 @@ def main(arguments: Sequence[str]) -> None:
     from genimg_jax.data import open_source
     from genimg_jax.engine import averaging, images, restored
     from genimg_jax.engine import program as programs
+    from genimg_jax.engine.run import check_writable
 
+    out = pathlib.Path(values.out).expanduser() if values.out else workdir / "generated"
+    check_writable(out, "choose another --out")
     run = restored.open_run(workdir, values.config.to_dict(), values.checkpoint, values.averaged)
     if values.relative_std is not None:
         run = run._replace(weights=averaging.reconstruct(workdir, run.program, run.step, values.relative_std))
@@ -68,7 +71,7 @@ def main(arguments: Sequence[str]) -> None:
         condition = programs.condition_for(run.program, np.arange(values.count), values.label)
     if values.label is not None:
         name += f"-class{values.label}"
-    out = pathlib.Path(values.out).expanduser() if values.out else workdir / "generated" / name
+    out = out if values.out else out / name
     out.mkdir(parents=True, exist_ok=True)
     pictures = images.to_uint8(made)
     images.save_png(out / "grid.png", images.grid(pictures, columns))

@@ -21,10 +21,12 @@ from genimg_jax.errors import DataError
 MOST_INFLATION = 200  # deflate reaches 1,032 on constant bytes; images stay far below
 HARMLESS_BYTES = 64 << 20
 HEADERS = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
+UNREADABLE = (OSError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error)  # of encrypted ones too
+MOST_CLASSES = 2**16
 SUFFIX = "image"
 # What may lie beside the images: the type of its numbers, along which axes of the images, and how to say so.
 BESIDE = {
-    "label": (np.integer, 1, "as many integers from 0"),
+    "label": (np.integer, 1, f"as many integers from 0 to {MOST_CLASSES - 1:,}"),
     "caption": (np.str_, 1, "as many strings"),
     "mask": (np.uint8, 3, "as many uint8 [H, W] of their size"),
 }
@@ -42,14 +44,14 @@ def open_npz(options: Options) -> Stored:
         keys = sorted(key for key in shapes if key == SUFFIX or key.endswith("_" + SUFFIX))
         if not keys:
             raise DataError(f"'{path}' holds {', '.join(sorted(shapes)) or 'nothing'}: save u8 images as `{SUFFIX}`.")
-        load = functools.cache(functools.partial(_load, path))
+        load = functools.partial(_load, path, {})
         label, caption, mask = (_beside(path, keys, name, shapes, load) for name in BESIDE)
-    except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+    except UNREADABLE as error:
         raise DataError(f"'{path}' cannot be read as an npz archive: {error}.") from error
     counts = [shapes[key][0] for key in keys]
     starts = [sum(counts[:i]) for i in range(len(keys))]
     splits = {key: range(start, start + count) for key, start, count in zip(keys, starts, counts, strict=True)}
-    label = np.full(sum(counts), -1) if label is None else label
+    label = np.full(sum(counts), -1, np.int32) if label is None else label.astype(np.int32)
     return Stored(
         splits={key.removesuffix(SUFFIX).removesuffix("_") or "train": span for key, span in splits.items()},
         read=functools.partial(_read, load, splits, label),
@@ -91,11 +93,14 @@ def _checked_shapes(path: str, options: Options) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _load(path: str, key: str) -> np.ndarray:
+def _load(path: str, held: dict[str, np.ndarray], key: str) -> np.ndarray:
+    """Read once, then held: in a dict, which can be sent to another process as no cache of functools can."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return archive[key]
-    except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        if key not in held:
+            with np.load(path, allow_pickle=False) as archive:
+                held[key] = archive[key]
+        return held[key]
+    except UNREADABLE as error:
         raise DataError(f"'{path}': {key} is damaged: {error}.") from error
 
 
@@ -111,7 +116,7 @@ def _beside(path: str, keys: list[str], name: str, shapes: dict[str, tuple[int, 
     values = [load(beside) for beside in found.values()]
     for (key, beside), value in zip(found.items(), values, strict=True):
         fits = value.shape == shapes[key][:axes] and np.issubdtype(value.dtype, dtype)
-        if not fits or (name == "label" and value.min(initial=0) < 0):
+        if not fits or (name == "label" and not ((value >= 0) & (value < MOST_CLASSES)).all()):
             raise DataError(f"'{path}': {beside} is {value.dtype}{list(value.shape)}: for {shapes[key][0]} images it "
                             f"is {said}.")  # fmt: skip
     return np.concatenate(values)
@@ -124,4 +129,4 @@ def _read(load, splits: dict[str, range], labels: np.ndarray, positions: np.ndar
         key = next(key for key, span in splits.items() if position in span)
         image = load(key)[position - splits[key].start]
         images.append(image if image.ndim == 3 else image[:, :, None])
-    return images, labels[positions].astype(np.int32)
+    return images, labels[positions]

@@ -15,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -35,15 +36,19 @@ PACKAGES = (
 
 def prepare(workdir: pathlib.Path) -> None:
     """Makes the directory. Raises `ResourceError` where it cannot be made or written to."""
+    check_writable(workdir, "choose another --workdir")
+    workdir.mkdir(parents=True, exist_ok=True)
+
+
+def check_writable(folder: pathlib.Path, cure: str) -> None:
+    """Raises `ResourceError`, which ends in `cure`, where no file could be written in `folder`, made if need be: known
+    before hours of work. Leaves nothing behind."""
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        probe = workdir / ".writable"
-        probe.touch()
-        probe.unlink(missing_ok=True)
+        there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+        with tempfile.TemporaryFile(dir=there):
+            pass
     except OSError as error:
-        raise ResourceError(
-            f"cannot write to workdir {workdir}: {error.strerror}; choose another --workdir."
-        ) from error
+        raise ResourceError(f"cannot write to {folder}: {error.strerror}; {cure}.") from error
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from genimg_jax.data import Source
+from genimg_jax.engine import run
 from genimg_jax.errors import CheckpointError, DataError, ResourceError
 from genimg_jax.evaluation import recipe as recipes
 from genimg_jax.evaluation.recipe import STANDARD, Examples, Recipe
@@ -102,7 +103,9 @@ def train_and_keep(
     record: Mapping[str, Any],
     tested: Callable[[Classifier], Mapping[str, Any]] = lambda found: {},
 ) -> Classifier:
-    """Train on the examples and write to `path`; what `tested` finds joins the record, which needs a `name`."""
+    """Train on the examples and write to `path`; what `tested` finds joins the record, which needs a `name`. Raises
+    `ResourceError` where it cannot be written, before any training."""
+    run.check_writable(path.parent, "set XDG_CACHE_HOME to a place where classifiers can be kept")
     arrays = recipes.fit(examples, recipe, f"classifier {record['name']}")
     record = {
         **record,

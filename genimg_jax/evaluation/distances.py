@@ -20,6 +20,7 @@ from genimg_jax.metrics.specs import Measurement, MetricSpec, Scalar
 
 FEATURES = ("pixels", "random_convolutions", "classifier")
 BLOCKS = 20  # of the jackknife
+WIDEST = 2**13  # features that a covariance is made of: 0.5 GiB, of which there are several
 DIRECTIONS = 512  # of the sliced distance
 
 
@@ -107,16 +108,20 @@ def compare(
         found[f"{metric}/{name}"] = Measurement(float(value), stated, *ends)
 
     smallest, width = min(len(ours), len(theirs)), ours.shape[1]
-    if smallest - -(-smallest // BLOCKS) > width:
+    if width > WIDEST:
+        left_out |= dict.fromkeys(
+            (f"frechet/{name}", f"frechet_corrected/{name}"), f"{width} features are more than {WIDEST}"
+        )
+    elif smallest >= BLOCKS and smallest - -(-smallest // BLOCKS) > width:
         distance, replicates = frechet_replicates(ours, theirs, BLOCKS, seed)
         interval = intervals.jackknife(distance, replicates)
         add("frechet", distance)
         add("frechet_corrected", interval.estimate, interval, estimate=f"jackknife of {BLOCKS} blocks", level=0.95)
     else:
         add("frechet", frechet_distance(moments(ours, "generated"), moments(theirs, "reference")))
+        least = max(width * BLOCKS // (BLOCKS - 1) + 1, BLOCKS - 1)
         left_out[f"frechet_corrected/{name}"] = (
-            f"{width} features need more than {width * BLOCKS // (BLOCKS - 1) + 1} images on either side for an "
-            f"interval, and one has {smallest}"
+            f"{width} features need more than {least} images on either side for an interval, and one has {smallest}"
         )
     kernel, (scores,) = pair_scores(ours, theirs, [k], pairs)
     interval = intervals.normal(kernel.estimate, kernel.standard_error)

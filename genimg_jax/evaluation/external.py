@@ -6,11 +6,12 @@ import pathlib
 import numpy as np
 
 from genimg_jax import data
+from genimg_jax.engine import run
 from genimg_jax.engine.config import EvaluateOptions
 from genimg_jax.errors import ConfigError
-from genimg_jax.evaluation import attributes, classes, distances, image_sets, suite
+from genimg_jax.evaluation import classes, distances, image_sets, suite
 from genimg_jax.evaluation.image_sets import named, of_source, open_named
-from genimg_jax.evaluation.results import Report, check_writable
+from genimg_jax.evaluation.results import Report
 
 
 def evaluate_images(
@@ -25,9 +26,9 @@ def evaluate_images(
     if image_sets.of_run(generated):
         raise ConfigError(
             f"--generated {generated} is a run directory; measure its samples by genimg evaluate with --workdir and "
-            "--suite full, or name the images that genimg sample writes."
+            "--suite full, or name the images.npz that genimg sample writes."
         )
-    check_writable(out, "choose another --out")
+    run.check_writable(out, "choose another --out")
     theirs = named(reference, read, "--reference")
     if theirs.train_split:
         theirs = theirs._replace(options=read)
@@ -41,11 +42,11 @@ def evaluate_images(
     values = np.concatenate(list(image_sets.batches(found)))
     made = image_sets.of_generated(values, held_out, theirs.options, generated, options.seed, found.labels)
     everything = np.arange(opened.size)
-    captions = opened.captions and opened.captions(everything)
-    masks = opened.annotations and opened.annotations(everything)["mask"]
-    made = made._replace(unlabelled=found.unlabelled, captions=captions, masks=masks)
-    if theirs.options.source == "shapes":
-        attributes.parse(captions or [])
+    made = made._replace(
+        unlabelled=found.unlabelled,
+        captions=opened.captions and opened.captions(everything),
+        masks=opened.annotations and opened.annotations(everything)["mask"],
+    )
     distances.check(options, len(made.images), len(held_out.images))  # before a classifier is trained
     known = trained = None
     if train or theirs.train_split:

@@ -7,6 +7,7 @@ from every held-out image; what is binary already stays as it is.
 
 import dataclasses
 import functools
+import os
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -43,7 +44,7 @@ class ImageSet(NamedTuple):
     captions: Sequence[str] | None = None
     """What each image was asked to show"""
     masks: np.ndarray | None = None
-    """u8[N, H, W]: the pixels that objects were asked to fill, as `shapes.annotations` has them"""
+    """u8[N, H, W]: the pixels that objects were asked to fill, as in `shapes.annotations`"""
 
 
 def batches(images: ImageSet, size: int = CHUNK) -> Iterator[np.ndarray]:  # -> f32[n, H, W, C] in [-1, 1] ...
@@ -178,7 +179,7 @@ def _place(text: str) -> tuple[pathlib.Path | None, str]:
     colons = [i for i, character in enumerate(text) if character == ":"]
     for end in [len(text), *reversed(colons)]:
         path = pathlib.Path(text[:end]).expanduser()
-        if path.exists():
+        if os.path.exists(path):  # False, not an error, where a name is too long or a folder closed
             return path, text[end + 1 :]
     return None, ""
 
@@ -224,13 +225,19 @@ def _numbers(classes: tuple[str, ...], like: tuple[str, ...]) -> list[int] | Non
 
 
 def check_alike(train: Source, reference: Source) -> None:
-    """Raises `ConfigError` where training and reference images differ in size, channels or the numbering of classes."""
+    """Raises `ConfigError` where training and reference images differ in size, channels, levels or the numbering of
+    classes."""
     ours, theirs = train.spec.image_shape, reference.spec.image_shape
     if ours != theirs:
         ours, theirs = (" x ".join(map(str, shape)) for shape in (ours, theirs))
         raise ConfigError(
             f"the training images are {ours} and the reference's {theirs}; set --config.data.size and "
             "--config.data.channels to make images that are read alike."
+        )
+    if train.spec.levels != reference.spec.levels:
+        raise ConfigError(
+            f"the training images have {train.spec.levels} levels and the reference's {reference.spec.levels}: give "
+            "sources of the same data."
         )
     if not train.classes or not reference.classes:
         return

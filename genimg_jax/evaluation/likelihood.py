@@ -83,7 +83,7 @@ def _measurement(
             **stated,
         },
     )
-    if not np.isfinite(values).all():  # JSON and a reader are told so, and no interval is made up
+    if len(values) < 2 or not np.isfinite(values).all():  # JSON and a reader are told so, and no interval is made up
         return Measurement(float(np.mean(values)), spec)
     interval = intervals.mean(values)
     return Measurement(interval.estimate, spec, interval.low, interval.high)

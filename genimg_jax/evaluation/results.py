@@ -2,12 +2,11 @@
 
 import math
 import pathlib
-import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from genimg_jax.engine import run
-from genimg_jax.errors import ConfigError, ResourceError
+from genimg_jax.errors import ConfigError
 from genimg_jax.metrics import specs
 from genimg_jax.metrics.specs import Measurement, MetricSpec
 from genimg_jax.options import nearest
@@ -63,23 +62,15 @@ def measurement(entry: Mapping[str, Any]) -> Measurement:
 
 
 def read(workdir: pathlib.Path, name: str) -> Report:
-    """The report `evaluation/name.json` of a run. Raises `ConfigError` where there is none."""
+    """The report `evaluation/name.json` of a run. Raises `ConfigError` where there is none, or something else."""
     if not (workdir / "evaluation" / f"{name}.json").is_file():
         raise ConfigError(
             f"{workdir} has no evaluation/{name}.json; make it with genimg evaluate --workdir {workdir} --suite full."
         )
-    return run.read_json(workdir / "evaluation", f"{name}.json")
-
-
-def check_writable(folder: pathlib.Path, cure: str) -> None:
-    """Raises `ResourceError`, which ends in `cure`, where no file could be written in `folder`, made if need be: known
-    before hours of measuring. Leaves nothing behind."""
-    try:
-        there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-        with tempfile.TemporaryFile(dir=there):
-            pass
-    except OSError as error:
-        raise ResourceError(f"cannot write to {folder}: {error.strerror}; {cure}.") from error
+    report = run.read_json(workdir / "evaluation", f"{name}.json")
+    if not isinstance(report, Mapping) or "metrics" not in report:
+        raise ConfigError(f"{workdir}/evaluation/{name}.json is no report of an evaluation; make it anew.")
+    return report
 
 
 def number(value: float | str) -> str:

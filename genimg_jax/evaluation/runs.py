@@ -1,5 +1,6 @@
 """Evaluations of whole runs: what the command and sweeps call."""
 
+import os
 import pathlib
 import time
 from collections.abc import Mapping, Sequence
@@ -38,7 +39,7 @@ class Opened(NamedTuple):
 
 
 def evaluate_run(
-    workdir: pathlib.Path,
+    workdir: str | os.PathLike,
     values: Mapping[str, Any] | None = None,
     checkpoint: str = "best",
     which: str = "likelihood",
@@ -51,14 +52,18 @@ def evaluate_run(
     are compared by, to `<checkpoint>-full.json`. In the report, `metrics` is {name: {"value", "interval", "digest",
     "spec"}}: `report["metrics"]["frechet/pixels"]["value"]`.
     """
-    opened, weights, step = _open(workdir, values, checkpoint, which, averaged)
+    opened, weights, step = _open(pathlib.Path(workdir), values, checkpoint, which, averaged)
     return _evaluate(opened, weights, step, checkpoint)
 
 
 def evaluate_checkpoints(
-    workdir: pathlib.Path, values: Mapping[str, Any] | None = None, which: str = "likelihood", averaged: bool = True
+    workdir: str | os.PathLike,
+    values: Mapping[str, Any] | None = None,
+    which: str = "likelihood",
+    averaged: bool = True,
 ) -> dict[int, Report]:
     """Every checkpoint that a run has, by step, and a picture of each metric against it."""
+    workdir = pathlib.Path(workdir)
     opened, _, _ = _open(workdir, values, "last", which, averaged)
     reports = {}
     for step in restored.steps(workdir, opened.program.config):

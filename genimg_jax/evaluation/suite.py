@@ -177,7 +177,7 @@ def measure(
             parts.append(part)
             bar.update()
     if comparison.data.source == "shapes":
-        parts.append(attributes.measure(generated, options.seed))
+        parts.append(attributes.measure(generated, reference, options.seed))
     all_parts = distances.union(parts)
     return Found(
         metrics=all_parts.metrics,
