@@ -249,17 +249,18 @@ def options_are_read(case: Case) -> None:
 
     Variants that a family refuses, since another option does not suit them, are left out.
     """
-    fields, read = dataclasses.fields(case.options), set()
-    variants = [case.options]
+    fields, read, variants = dataclasses.fields(case.options), set(), []
     for field in fields:
-        value = getattr(case.options, field.name)
-        if "choices" in field.metadata:
-            others = [c for c in field.metadata["choices"] if c != value]
+        value, choices = getattr(case.options, field.name), field.metadata.get("choices", ())
+        if choices:
+            others = [c for c in choices if c != value]
         elif isinstance(value, bool):
             others = [not value]
         else:
             others = [2] if isinstance(value, int) and value == 1 else []
-        variants += [dataclasses.replace(case.options, **{field.name: other}) for other in others]
+        # What reads most that was not read before comes first: another choice of every option that has some.
+        variants += [(not choices, i, {field.name: other}) for i, other in enumerate(others)]
+    changes = [{}, *(change for *_, change in sorted(variants, key=lambda variant: variant[:2]))]
 
     def everything(options):
         made = family(case, options=_Recorder(options, read))
@@ -272,10 +273,10 @@ def options_are_read(case: Case) -> None:
         if made.sample is not None:
             made.sample(core.weights(state), core.item_keys(key, data["index"]), data)
 
-    for options in variants:
+    for change in changes:
         if {f.name for f in fields} <= read:
             break
         with contextlib.suppress(ConfigError):
-            jax.eval_shape(functools.partial(everything, options))
+            jax.eval_shape(functools.partial(everything, dataclasses.replace(case.options, **change)))
     unread = {f.name for f in fields} - read
     assert not unread, f"never read: {unread}"
