@@ -10,9 +10,11 @@ what it took. The same command on the same kind of machine writes the same bytes
 import argparse
 import json
 import platform
+import sys
 import time
 
 from genimg_jax.engine import runtime
+from genimg_jax.errors import answered
 
 SOURCES = {"digits": {"source": "digits"}, "mnist": {"source": "tfds", "name": "mnist"}}
 
@@ -42,4 +44,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(answered(main))

@@ -9,6 +9,7 @@ real images: a collapsed generator has less than real data, and its histogram mi
 
 import argparse
 import pathlib
+import sys
 
 import numpy as np
 from sklearn.decomposition import PCA
@@ -18,6 +19,7 @@ from sklearn.pipeline import make_pipeline
 from genimg_jax.data import open_source
 from genimg_jax.engine import images, restored, run
 from genimg_jax.engine import program as programs
+from genimg_jax.errors import answered
 
 
 def flat(pictures: np.ndarray) -> np.ndarray:  # [N, H, W, C] -> [N, H * W * C]
@@ -56,4 +58,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(answered(main))

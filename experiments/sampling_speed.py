@@ -12,6 +12,7 @@ does not depend on them.
 import argparse
 import functools
 import statistics
+import sys
 import time
 from collections.abc import Callable
 
@@ -23,6 +24,7 @@ from genimg_jax import core
 from genimg_jax.engine import config as configs
 from genimg_jax.engine import parallel, runtime
 from genimg_jax.engine import program as programs
+from genimg_jax.errors import answered
 from genimg_jax.networks.attention import Decoder
 from genimg_jax.networks.gated import GatedPixelCNN
 from genimg_jax.networks.masked import MaskedMLP
@@ -143,4 +145,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(answered(main))

@@ -14,6 +14,7 @@ count twice.
 import argparse
 import json
 import pathlib
+import sys
 import time
 
 import jax
@@ -24,6 +25,7 @@ from genimg_jax.data import open_source
 from genimg_jax.engine import config as configs
 from genimg_jax.engine import program as programs
 from genimg_jax.engine import restored, run, runtime
+from genimg_jax.errors import answered
 from genimg_jax.evaluation import classes, distances, image_sets, suite
 from genimg_jax.metrics import intervals
 
@@ -129,4 +131,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(answered(main))

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from absl import logging
 
-from genimg_jax.errors import ConfigError, Failure
+from genimg_jax.errors import ConfigError, answered
 
 COMMANDS = {
     "train": "train a family from a config file; the same command resumes",
@@ -33,23 +33,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.set_verbosity(logging.ERROR)  # libraries' remarks about their own defaults are not the user's to act on
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        if not arguments or arguments[0] in ("-h", "--help", "--helpfull", "help"):
-            print(USAGE)
-            return 0 if arguments else ConfigError.exit_code
-        name = arguments[0]
-        if name not in COMMANDS:
-            near = difflib.get_close_matches(name, COMMANDS, 1)
-            raise ConfigError(f"no command {name!r}" + (f"; did you mean {near[0]!r}?\n" if near else ".\n") + USAGE)
-        importlib.import_module(f"genimg_jax.commands.{name}").main(arguments[1:])
-        sys.stdout.flush()
-    except Failure as failure:
-        print(f"genimg: {failure}", file=sys.stderr)
-        return failure.exit_code
+        return answered(lambda: _run(arguments))
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # whatever read the output, such as head, has seen enough of it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
+        return 0
+
+
+def _run(arguments: list[str]) -> int | None:
+    if not arguments or arguments[0] in ("-h", "--help", "--helpfull", "help"):
+        print(USAGE)
+        return 0 if arguments else ConfigError.exit_code
+    name = arguments[0]
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, 1)
+        raise ConfigError(f"no command {name!r}" + (f"; did you mean {near[0]!r}?\n" if near else ".\n") + USAGE)
+    importlib.import_module(f"genimg_jax.commands.{name}").main(arguments[1:])
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

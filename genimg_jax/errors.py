@@ -3,6 +3,9 @@
 Anything else that escapes is a defect of this project and keeps its traceback.
 """
 
+import sys
+from collections.abc import Callable
+
 
 class Failure(Exception):
     """What was found, where, and what to do; `exit_code` is what the process exits with."""
@@ -48,3 +51,12 @@ class Preempted(Failure):
     def __init__(self, message: str, signal: int | None = None):
         super().__init__(message)
         self.signal = signal  # by which it was asked
+
+
+def answered(command: Callable[[], int | None]) -> int:
+    """The exit code of a command: its own, or that of a `Failure`, which is said on stderr."""
+    try:
+        return command() or 0
+    except Failure as failure:
+        print(f"genimg: {failure}", file=sys.stderr)
+        return failure.exit_code
