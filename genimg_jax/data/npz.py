@@ -44,8 +44,7 @@ def open_npz(options: Options) -> Stored:
         keys = sorted(key for key in shapes if key == SUFFIX or key.endswith("_" + SUFFIX))
         if not keys:
             raise DataError(f"'{path}' holds {', '.join(sorted(shapes)) or 'nothing'}: save u8 images as `{SUFFIX}`.")
-        load = functools.partial(_load, path, {})
-        label, caption, mask = (_beside(path, keys, name, shapes, load) for name in BESIDE)
+        label, caption, mask = (_beside(path, keys, name, shapes) for name in BESIDE)
     except UNREADABLE as error:
         raise DataError(f"'{path}' cannot be read as an npz archive: {error}.") from error
     counts = [shapes[key][0] for key in keys]
@@ -54,7 +53,7 @@ def open_npz(options: Options) -> Stored:
     label = np.full(sum(counts), -1, np.int32) if label is None else label.astype(np.int32)
     return Stored(
         splits={key.removesuffix(SUFFIX).removesuffix("_") or "train": span for key, span in splits.items()},
-        read=functools.partial(_read, load, splits, label),
+        read=functools.partial(_read, path, {}, splits, label),
         classes=tuple(map(str, range(label.max(initial=-1) + 1))),
         names=lambda positions: [f"{path}, image {position}" for position in positions],
         listing=f"npz {os.path.getsize(path)} {sorted(shapes.items())}",
@@ -93,18 +92,15 @@ def _checked_shapes(path: str, options: Options) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _load(path: str, held: dict[str, np.ndarray], key: str) -> np.ndarray:
-    """Read once, then held: in a dict, which can be sent to another process as no cache of functools can."""
+def _load(path: str, key: str) -> np.ndarray:
     try:
-        if key not in held:
-            with np.load(path, allow_pickle=False) as archive:
-                held[key] = archive[key]
-        return held[key]
+        with np.load(path, allow_pickle=False) as archive:
+            return archive[key]
     except UNREADABLE as error:
         raise DataError(f"'{path}': {key} is damaged: {error}.") from error
 
 
-def _beside(path: str, keys: list[str], name: str, shapes: dict[str, tuple[int, ...]], load) -> np.ndarray | None:
+def _beside(path: str, keys: list[str], name: str, shapes: dict[str, tuple[int, ...]]) -> np.ndarray | None:
     """What lies beside the images of every split, one split after the other; None where there is none."""
     found = {key: key.removesuffix(SUFFIX) + name for key in keys}
     bare = [key for key, beside in found.items() if beside not in shapes]
@@ -113,7 +109,7 @@ def _beside(path: str, keys: list[str], name: str, shapes: dict[str, tuple[int, 
     if bare:
         raise DataError(f"'{path}' holds a {name}, but none of {bare[0]}: give every split its own, or none any.")
     dtype, axes, said = BESIDE[name]
-    values = [load(beside) for beside in found.values()]
+    values = [_load(path, beside) for beside in found.values()]
     for (key, beside), value in zip(found.items(), values, strict=True):
         fits = value.shape == shapes[key][:axes] and np.issubdtype(value.dtype, dtype)
         if not fits or (name == "label" and not ((value >= 0) & (value < MOST_CLASSES)).all()):
@@ -122,11 +118,15 @@ def _beside(path: str, keys: list[str], name: str, shapes: dict[str, tuple[int, 
     return np.concatenate(values)
 
 
-def _read(load, splits: dict[str, range], labels: np.ndarray, positions: np.ndarray) -> tuple[list, np.ndarray]:
-    # i64[B] -> B of u8[H, W, 1 or 3], i32[B]
+def _read(
+    path: str, held: dict[str, np.ndarray], splits: dict[str, range], labels: np.ndarray, positions: np.ndarray
+) -> tuple[list, np.ndarray]:  # i64[B] -> B of u8[H, W, 1 or 3], i32[B]
+    """Images are read once, then held: in a dict, which can be sent to another process as no cache of functools can."""
     images = []
     for position in positions.tolist():
         key = next(key for key, span in splits.items() if position in span)
-        image = load(key)[position - splits[key].start]
+        if key not in held:
+            held[key] = _load(path, key)
+        image = held[key][position - splits[key].start]
         images.append(image if image.ndim == 3 else image[:, :, None])
     return images, labels[positions]

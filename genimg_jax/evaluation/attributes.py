@@ -5,7 +5,6 @@ that colour is the object's coverage, to the rounding of 8 bits: its sum tells t
 and the kind is the one whose drawing explains it best. Any other image is read as the scene that is nearest to it.
 """
 
-import hashlib
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,7 @@ from genimg_jax.errors import DataError
 from genimg_jax.evaluation import distances
 from genimg_jax.evaluation.distances import Compared
 from genimg_jax.evaluation.image_sets import ImageSet
-from genimg_jax.metrics import intervals
+from genimg_jax.metrics import intervals, weight_files
 from genimg_jax.metrics.classifier_tests import proportion
 from genimg_jax.metrics.intervals import Interval
 from genimg_jax.metrics.specs import Measurement
@@ -267,7 +266,7 @@ def measure(generated: ImageSet, reference: ImageSet, seed: int) -> Compared:
         results = obeyed(generated.images, **asked)
     except DataError as error:
         return Compared({}, {}, {"obeyed": str(error).removesuffix(".")})
-    protocol = {name: hashlib.sha256(np.asarray(one).tobytes()).hexdigest()[:12] for name, one in asked.items()}
+    protocol = {name: weight_files.digest({name: np.asarray(one)}) for name, one in asked.items()}
     found, left_out = {}, {}
     for name, interval in results.items():
         if interval is None:

@@ -13,7 +13,7 @@ from genimg_jax.evaluation.image_sets import ImageSet, batches
 from genimg_jax.metrics import features, intervals
 from genimg_jax.metrics.diversity import inception_score, vendi_score
 from genimg_jax.metrics.features import FeatureNetwork
-from genimg_jax.metrics.frechet import frechet_distance, frechet_replicates, moments
+from genimg_jax.metrics.frechet import fewest, frechet_distance, frechet_replicates, moments
 from genimg_jax.metrics.pair_scores import OwnPairs, pair_scores
 from genimg_jax.metrics.sliced import sliced_distance
 from genimg_jax.metrics.specs import Measurement, MetricSpec, Scalar
@@ -112,16 +112,16 @@ def compare(
         left_out |= dict.fromkeys(
             (f"frechet/{name}", f"frechet_corrected/{name}"), f"{width} features are more than {WIDEST}"
         )
-    elif smallest >= BLOCKS and smallest - -(-smallest // BLOCKS) > width:
+    elif smallest >= fewest(width, BLOCKS):
         distance, replicates = frechet_replicates(ours, theirs, BLOCKS, seed)
         interval = intervals.jackknife(distance, replicates)
         add("frechet", distance)
         add("frechet_corrected", interval.estimate, interval, estimate=f"jackknife of {BLOCKS} blocks", level=0.95)
     else:
         add("frechet", frechet_distance(moments(ours, "generated"), moments(theirs, "reference")))
-        least = max(width * BLOCKS // (BLOCKS - 1) + 1, BLOCKS - 1)
         left_out[f"frechet_corrected/{name}"] = (
-            f"{width} features need more than {least} images on either side for an interval, and one has {smallest}"
+            f"{width} features need more than {fewest(width, BLOCKS) - 1} images on either side for an interval, and "
+            f"one has {smallest}"
         )
     kernel, (scores,) = pair_scores(ours, theirs, [k], pairs)
     interval = intervals.normal(kernel.estimate, kernel.standard_error)

@@ -52,7 +52,7 @@ def evaluate_run(
     are compared by, to `<checkpoint>-full.json`. In the report, `metrics` is {name: {"value", "interval", "digest",
     "spec"}}: `report["metrics"]["frechet/pixels"]["value"]`.
     """
-    opened, weights, step = _open(pathlib.Path(workdir), values, checkpoint, which, averaged)
+    opened, weights, step = _open(workdir, values, checkpoint, which, averaged)
     return _evaluate(opened, weights, step, checkpoint)
 
 
@@ -63,19 +63,19 @@ def evaluate_checkpoints(
     averaged: bool = True,
 ) -> dict[int, Report]:
     """Every checkpoint that a run has, by step, and a picture of each metric against it."""
-    workdir = pathlib.Path(workdir)
     opened, _, _ = _open(workdir, values, "last", which, averaged)
     reports = {}
-    for step in restored.steps(workdir, opened.program.config):
-        weights, _ = restored.load(workdir, opened.program, str(step), averaged)
+    for step in restored.steps(opened.workdir, opened.program.config):
+        weights, _ = restored.load(opened.workdir, opened.program, str(step), averaged)
         reports[step] = _evaluate(opened, weights, step, str(step))
     write_whole(_place(opened, "trajectory", ".png"), trajectory.picture(reports))
     return reports
 
 
 def _open(
-    workdir: pathlib.Path, values: Mapping[str, Any] | None, checkpoint: str, which: str, averaged: bool
+    workdir: str | os.PathLike, values: Mapping[str, Any] | None, checkpoint: str, which: str, averaged: bool
 ) -> tuple[Opened, core.Weights, int]:
+    workdir = pathlib.Path(workdir)
     if which not in SUITES:
         raise ConfigError(f"there is no suite {which!r}{nearest(which, SUITES)} There are {', '.join(SUITES)}.")
     values = configs.complete(run.read_json(workdir, "config.json")) if values is None else values

@@ -114,6 +114,11 @@ def frechet_distance(first: Moments, second: Moments) -> float:
     return float(max(shift + np.square(factor).sum() + np.trace(covariance) - 2 * overlap, 0))
 
 
+def fewest(width: int, blocks: int) -> int:
+    """How many samples of `width` features a jackknife of so many blocks needs: more than features in all but one."""
+    return max(-(-(width + 1) * blocks // (blocks - 1)), blocks)
+
+
 def frechet_replicates(
     generated: np.ndarray, reference: np.ndarray, blocks: int = 20, seed: int = 0
 ) -> tuple[float, np.ndarray]:  # [N, D], [M, D] -> f64[], f64[blocks]
@@ -125,7 +130,7 @@ def frechet_replicates(
     """
     generated, reference = feature_sets(generated=generated, reference=reference)
     smallest, width = min(len(generated), len(reference)), generated.shape[1]
-    if smallest < blocks or smallest - -(-smallest // blocks) <= width:
+    if smallest < fewest(width, blocks):
         raise DataError(
             f"an interval of a Frechet distance in {width} dimensions needs at least {blocks} samples, and more than "
             f"{width} after leaving out one of {blocks} blocks; the smaller set has {smallest}; use more samples, or "
