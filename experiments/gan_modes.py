@@ -16,7 +16,7 @@ from sklearn.decomposition import PCA
 from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 from sklearn.pipeline import make_pipeline
 
-from genimg_jax.data import open_source
+from genimg_jax.data import Part, open_source
 from genimg_jax.engine import images, restored, run
 from genimg_jax.engine import program as programs
 from genimg_jax.errors import answered
@@ -39,7 +39,7 @@ def main() -> None:
     options = parser.parse_args()
     opened = [restored.open_run(r, run.read_json(r, "config.json"), "last") for r in options.runs]
     data = opened[0].program.config.data
-    train, held_out = (open_source(data, split) for split in (data.train_split, data.evaluate_split))
+    train, held_out = (open_source(data, part) for part in (Part.TRAIN, Part.EVALUATE))
     known = train.read(np.arange(min(train.size, 20_000)))
     real = held_out.read(np.arange(options.count))
     reader = make_pipeline(PCA(50, random_state=0), KNeighborsClassifier(5)).fit(flat(known["image"]), known["label"])

@@ -21,7 +21,7 @@ import jax
 import numpy as np
 from absl import logging
 
-from genimg_jax.data import open_source
+from genimg_jax.data import Part, open_source
 from genimg_jax.engine import config as configs
 from genimg_jax.engine import program as programs
 from genimg_jax.engine import restored, run, runtime
@@ -58,8 +58,8 @@ def measure(workdir: pathlib.Path, changed: dict, samples: int, judge) -> dict[s
 def judge_of(workdir: pathlib.Path):
     """(images f32[N, H, W, C]) -> the interval of their Frechet distance from the held-out images of the run's data."""
     config = configs.resolve(configs.complete(run.read_json(workdir, "config.json")))
-    source = open_source(config.data, config.data.evaluate_split)
-    train = open_source(config.data, config.data.train_split)
+    source = open_source(config.data, Part.EVALUATE)
+    train = open_source(config.data, Part.TRAIN)
     classifier = classes.classifier_of(train, source, config.evaluate, suite.cache())
     held_out = image_sets.of_source(source, config.data, config.data.evaluate_split)
     theirs = distances.extract(classifier.features, held_out)

@@ -15,7 +15,7 @@ import time
 import jax
 import numpy as np
 
-from genimg_jax.data import open_source
+from genimg_jax.data import Part, open_source
 from genimg_jax.engine import config as configs
 from genimg_jax.engine import parallel, run, training
 from genimg_jax.engine import program as programs
@@ -50,7 +50,7 @@ def main() -> None:
     values = configs.load(options.config)
     values.train.update(steps=options.steps, evaluate_every=0, sample_every=0, best="", checkpoint_every=options.steps)
     config = configs.resolve(values)
-    source = open_source(config.data, config.data.train_split)
+    source = open_source(config.data, Part.TRAIN)
     built = programs.build(config, source.spec, source.stored_levels)
     batch = parallel.put_batch(next(programs.train_batches(built, source, 0)), built.mesh)
     rounds = [(bare(built, batch, options.steps), trained(config, values.to_dict())) for _ in range(options.rounds)]

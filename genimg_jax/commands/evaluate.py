@@ -19,7 +19,10 @@ ABOUT = """how good a run is, or a set of images that any program made.
   genimg evaluate --table runs/vae_mnist,runs/made_mnist
 
 The suite 'likelihood' is the held-out loss and likelihood, over one exact pass of config.data.evaluate_split; 'full' is
-that and all that samples are compared by. Results go to WORKDIR/evaluation. A source is tfds:NAME:SPLIT, digits:SPLIT,
+that and all that samples are compared by. Compare candidates (checkpoints, guidance, steps) with --validation: a figure
+that was chosen on the split it is measured on is too good.
+
+Results go to WORKDIR/evaluation. A source is tfds:NAME:SPLIT, digits:SPLIT,
 shapes:SPLIT, or a folder, npz file or run directory, with :SPLIT or without: then --reference means its test split and
 --train its train split. A run directory stands for its data.
 """
@@ -32,6 +35,9 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_bool("all_checkpoints", False, "every one, and a picture of metrics by step", flag_values=values)
     flags.DEFINE_bool("averaged", True, "the moving average of the weights, where there is one", flag_values=values)
     flags.DEFINE_enum("suite", "likelihood", ["likelihood", "full"], "what is measured", flag_values=values)
+    flags.DEFINE_bool(
+        "validation", False, "on config.data.validation_split, where choices are made", flag_values=values
+    )
     flags.DEFINE_string("generated", None, "images to evaluate instead of a run's: a source", flag_values=values)
     flags.DEFINE_string("reference", None, "what they are compared with: a source", flag_values=values)
     flags.DEFINE_string("train", "", "what their program was trained on, if known: a source", flag_values=values)
@@ -45,11 +51,13 @@ def _run(values: flags.FlagValues) -> None:
     workdir = command_line.workdir(values)
     _prepare(values)
     from genimg_jax import evaluation
+    from genimg_jax.data import Part
     from genimg_jax.engine import run
     from genimg_jax.evaluation import results
 
     run.check_writable(workdir / "evaluation", "make it writable, or evaluate a copy of the run")
-    settings = values.config.to_dict(), values.suite, values.averaged
+    part = Part.VALIDATION if values.validation else Part.EVALUATE
+    settings = values.config.to_dict(), values.suite, values.averaged, part
     if values.all_checkpoints:
         reports = evaluation.evaluate_checkpoints(workdir, *settings)
     else:
@@ -58,7 +66,8 @@ def _run(values: flags.FlagValues) -> None:
         of = f"{report['examples']} images of {report['split']}"
         print(f"\n{workdir}, checkpoint {name} (step {report['step']}), {of}\n\n{results.text(report)}")
     written = [name for report in reports.values() for name in report["files"]]
-    written += [f"trajectory{'-full' * (values.suite == 'full')}.png"] * values.all_checkpoints
+    ending = "-full" * (values.suite == "full") + "-validation" * values.validation
+    written += [f"trajectory{ending}.png"] * values.all_checkpoints
     print(f"\nwritten: {workdir / 'evaluation'}: {', '.join(written)}")
 
 
@@ -146,8 +155,8 @@ MODES = {
     "generated": Mode(_images, _of_images, ("reference", "train", "out")),
     "answers": Mode(_answers, "", ("keep_failed", "out")),
     "human": Mode(_human, _of_images, tuple(name for name in human.FLAGS if name != "keep_failed")),
-    "all_checkpoints": Mode(_run, "workdir", ("workdir", "averaged", "suite")),
-    "workdir": Mode(_run, "workdir", ("checkpoint", "all_checkpoints", "averaged", "suite")),
+    "all_checkpoints": Mode(_run, "workdir", ("workdir", "averaged", "suite", "validation")),
+    "workdir": Mode(_run, "workdir", ("checkpoint", "all_checkpoints", "averaged", "suite", "validation")),
 }
 
 

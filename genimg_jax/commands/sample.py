@@ -46,7 +46,7 @@ def main(arguments: Sequence[str]) -> None:
     from genimg_jax.engine import runtime
 
     print(runtime.prepare(configs.resolve(values.config).runtime))
-    from genimg_jax.data import open_source
+    from genimg_jax.data import Part, open_source
     from genimg_jax.engine import averaging, images, restored
     from genimg_jax.engine import program as programs
     from genimg_jax.engine.run import check_writable
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str]) -> None:
         made = programs.interpolate(run.program, run.weights, values.interpolate, values.steps, seed, values.label)
     elif values.reconstruct:
         name, columns = f"reconstructions-{run.step}", programs.COLUMNS
-        source = open_source(run.program.config.data, run.program.config.data.evaluate_split)
+        source = open_source(run.program.config.data, Part.EVALUATE)
         made = programs.reconstruct(run.program, run.weights, source, values.reconstruct)
     else:
         name, columns = f"samples-{run.step}-seed{seed}", None

@@ -1,10 +1,11 @@
 """Images and what is known of them: open a source, iterate over its batches, prepare them inside the compiled step.
 
-source = data.open_source(data.Options(source="tfds", name="mnist"), "train[:90%]")
+source = data.open_source(data.Options(source="tfds", name="mnist"), data.Part.TRAIN)
 for batch in loading.train_batches(source, seed=0, start_step=0, batch_size=128): ...
 """
 
 from genimg_jax.data.opening import open_source
 from genimg_jax.data.records import Options, Source
+from genimg_jax.data.splits import Part
 
-__all__ = ["Options", "Source", "open_source"]
+__all__ = ["Options", "Part", "Source", "open_source"]

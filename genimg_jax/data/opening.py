@@ -16,7 +16,7 @@ from genimg_jax.data.npz import open_npz
 from genimg_jax.data.prepared import open_prepared
 from genimg_jax.data.records import Options, Source, Stored
 from genimg_jax.data.shapes import open_shapes
-from genimg_jax.data.splits import select
+from genimg_jax.data.splits import Part, part, select
 from genimg_jax.errors import DataError
 
 KINDS: dict[str, Callable[[Options], Stored]] = {
@@ -40,8 +40,10 @@ class Recipe(NamedTuple):
     shape: tuple[int, ...] | None = None  # (H, W, C), once known
 
 
-def open_source(options: Options, split: str) -> Source:
+def open_source(options: Options, split: str | Part) -> Source:
     """Open a split such as `train[:90%]`: in memory if it fits `options.memory_mib`, otherwise to be streamed.
+
+    A `Part` opens the split that the options name for it, once it is known to share no image with the other two.
 
     Raises DataError, in a sentence that names the file or split and what to do, where there is nothing to read, images
     differ in shape and `options.size` does not make them alike, or, in memory, any image cannot be read. In a streamed
@@ -50,7 +52,11 @@ def open_source(options: Options, split: str) -> Source:
     from genimg_jax import core  # here, because it loads JAX, which naming the options does not need
 
     stored = KINDS[options.source](options)
-    positions = select(split, stored.splits)[: options.limit or None]
+    if isinstance(split, Part):
+        positions, split = part(options, split, stored.splits)
+    else:
+        positions = select(split, stored.splits)
+    positions = positions[: options.limit or None]
     recipe = Recipe(stored, positions, options, {})
     shape = _example(recipe, 0)[0].shape
     recipe = recipe._replace(shape=shape)
@@ -84,6 +90,7 @@ def open_source(options: Options, split: str) -> Source:
         annotations=described(stored.annotations),
         skipped=len(recipe.substitutes),
         workers=options.workers,
+        split=split,
     )
 
 

@@ -22,7 +22,9 @@ class Options:
     name: str = ""  # tfds: the dataset's name; empty: `path` is the prepared folder itself
     path: str = ""  # tfds: data_dir or prepared folder; folder: the image folder; npz: the file; ~ is expanded
     train_split: str = "train"  # as in TensorFlow Datasets: train, train[:90%], train[100:200], train+test
-    evaluate_split: str = "test"
+    validation_split: str = "auto"  # for choices; auto: a tenth of train_split, which training then leaves out; none
+    evaluate_split: str = "test"  # what `genimg evaluate` reports on; training never reads it
+    allow_overlap: bool = False  # whether two of the three splits may share images; every report then says so
     size: int = bounded(0, 0)  # 0: as stored (shapes: 32); else the shorter side is resized to it, the middle kept
     channels: int = choice(0, 0, 1, 3)  # 0: as stored; 1: grey (ITU-R 601 luma); 3: colour
     flip: bool = False  # random horizontal flips, in training only
@@ -63,6 +65,8 @@ class Source(NamedTuple):
     skipped: int
     """Unreadable images replaced by their successors, as far as known: all if in memory, none yet if streamed."""
     workers: int
+    split: str
+    """The split, for reports; it says so where it shares images with another part of the run."""
 
 
 class Stored(NamedTuple):

@@ -1,14 +1,74 @@
-"""Splits and slices of them, in the syntax of TensorFlow Datasets, for every kind of source."""
+"""Splits and slices of them, in the syntax of TensorFlow Datasets, and the three parts of a run, for every source.
 
+A run trains on one part, makes its choices (best checkpoint, options) on a second and reports on a third. A figure of
+the third part is then free of the optimism of choosing.
+"""
+
+import contextlib
+import enum
+import itertools
 import re
 from collections.abc import Mapping
 
 import numpy as np
 
+from genimg_jax.data.records import Options
 from genimg_jax.errors import DataError
 
 BOUNDARY = r"\s*(-?[\d_]+%?)?\s*"
 PART = re.compile(rf"\s*([\w.\-/]+)\s*(?:\[{BOUNDARY}:{BOUNDARY}\])?\s*")
+
+SHUFFLE = 0x5B117  # separates the draw of the validation split from other uses of the generator
+LARGEST = 5000  # images of a validation split that is not named
+
+
+class Part(enum.StrEnum):
+    """The three parts, each by the option that names its split."""
+
+    TRAIN = "train_split"
+    VALIDATION = "validation_split"
+    EVALUATE = "evaluate_split"
+
+
+def part(options: Options, chosen: Part, available: Mapping[str, range]) -> tuple[np.ndarray, str]:
+    """The positions of a part, and what a report calls it: the split, and with which parts it shares examples.
+
+    A `validation_split` of 'auto' is a tenth of `train_split`, at most `LARGEST` examples, drawn by a fixed permutation
+    and left out of training. Raises DataError where two parts share examples and `allow_overlap` is False, or where
+    `chosen` is a validation split of 'none'.
+    """  # -> i64[N]
+    train, validation = select(options.train_split, available), np.empty(0, np.int64)
+    if options.validation_split == "auto":
+        order = np.random.default_rng([SHUFFLE, len(train)]).permutation(len(train))
+        drawn = np.zeros(len(train), bool)
+        drawn[order[: min(-(-len(train) // 10), LARGEST, len(train) - 1)]] = True
+        train, validation = train[~drawn], train[drawn]
+    elif options.validation_split != "none":
+        validation = select(options.validation_split, available)
+    parts = {Part.TRAIN: train, Part.VALIDATION: validation}
+    # Training does not need the last part: a source without it can be trained on.
+    with contextlib.nullcontext() if chosen == Part.EVALUATE else contextlib.suppress(DataError):
+        parts[Part.EVALUATE] = select(options.evaluate_split, available)
+    if not len(parts[chosen]):
+        raise DataError(f"data.{chosen} is {getattr(options, chosen)!r}, which leaves no images; name a split.")
+    shared = {
+        (one, other): f"{_named(options, one)} and {_named(options, other)} share {count} images"
+        for one, other in itertools.combinations(parts, 2)
+        if (count := len(np.intersect1d(parts[one], parts[other])))
+    }
+    if shared and not options.allow_overlap:
+        raise DataError(
+            f"{'; '.join(shared.values())}: figures on them would be too good. Name disjoint splits, such as "
+            "train[:90%] and train[90%:], or set data.allow_overlap=True, which every report then states."
+        )
+    name = getattr(options, chosen)
+    name = f"a tenth of {options.train_split}" if chosen == Part.VALIDATION and name == "auto" else name
+    stated = [sentence for pair, sentence in shared.items() if chosen in pair]
+    return parts[chosen], f"{name} ({'; '.join(stated)})" if stated else name
+
+
+def _named(options: Options, part: Part) -> str:
+    return f"data.{part} {getattr(options, part)!r}"
 
 
 def select(split: str, available: Mapping[str, range]) -> np.ndarray:

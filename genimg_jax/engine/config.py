@@ -30,12 +30,12 @@ class TrainOptions:
     microbatches: int = bounded(1, 1)  # slices whose gradients are accumulated, to save memory
     precision: str = choice("float32", "float32", "bfloat16")  # of the gradients' computation; parameters stay float32
     log_every: int = bounded(50, 1)  # steps between lines of metrics
-    evaluate_every: int = bounded(500, 0)  # steps between passes over the held-out images; 0: never
+    evaluate_every: int = bounded(500, 0)  # steps between passes over the validation images; 0: never
     checkpoint_every: int = bounded(500, 1)
     sample_every: int = bounded(500, 0)  # steps between sample grids; 0: never
     samples: int = bounded(64, 1)  # images in a grid
     keep: int = bounded(2, 1)  # latest checkpoints kept, besides the best one
-    best: str = ""  # held-out metric whose lowest value marks the best checkpoint; "": the last one is used
+    best: str = ""  # validation metric whose lowest value marks the best checkpoint; "": the last one is used
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ SCALARS = {"seed": 0, "resume": "", "init_from": ""}
 # What may change between a checkpoint and the run that continues it, without changing what is computed.
 SAFE = re.compile(
     r"train\.(log_every|evaluate_every|checkpoint_every|sample_every|samples|keep|best)|(evaluate|parallel|runtime)\..*"
-    r"|data\.(memory_mib|workers|evaluate_split)|resume"
+    r"|data\.(memory_mib|workers|evaluate_split|allow_overlap)|resume"
 )
 
 
@@ -168,6 +168,10 @@ def complete(stored: Mapping[str, Any]) -> dict[str, Any]:
     kinds = {"model": module.Options, **SECTIONS}
     filled = {name: {**asdict(kind()), **stored.get(name, {})} for name, kind in kinds.items()}
     given, default = stored.get("optimizer", {}), asdict(optimizers.Options())
+    stored_data = stored.get("data", {})
+    if "validation_split" not in stored_data:  # checkpoints were ranked on the split that is reported
+        same = stored_data.get("evaluate_split", data.Options.evaluate_split)
+        filled["data"] |= {"validation_split": same, "allow_overlap": True}
     one = len(module.GROUPS) == 1
     filled["optimizer"] = {**default, **given} if one else {g: {**default, **o} for g, o in given.items()}
     return {**stored, **filled}

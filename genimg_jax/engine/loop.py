@@ -60,7 +60,7 @@ def run_steps(
     state: core.TrainState,
     step: int,
     source: Source,
-    held_out: Source | None,
+    validation: Source | None,
     signals: run.Signals,
 ) -> core.TrainState:
     """Trains from `step` on to `train.steps`; why a run failed is left in its records, and the last failure is raised.
@@ -80,7 +80,7 @@ def run_steps(
         for log in logs.values():
             open_logs.callback(log.close)
         if step == 0 and train.sample_every:
-            _save_grids(program, state, held_out, records, 0)
+            _save_grids(program, state, validation, records, 0)
         while step < train.steps:
             batch = parallel.put_batch(next(batches), program.mesh)
             state, metrics = program.step(state, batch, program.seed)
@@ -105,20 +105,20 @@ def run_steps(
                 shown = " ".join(f"{k}={v:.4g}" for k, v in means.items() if k.startswith("loss"))
                 bar.set_postfix_str(shown, False)
                 window = []
-            held_out_means: list[dict[str, float] | None] = [None] * count
-            if held_out is not None and (step % train.evaluate_every == 0 or step == train.steps):
-                found = program.apart(programs.evaluate(program, core.weights(state), held_out))
-                held_out_means = [{n: float(v.mean(dtype=np.float64)) for n, v in own.items()} for own in found]
+            validation_means: list[dict[str, float] | None] = [None] * count
+            if validation is not None and (step % train.evaluate_every == 0 or step == train.steps):
+                found = program.apart(programs.evaluate(program, core.weights(state), validation))
+                validation_means = [{n: float(v.mean(dtype=np.float64)) for n, v in own.items()} for own in found]
                 for i in living(records):
-                    logs[i].write("evaluation", step, step * size, held_out_means[i])
+                    logs[i].write("evaluation", step, step * size, validation_means[i])
             if train.sample_every and (step % train.sample_every == 0 or step == train.steps):
-                _save_grids(program, state, held_out, records, step)
+                _save_grids(program, state, validation, records, step)
             if due:
                 states = program.apart(state)
                 for i in living(records):
                     with alone(records, i):
                         _check_finite(states[i], step)
-                        checkpoint.save(records[i].store, states[i], records[i].values, held_out_means[i])
+                        checkpoint.save(records[i].store, states[i], records[i].values, validation_means[i])
             if not window:
                 since = time.monotonic()
             if stopping and step < train.steps:
@@ -160,15 +160,15 @@ _norm = jax.jit(optax.tree.norm)
 
 
 def _save_grids(
-    program: Program, state: core.TrainState, held_out: Source | None, records: Sequence[Records], step: int
+    program: Program, state: core.TrainState, validation: Source | None, records: Sequence[Records], step: int
 ) -> None:
     """The same keys at every step, so that grids can be compared over time; of what cannot sample, reconstructions."""
     weights, count, columns = core.weights(state), program.config.train.samples, None
     if program.family.sample is not None:
         pictures = programs.sample(program, weights, count, program.seed)
-    elif program.family.decode is not None and held_out is not None:
+    elif program.family.decode is not None and validation is not None:
         columns = programs.COLUMNS
-        pictures = programs.reconstruct(program, weights, held_out, count // 2)
+        pictures = programs.reconstruct(program, weights, validation, count // 2)
     else:
         return
     pictures = program.apart(pictures)

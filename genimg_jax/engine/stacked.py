@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from genimg_jax import core, families
-from genimg_jax.data import open_source
+from genimg_jax.data import Part, open_source
 from genimg_jax.engine import config as configs
 from genimg_jax.engine import optimizers, parallel
 from genimg_jax.engine import program as programs
@@ -64,7 +64,7 @@ def convolves(values: Mapping[str, Any]) -> bool:
     config = configs.resolve(values)
     if config.tokenizer.workdir:
         return False
-    source = open_source(config.data, config.data.train_split)
+    source = open_source(config.data, Part.TRAIN)
     init = programs.functions(config, source.spec, source.stored_levels, None).init
     return any(x.ndim == 4 for x in jax.tree.leaves(jax.eval_shape(init, jnp.int32(0)).params))
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from genimg_jax import core
-from genimg_jax.data import Source, open_source
+from genimg_jax.data import Part, Source, open_source
 from genimg_jax.engine import checkpoint, loop, parallel, restored, run, stacked
 from genimg_jax.engine import config as configs
 from genimg_jax.engine import program as programs
@@ -67,8 +67,9 @@ def _train(
             with loop.alone(records, i):
                 run.prepare(record.files)
                 held.enter_context(run.lock(record.files))
-        source = open_source(config.data, config.data.train_split)
-        held_out = open_source(config.data, config.data.evaluate_split) if config.train.evaluate_every else None
+        source = open_source(config.data, Part.TRAIN)
+        validated = config.train.evaluate_every and config.data.validation_split != "none"
+        validation = open_source(config.data, Part.VALIDATION) if validated else None
         program = build(config, source.spec, source.stored_levels)
         _check_best(program)
         for i in loop.living(records):
@@ -81,7 +82,7 @@ def _train(
             environment = run.environment()
             for i in loop.living(records):
                 _write_manifest(program, source, step, environment, records[i], _company(records, i))
-            return loop.run_steps(program, records, state, step, source, held_out, signals)
+            return loop.run_steps(program, records, state, step, source, validation, signals)
         for i in loop.living(records):
             print(f"{records[i].workdir} is trained: step {step} of {config.train.steps}.")
         return state
@@ -91,7 +92,7 @@ def dry_run(config: Config) -> str:
     """Compiles the step and says what it needs, without training or writing anything."""
     if config.parallel.compile != "jit":
         raise ConfigError(f"a dry run of parallel.compile={config.parallel.compile!r} says nothing; set it to 'jit'.")
-    source = open_source(config.data, config.data.train_split)
+    source = open_source(config.data, Part.TRAIN)
     program = restored.build(config, source.spec, source.stored_levels)
     batch = parallel.put_batch(next(programs.train_batches(program, source, 0)), program.mesh)
     memory = program.step.lower(program.like, batch, np.int32(0)).compile().memory_analysis()
@@ -226,6 +227,7 @@ def _write_manifest(
             "dataset": {
                 "fingerprint": source.fingerprint,
                 "size": source.size,
+                "split": source.split,
                 "spec": source.spec._asdict(),
                 "stored_levels": source.stored_levels,
             },
@@ -240,8 +242,10 @@ def _write_manifest(
 
 def _check_best(program: Program) -> None:
     """Raises `ConfigError` where `train.best` is never measured, before anything is trained for it."""
-    train = program.config.train
-    measured = programs.held_out_metrics(program) if train.evaluate_every else []
+    train, split = program.config.train, program.config.data.validation_split
+    validated = train.evaluate_every and split != "none"
+    measured = programs.held_out_metrics(program) if validated else []
     if train.best and train.best not in measured:
-        found = ", ".join(measured) or "nothing, with train.evaluate_every at 0"
-        raise ConfigError(f"train.best is {train.best!r}, but evaluation measures {found}.")
+        why = f"train.evaluate_every is {train.evaluate_every} and data.validation_split {split!r}"
+        found = f"evaluation measures {', '.join(measured)}" if measured else f"nothing is measured: {why}"
+        raise ConfigError(f"train.best is {train.best!r}, but {found}.")

@@ -33,7 +33,7 @@ def evaluate_images(
     if theirs.train_split:
         theirs = theirs._replace(options=read)
     source = open_named(theirs, "--reference")
-    held_out = of_source(source, theirs.options, theirs.split)
+    held_out = of_source(source, theirs.options, source.split)
     ours = named(generated, read, "--generated")
     # As they are: what the data's definition draws is drawn of them below, as of a run's images.
     ours = ours._replace(options=dataclasses.replace(ours.options, binarize="none", limit=options.samples))
@@ -53,8 +53,8 @@ def evaluate_images(
         place = named(train, read, "--train", "train") if train else theirs._replace(split=theirs.train_split)
         known = open_named(place, "--train")
         image_sets.check_alike(known, source)
-        trained = of_source(known, place.options, place.split, image_sets.TRAIN)
+        trained = of_source(known, place.options, known.split, image_sets.TRAIN)
     classifier = classes.classifier_of(known, source, options, suite.cache())
     comparison = suite.prepare(options, theirs.options, held_out, trained, classifier, len(made.images))
-    about = {"generated": generated, "reference": reference, "split": theirs.split, "samples": len(made.images)}
+    about = {"generated": generated, "reference": reference, "split": source.split, "samples": len(made.images)}
     return suite.write(out / "report.json", about, suite.measure(comparison, made))

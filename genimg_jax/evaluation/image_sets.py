@@ -156,7 +156,7 @@ def named(text: str, options: data.Options, flag: str, split: str = "test") -> N
             "digits:SPLIT and shapes:SPLIT."
         )
     if own := of_run(text):
-        return Named(own, said or {"test": own.evaluate_split, "train": own.train_split}[split], own.train_split)
+        return Named(own, said or {"test": data.Part.EVALUATE, "train": data.Part.TRAIN}[split], data.Part.TRAIN)
     options = dataclasses.replace(options, source="folder" if path.is_dir() else "npz", name="", path=str(path))
     splits = _said_of(flag, lambda: list(opening.KINDS[options.source](options).splits))
     if not said and split not in splits:

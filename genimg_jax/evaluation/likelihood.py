@@ -72,7 +72,7 @@ def _measurement(
         resize=None,
         samples=0,
         reference=dataset(options, source),
-        split=options.evaluate_split,
+        split=source.split,
         reference_samples=source.size,
         seed=programs.EVALUATION_SEED,
         protocol={

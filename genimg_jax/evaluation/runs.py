@@ -1,5 +1,7 @@
 """Evaluations of whole runs: what the command and sweeps call."""
 
+import hashlib
+import json
 import os
 import pathlib
 import time
@@ -11,10 +13,11 @@ import jax
 import numpy as np
 
 from genimg_jax import core
-from genimg_jax.data import Source, open_source
+from genimg_jax.data import Part, Source, open_source
 from genimg_jax.engine import config as configs
 from genimg_jax.engine import program as programs
 from genimg_jax.engine import restored, run
+from genimg_jax.engine.config import TrainOptions
 from genimg_jax.engine.images import write_whole
 from genimg_jax.engine.program import Program
 from genimg_jax.errors import ConfigError
@@ -23,7 +26,7 @@ from genimg_jax.evaluation.image_sets import ImageSet
 from genimg_jax.evaluation.results import Report
 from genimg_jax.evaluation.suite import Comparison
 from genimg_jax.metrics.specs import Measurement, MetricSpec, Scalar
-from genimg_jax.options import nearest
+from genimg_jax.options import nearest, untrained
 
 SUITES = ("likelihood", "full")
 
@@ -33,6 +36,7 @@ class Opened(NamedTuple):
 
     workdir: pathlib.Path
     program: Program
+    part: Part
     source: Source
     averaged: bool
     comparison: Comparison | None  # of the full suite
@@ -44,15 +48,17 @@ def evaluate_run(
     checkpoint: str = "best",
     which: str = "likelihood",
     averaged: bool = True,
+    part: Part = Part.EVALUATE,
 ) -> Report:
     """Evaluates a checkpoint ('best', 'last' or a step) of a run, and returns the report that it wrote.
 
     `values` is the run's configuration with what is changed of it; None: its own. `which` is the suite: 'likelihood',
     the held-out loss and likelihood, written to `evaluation/<checkpoint>.json`; or 'full', those and all that samples
-    are compared by, to `<checkpoint>-full.json`. In the report, `metrics` is {name: {"value", "interval", "digest",
-    "spec"}}: `report["metrics"]["frechet/pixels"]["value"]`.
+    are compared by, to `<checkpoint>-full.json`. Choices between evaluations belong on `Part.VALIDATION`, whose files
+    end in `-validation`. In the report, `metrics` is {name: {"value", "interval", "digest", "spec"}}:
+    `report["metrics"]["frechet/pixels"]["value"]`.
     """
-    opened, weights, step = _open(workdir, values, checkpoint, which, averaged)
+    opened, weights, step = _open(workdir, values, checkpoint, which, averaged, part)
     return _evaluate(opened, weights, step, checkpoint)
 
 
@@ -61,9 +67,10 @@ def evaluate_checkpoints(
     values: Mapping[str, Any] | None = None,
     which: str = "likelihood",
     averaged: bool = True,
+    part: Part = Part.EVALUATE,
 ) -> dict[int, Report]:
     """Every checkpoint that a run has, by step, and a picture of each metric against it."""
-    opened, _, _ = _open(workdir, values, "last", which, averaged)
+    opened, _, _ = _open(workdir, values, "last", which, averaged, part)
     reports = {}
     for step in restored.steps(opened.workdir, opened.program.config):
         weights, _ = restored.load(opened.workdir, opened.program, str(step), averaged)
@@ -73,7 +80,12 @@ def evaluate_checkpoints(
 
 
 def _open(
-    workdir: str | os.PathLike, values: Mapping[str, Any] | None, checkpoint: str, which: str, averaged: bool
+    workdir: str | os.PathLike,
+    values: Mapping[str, Any] | None,
+    checkpoint: str,
+    which: str,
+    averaged: bool,
+    part: Part,
 ) -> tuple[Opened, core.Weights, int]:
     workdir = pathlib.Path(workdir)
     if which not in SUITES:
@@ -81,24 +93,25 @@ def _open(
     values = configs.complete(run.read_json(workdir, "config.json")) if values is None else values
     program, weights, step, _ = restored.open_run(workdir, values, checkpoint, averaged)
     read, options = program.config.data, program.config.evaluate
-    source = open_source(read, read.evaluate_split)
+    source = open_source(read, part)
     if which != "full":
-        return Opened(workdir, program, source, averaged, None), weights, step
+        return Opened(workdir, program, part, source, averaged, None), weights, step
     if program.family.sample is None:
         raise ConfigError(
             f"{program.config.family} cannot sample, and the suite 'full' compares samples; take 'likelihood', or "
             "evaluate a family over its codes."
         )
-    reference = image_sets.of_source(source, read, read.evaluate_split)
-    trained_on = open_source(read, read.train_split)
-    train = image_sets.of_source(trained_on, read, read.train_split, image_sets.TRAIN)
+    reference = image_sets.of_source(source, read, source.split)
+    trained_on = open_source(read, Part.TRAIN)
+    train = image_sets.of_source(trained_on, read, trained_on.split, image_sets.TRAIN)
     classifier = classes.classifier_of(trained_on, source, options, suite.cache())
     comparison = suite.prepare(options, read, reference, train, classifier, options.samples or source.size)
-    return Opened(workdir, program, source, averaged, comparison), weights, step
+    return Opened(workdir, program, part, source, averaged, comparison), weights, step
 
 
 def _place(opened: Opened, name: str, suffix: str) -> pathlib.Path:
-    return opened.workdir / "evaluation" / f"{name}{'-full' if opened.comparison else ''}{suffix}"
+    ending = "-full" * bool(opened.comparison) + "-validation" * (opened.part == Part.VALIDATION)
+    return opened.workdir / "evaluation" / f"{name}{ending}{suffix}"
 
 
 def _evaluate(opened: Opened, weights: core.Weights, step: int, checkpoint: str) -> Report:
@@ -110,7 +123,7 @@ def _evaluate(opened: Opened, weights: core.Weights, step: int, checkpoint: str)
     report = {
         "checkpoint": checkpoint,
         "step": step,
-        "split": read.evaluate_split,
+        "split": source.split,
         "examples": source.size,
         "protocol": {
             "data": source.fingerprint,
@@ -122,6 +135,7 @@ def _evaluate(opened: Opened, weights: core.Weights, step: int, checkpoint: str)
             **stated,
             **({"completion": program.family.completion} if program.family.completion else {}),
         },
+        "selection": _selection(opened, step, checkpoint),
     }
     found = suite.Found(measured)
     if comparison:
@@ -134,6 +148,38 @@ def _evaluate(opened: Opened, weights: core.Weights, step: int, checkpoint: str)
         found = found._replace(metrics=measured | found.metrics | facts, left_out=missing | found.left_out)
         report["samples"] = len(made.images)
     return suite.write(_place(opened, checkpoint, ".json"), report, found)
+
+
+def _selection(opened: Opened, step: int, checkpoint: str) -> dict[str, Any]:
+    """Among how many candidates this one was chosen, and on which split.
+
+    The candidates are checkpoints, where 'best' was asked for. `evaluated` counts the different settings of this run
+    (step, average, sampling options) that were ever evaluated on the reported split.
+    """
+    config, place = opened.program.config, opened.workdir / "evaluated.json"
+    setting = {
+        "step": step,
+        "averaged": opened.averaged,
+        "model": {name: getattr(config.model, name) for name in untrained(type(config.model))},
+    }
+    evaluated = run.read_json(place.parent, place.name) if place.is_file() else {}
+    digest = hashlib.sha256(json.dumps(setting, sort_keys=True).encode()).hexdigest()[:12]
+    evaluated[opened.part] = sorted({*evaluated.get(opened.part, ()), digest})
+    run.write_json(place, evaluated)
+    found = {"evaluated": len(evaluated[opened.part])}
+    best = config.train.best if checkpoint == "best" else ""
+    if not best:
+        return found
+    ranked = [
+        line["step"]
+        for line in run.read_metrics(opened.workdir)
+        if line["split"] == "evaluation" and _saved(line["step"], config.train)
+    ]
+    return {**found, "split": config.data.validation_split, "metric": best, "candidates": len(ranked)}
+
+
+def _saved(step: int, train: TrainOptions) -> bool:
+    return step % train.checkpoint_every == 0 or step == train.steps
 
 
 def _sample(opened: Opened, weights: core.Weights) -> tuple[ImageSet, Measurement]:
