@@ -128,6 +128,7 @@ class Family(NamedTuple):
     """How exactly `complete` draws, in words."""
 
 
+LONGEST = 1e18  # gradient norm whose square float32 still holds, with room for sums
 CAPABILITIES = ("sample", "log_prob", "encode", "decode", "prior", "denoise", "complete")
 
 
@@ -240,16 +241,31 @@ def value_and_grad(optimizer: Optimizer, loss: Callable) -> Callable:
     return run
 
 
+def global_norm(tree: Tree) -> jax.Array:  # -> f32[]
+    """The Euclidean norm of all arrays together, also where squares of single values overflow.
+
+    Not finite only where a value is not, or where the norm itself is beyond float32.
+    """
+    norm = optax.tree.norm(tree)
+
+    def rescaled() -> jax.Array:
+        largest = optax.tree.norm(tree, ord=jnp.inf)
+        return largest * optax.tree.norm(jax.tree.map(lambda x: x / largest, tree))
+
+    return jax.lax.cond(jnp.isfinite(norm), lambda: norm, rescaled)
+
+
 def update(
     optimizer: Optimizer, state: TrainState, group: str, gradients: Tree, extra: Tree = None
 ) -> tuple[TrainState, Metrics]:
     """The only way parameters change: one optimiser step of one group, and of its moving average.
 
     A gradient that is not finite changes nothing, `extra` (the state to carry on with, if the loss made a new one)
-    included, and is counted in the metric `skipped/<group>`. An exponential average's decay is warmed up, min(decay,
+    included, and is counted in the metric `skipped/<group>`. A gradient longer than `LONGEST` is scaled down to that
+    length, since optimisers square gradients and an infinite second moment never recovers. An exponential average's decay is warmed up, min(decay,
     (1 + step) / (10 + step)), so that early samples are not those of the initial weights.
     """
-    norm = optax.tree.norm(gradients)
+    norm = global_norm(gradients)
     finite = jnp.isfinite(norm)
     names = average_names(optimizer, group)
     old = state.params[group], state.opt[group], [state.ema[name] for name in names], state.extra
@@ -261,7 +277,8 @@ def update(
 
     def step():
         params, opt, ema, _ = old
-        updates, opt = optimizer.transform.update(gradients, opt, params)
+        bounded = optax.tree.scale(jnp.minimum(1.0, LONGEST / norm), gradients)
+        updates, opt = optimizer.transform.update(bounded, opt, params)
         params = optax.apply_updates(params, updates)
         if names:
             ema = [optax.incremental_update(params, e, 1 - d) for e, d in zip(ema, decays(), strict=True)]

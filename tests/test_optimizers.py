@@ -93,6 +93,28 @@ def test_a_gradient_that_is_not_finite_changes_nothing(bad):
     assert all((a != b).all() for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True) if a.ndim)
 
 
+@pytest.mark.parametrize("size", [1e18, 1e30, 3e37])
+@pytest.mark.parametrize("name", ["sgd", "adam", "clipped"])
+def test_a_large_finite_gradient_is_followed(name, size):
+    """Its square overflows in float32. The direction is kept, and no state of the optimiser becomes infinite."""
+    options = optimizers.Options("sgd" if name == "sgd" else "adam", 1e-3, clip_norm=float(name == "clipped"))
+    optimizer = optimizers.make(options, 1, 1)
+    before = core.init_state({"w": {"a": jnp.zeros(2), "b": jnp.zeros(1)}}, {"w": optimizer})
+    gradients = {"a": jnp.array([3 * size, 0.0]), "b": jnp.array([-4 * size])}
+    after, metrics = jax.jit(lambda state, given: core.update(optimizer, state, "w", given))(before, gradients)
+    assert metrics["skipped/w"] == 0
+    np.testing.assert_allclose(metrics["gradient_norm/w"], 5 * size, rtol=1e-5)
+    expected = 1e15 * np.array([-0.6, 0, 0.8]) if name == "sgd" else 1e-3 * np.array([-1, 0, 1])
+    np.testing.assert_allclose([*after.params["w"]["a"], *after.params["w"]["b"]], expected, rtol=1e-4)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(after))
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-3, 1.0, 1e10])
+def test_the_norm_of_ordinary_values_is_unchanged(size):
+    tree = {"a": size * jnp.array([1.0, -2.0]), "b": jnp.full((2, 2), size)}
+    np.testing.assert_allclose(core.global_norm(tree), size * 3, rtol=1e-6)
+
+
 def least_squares(params, batch, key):
     residual = batch["x"] @ params - batch["y"]
     return (residual**2).mean(), {"residual": residual.mean()}

@@ -162,10 +162,28 @@ def test_ancestral_and_ddim_match_their_papers():
         np.testing.assert_allclose(found, expected, atol=2e-3 * np.abs(expected).max())
 
 
-def test_the_stochastic_sampler_is_that_of_its_paper():
-    """Karras et al. 2022, algorithm 2, with levels on both sides of each limit, and a churn above its cap."""
-    levels = np.array([40.0, 8.0, 2.0, 0.5, 0.1, 0.0])
-    start = 40 * np.random.default_rng(8).normal(size=(4, 2))
+PUBLISHED_STOCHASTIC = (
+    40.0,
+    0.05,
+    50.0,
+    1.003,
+)  # Karras et al. 2022, table 5, ImageNet: S_churn, S_tmin, S_tmax, S_noise
+
+
+@pytest.mark.parametrize(
+    ("step", "steps", "settings"),
+    [
+        (sde.stochastic(5, 1.5, 0.3, 20.0, 1.1), 5, (1.5, 0.3, 20.0, 1.1)),
+        (sde.stochastic(5), 5, PUBLISHED_STOCHASTIC),
+        (sde.stochastic(256), 256, PUBLISHED_STOCHASTIC),
+    ],
+    ids=["given", "defaults_capped", "defaults"],
+)
+def test_the_stochastic_sampler_is_that_of_its_paper(step, steps, settings):
+    """Karras et al. 2022, algorithm 2, with levels on both sides of each limit, and a churn above its cap and below."""
+    levels = np.array([50.5, 49.5, 8.0, 2.0, 0.5, 0.1, 0.0505, 0.0495, 0.0])
+    churn, least, greatest, inflation = settings
+    x = start = 50 * np.random.default_rng(8).normal(size=(4, 2))
 
     def clean(x, level):
         return np.tanh(x) / (1 + level)
@@ -173,22 +191,19 @@ def test_the_stochastic_sampler_is_that_of_its_paper():
     def denoise(x, level):
         return jnp.tanh(x) / (1 + level[:, None])
 
-    for churn, least, greatest, inflation in ((1.5, 0.3, 20.0, 1.1), (40.0, 0.05, 50.0, 1.003)):
-        x = start.copy()
-        for i, (now, then) in enumerate(itertools.pairwise(levels)):
-            noise = np.asarray(ode.core.normal(ode.core.fold_in(KEYS, i + 1), (2,)), np.float64)
-            gamma = min(churn / 5, np.sqrt(2) - 1) if least <= now <= greatest else 0.0
-            raised = now + gamma * now
-            x = x + np.sqrt(raised**2 - now**2) * inflation * noise
-            slope = (x - clean(x, raised)) / raised
+    for i, (now, then) in enumerate(itertools.pairwise(levels)):
+        noise = np.asarray(ode.core.normal(ode.core.fold_in(KEYS, i + 1), (2,)), np.float64)
+        gamma = min(churn / steps, np.sqrt(2) - 1) if least <= now <= greatest else 0.0
+        raised = now + gamma * now
+        x = x + np.sqrt(raised**2 - now**2) * inflation * noise
+        slope = (x - clean(x, raised)) / raised
+        following = x + (then - raised) * slope
+        if then:
+            slope = 0.5 * (slope + (following - clean(following, then)) / then)
             following = x + (then - raised) * slope
-            if then:
-                slope = 0.5 * (slope + (following - clean(following, then)) / then)
-                following = x + (then - raised) * slope
-            x = following
-        step = sde.stochastic(5, churn, least, greatest, inflation)
-        found = ode.integrate(step, denoise, jnp.asarray(start, jnp.float32), jnp.asarray(levels, jnp.float32), KEYS)
-        np.testing.assert_allclose(found, x, rtol=1e-4, atol=1e-4)
+        x = following
+    found = ode.integrate(step, denoise, jnp.asarray(start, jnp.float32), jnp.asarray(levels, jnp.float32), KEYS)
+    np.testing.assert_allclose(found, x, rtol=1e-4, atol=1e-4)
 
 
 def test_euler_on_the_linear_grid_is_eulers_method_for_rectified_flow():
@@ -244,6 +259,13 @@ def test_grids_match_their_formulas(grid, warp):
     np.testing.assert_allclose(found[[0, -2]], [80.0, 0.002], rtol=2e-5)
     np.testing.assert_allclose(warp(found[:-1]), np.linspace(warp(80.0), warp(0.002), 18), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(grid(1, 0.002, 80.0), [80.0, 0.0], rtol=2e-5)
+
+
+def test_karras_levels_are_the_published_ones_by_default():
+    """Karras et al. 2022, equation 5 with rho = 7, N = 18, sigma_min = 0.002 and sigma_max = 80."""
+    found = np.asarray(grids.karras()(18, 0.002, 80.0))
+    np.testing.assert_allclose(found[[0, 1, 8, 9, 17]], [80.0, 57.586, 3.2568, 1.9233, 0.002], rtol=1e-4)
+    np.testing.assert_allclose(grids.karras()(3, 0.002, 80.0)[1], 2.5152, rtol=1e-4)
 
 
 def test_guidance_at_0_and_1_and_its_interval():

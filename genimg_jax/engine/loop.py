@@ -13,7 +13,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
 
 from genimg_jax import core, progress
 from genimg_jax.data import Source
@@ -156,7 +155,7 @@ def _check_finite(state: core.TrainState, step: int) -> None:
             )
 
 
-_norm = jax.jit(optax.tree.norm)
+_norm = jax.jit(core.global_norm)
 
 
 def _save_grids(
