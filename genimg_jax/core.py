@@ -262,8 +262,9 @@ def update(
 
     A gradient that is not finite changes nothing, `extra` (the state to carry on with, if the loss made a new one)
     included, and is counted in the metric `skipped/<group>`. A gradient longer than `LONGEST` is scaled down to that
-    length, since optimisers square gradients and an infinite second moment never recovers. An exponential average's decay is warmed up, min(decay,
-    (1 + step) / (10 + step)), so that early samples are not those of the initial weights.
+    length, since optimisers square gradients and an infinite second moment never recovers. An exponential average's
+    decay is warmed up, min(decay, (1 + step) / (10 + step)), so that early samples are not those of the initial
+    weights.
     """
     norm = global_norm(gradients)
     finite = jnp.isfinite(norm)

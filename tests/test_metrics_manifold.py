@@ -9,10 +9,11 @@ from genimg_jax.metrics.manifold import manifold_scores
 from genimg_jax.metrics.neighbours import nearest, nearest_within
 
 
-def brute_force(generated, real, k):
-    radii = [np.sort(cdist(x, x), axis=1)[:, k] for x in (real, generated)]  # column 0 is the element itself
-    distances = cdist(real, generated)
-    in_real, in_generated = distances <= radii[0][:, None], distances <= radii[1][None, :]
+def brute_force(generated, real, k, within=np.less_equal):
+    """With `np.less`, the formulas of the package prdc 0.2."""
+    radii = [np.sort(cdist(x, x, "sqeuclidean"), axis=1)[:, k] for x in (real, generated)]  # column 0 is itself
+    distances = cdist(real, generated, "sqeuclidean")
+    in_real, in_generated = within(distances, radii[0][:, None]), within(distances, radii[1][None, :])
     return in_real.any(0).mean(), in_generated.any(1).mean(), in_real.sum(0).mean() / k, in_real.any(1).mean()
 
 
@@ -23,6 +24,24 @@ def test_scores_match_brute_force(n, m, k, block):
     found = manifold_scores(generated, real, k, block)
     np.testing.assert_allclose(found[:4], brute_force(generated, real, k), rtol=1e-6)
     assert all(0 < score < 1 for score in found[:4])
+
+
+@pytest.mark.parametrize("ties", ["include", "exclude"])
+@pytest.mark.parametrize(("width", "offset", "k"), [(12, 0, 3), (30, 0, 5), (64, 0.25, 5)])
+def test_tied_distances_follow_the_convention(ties, width, offset, k):
+    """Binary images: most balls have elements on their edge, and which side they are on survives rounding."""
+    rng = np.random.default_rng(width)
+    generated, real = ((rng.random((n, width)) < p) + offset for n, p in ((150, 0.4), (120, 0.5)))
+    within = {"include": np.less_equal, "exclude": np.less}
+    found, other = (manifold_scores(generated, real, k, 64, one) for one in (ties, *(within.keys() - {ties})))
+    np.testing.assert_allclose(found[:4], brute_force(generated, real, k, within[ties]), rtol=1e-6)
+    assert all(abs(a - b) > 0.01 for a, b in zip(found[:4], other[:4], strict=True))
+
+
+def test_without_edges_more_copies_than_neighbours_leave_empty_balls():
+    features = np.repeat(np.random.default_rng(1).normal(size=(10, 4)), 6, axis=0)
+    assert manifold_scores(features, features, 5, 64, "exclude")[:4] == (0, 0, 0, 0)
+    assert manifold_scores(features, features, 6, 64, "exclude")[:2] == (1, 1)
 
 
 @pytest.mark.parametrize(("k", "block"), [(1, 64), (4, 16), (7, 8)])

@@ -28,6 +28,13 @@ def test_one_pass_is_every_measure(sets):
         assert scores.neighbours == k
 
 
+def test_ties_reach_the_manifold_scores():
+    binary = [np.random.default_rng(n).integers(2, size=(n, 12)) for n in (60, 50)]
+    found = [pair_scores(*binary, KS, block=32, ties=ties).manifold for ties in ("include", "exclude")]
+    for scores, within in zip(found, (np.less_equal, np.less), strict=True):
+        np.testing.assert_allclose(scores[1][:4], brute_force(*binary, 5, within), rtol=1e-6)
+
+
 def test_a_references_own_pairs_can_be_kept(sets):
     """And are used: those of another set give other scores."""
     kept, other = own_pairs(sets[1], 5, block=32), own_pairs(sets[1] ** 2, 5, block=32)

@@ -47,6 +47,7 @@ class EvaluateOptions:
     features: str = "pixels,random_convolutions,classifier"  # what images are compared by, separated by commas
     inception: str = ""  # weight file of Inception-v3 (.pth or .safetensors), which adds its features; "": none
     neighbours: int = bounded(5, 1)  # k of precision, recall, density and coverage
+    ties: str = choice("include", "include", "exclude")  # whether they count what lies on a ball's edge; prdc does not
     classifier_tests: bool = True  # whether the full suite trains classifiers on generated and on real images
 
 

@@ -123,11 +123,11 @@ def compare(
             f"{width} features need more than {fewest(width, BLOCKS) - 1} images on either side for an interval, and "
             f"one has {smallest}"
         )
-    kernel, (scores,) = pair_scores(ours, theirs, [k], pairs)
+    kernel, (scores,) = pair_scores(ours, theirs, [k], pairs, ties=options.ties)
     interval = intervals.normal(kernel.estimate, kernel.standard_error)
     add("kernel", kernel.estimate, interval, kernel="(x.y / D + 1)^3", pairs="all", level=0.95)
     for metric in ("precision", "recall", "density", "coverage"):
-        add(metric, getattr(scores, metric), k=k)
+        add(metric, getattr(scores, metric), k=k, ties=options.ties)
     vendi, of_reference = f"vendi/{name}", {}
     varied = [np.linalg.norm(one, axis=1).all() for one in (ours, theirs)]
     if varied[0]:

@@ -2,6 +2,10 @@
 
 Precision and recall (Kynkaanniemi et al. 2019, equation 2), density and coverage (Naeem et al. 2020, equations 4
 and 5). The published defaults are k = 3 for the first two and k = 5 for the others; here k is always the caller's.
+
+An element at exactly a ball's radius is on its edge. `ties` says whether it is inside: "include" as equation 2 of
+Kynkaanniemi et al. has it, "exclude" as the package `prdc` of Naeem et al. does. Real-valued features never tie, but
+pixels of few values do: two binary images differ in a whole number of pixels.
 """
 
 from collections.abc import Sequence
@@ -9,6 +13,7 @@ from functools import partial
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from genimg_jax.metrics import neighbours as nearest_neighbours
@@ -55,14 +60,15 @@ class _Balls(NamedTuple):
     inside: jax.Array  # bool[blocks, B]: a real element is inside a generated ball
 
 
-def _count(state: list[_Balls], block: Block) -> list[_Balls]:
-    # On the edge counts as inside, and equality must survive rounding: an element is always in its duplicate's ball.
-    first, second = (ROUNDING * norms for norms in block.norms)
-    squared = squared_distances(block) - (first[:, None] + second[None, :])
+def _count(sign: int, state: list[_Balls], block: Block) -> list[_Balls]:
+    # Distances that equal the radius up to rounding are moved to the side that `sign` says.
+    first, second = (sign * ROUNDING * norms for norms in block.norms)
+    squared = squared_distances(block) + (first[:, None] + second[None, :])
+    within = jnp.less_equal if sign < 0 else jnp.less
 
     def one(balls: _Balls) -> _Balls:
-        in_real = squared <= balls.real[block.row][:, None]
-        in_generated = squared <= balls.generated[block.column][None, :]
+        in_real = within(squared, balls.real[block.row][:, None])
+        in_generated = within(squared, balls.generated[block.column][None, :])
         return balls._replace(
             holding=balls.holding.at[block.column].add(in_real.sum(axis=0)),
             covered=balls.covered.at[block.row].set(balls.covered[block.row] | in_real.any(axis=1)),
@@ -70,6 +76,9 @@ def _count(state: list[_Balls], block: Block) -> list[_Balls]:
         )
 
     return [one(balls) for balls in state]
+
+
+VISITS = {"include": partial(_count, -1), "exclude": partial(_count, 1)}
 
 
 def _start(ks: Sequence[int], radii: tuple[np.ndarray, np.ndarray], real: Rows, generated: Rows) -> list[_Balls]:
@@ -97,22 +106,23 @@ def _finish(ks: Sequence[int], state: list[_Balls], real: Rows, generated: Rows)
     return found
 
 
-def across(ks: Sequence[int], real: Neighbours, generated: Neighbours) -> Measure:
+def across(ks: Sequence[int], real: Neighbours, generated: Neighbours, ties: str) -> Measure:
     """The scores for every k, of real rows paired with generated columns; either set's own neighbours must reach the
     largest k."""
-    return Measure(partial(_start, ks, (real.distances, generated.distances)), _count, partial(_finish, ks))
+    return Measure(partial(_start, ks, (real.distances, generated.distances)), VISITS[ties], partial(_finish, ks))
 
 
 def manifold_scores(
-    generated: np.ndarray, reference: np.ndarray, neighbours: int, block: int = BLOCK
+    generated: np.ndarray, reference: np.ndarray, neighbours: int, block: int = BLOCK, ties: str = "include"
 ) -> ManifoldScores:
     """The four scores of two sets [N, D] and [M, D]; `block` bounds the memory, nothing else.
 
-    All four depend on N, M and k: compare them at equal ones only.
+    All four depend on N, M, k and `ties` ("include" or "exclude" the balls' edges): compare them at equal ones only.
+    With "exclude" the ball of an element with k duplicates is empty, and does not hold the element itself.
     """
     generated, reference = feature_sets(generated=generated, reference=reference)
     real, fake = (nearest_neighbours.nearest_within(one, neighbours, block) for one in (reference, generated))
     middle = centre(generated)
     rows, columns = in_blocks(reference, middle, block), in_blocks(generated, middle, block)
-    ((scores,),) = over_pairs([across([neighbours], real, fake)], rows, columns, "precision and recall")
+    ((scores,),) = over_pairs([across([neighbours], real, fake, ties)], rows, columns, "precision and recall")
     return scores

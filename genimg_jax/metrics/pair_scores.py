@@ -41,6 +41,7 @@ def pair_scores(
     ks: Sequence[int] = (3, 5),
     reference_pairs: OwnPairs | None = None,
     block: int = BLOCK,
+    ties: str = "include",
 ) -> PairScores:
     """`kernel.kernel_distance` and `manifold.manifold_scores` for each k, of two sets [N, D] and [M, D].
 
@@ -51,6 +52,6 @@ def pair_scores(
     fake = own_pairs(generated, max(ks), block)
     middle = centre(reference)
     rows, columns = in_blocks(reference, middle, block), in_blocks(generated, middle, block)
-    measures = [kernel.ACROSS, manifold.across(ks, real.neighbours, fake.neighbours)]
+    measures = [kernel.ACROSS, manifold.across(ks, real.neighbours, fake.neighbours, ties)]
     cross, scores = over_pairs(measures, rows, columns, "pairs across sets")
     return PairScores(kernel.distance(real.kernel, fake.kernel, cross), scores)
