@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from genimg_jax import data
-from genimg_jax.data import loading, pixels
+from genimg_jax.data import identity, loading, pixels
 from genimg_jax.errors import DataError
 
 LIMIT = data.Options().pixel_limit
@@ -243,7 +243,7 @@ def test_a_folder_linked_into_itself_is_read_once(tmp_path):
 
 
 @pytest.mark.parametrize("memory", [64, 0])
-def test_skipping_replaces_bad_images_by_their_successors_and_counts_them(tmp_path, memory):
+def test_skipping_replaces_bad_images_by_their_successors_and_reports_them(tmp_path, memory, capsys):
     write_images(tmp_path, 200)
     options = data.Options(source="folder", path=str(tmp_path), bad_images="skip", memory_mib=memory, workers=0)
     clean = data.open_source(options, "train")
@@ -252,12 +252,19 @@ def test_skipping_replaces_bad_images_by_their_successors_and_counts_them(tmp_pa
     for name in (names[0], names[199]):  # the successor of the last is the first, and of that the second
         with open(name, "wb"):
             pass
+    assert not capsys.readouterr().err
     source = data.open_source(options, "train")
     after = source.read(np.arange(200))["image"]
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == (1 if memory else 2)  # a stream says what it meets when it meets it: first, and on the way
+    assert "of 200 images cannot be used" in said[0] and names[0] in said[0] and names[199] in said[-1]
+    source.read(np.arange(200))
+    assert not capsys.readouterr().err  # once
     np.testing.assert_array_equal(after[1:199], before[1:199])
     np.testing.assert_array_equal(after[[0, 199]], before[[1, 1]])
     assert source.names(np.array([0, 199])) == [names[1], names[1]]
-    assert source.skipped == (2 if memory else 1)
+    assert source.skipped == ((names[0], names[199]) if memory else (names[0],))
+    assert identity.record(source)["skipped"] == list(source.skipped)
     with open(names[7], "wb"):
         pass
     with pytest.raises(DataError, match=r"3 of 200 .*1 %"):
@@ -359,7 +366,7 @@ def test_archives_that_grow_too_large_for_memory_are_streamed(tmp_path):
         ({"image": np.array([{}, {}])}, "objects"),
         ({"image": np.zeros((2, 3, 3), np.uint8), "label": np.zeros(3, int)}, "label"),
         ({"image": np.zeros((2, 3, 3), np.uint8), "label": np.array([-1, 0])}, "label"),
-        ({"image": np.zeros((2, 3, 3), np.uint8), "label": np.array(["a", "b"])}, "integers"),
+        ({"image": np.zeros((2, 3, 3), np.uint8), "label": np.array([0.0, 1.0])}, "integers"),
         ({"image": np.zeros((2, 3, 3), np.uint8), "label": np.array([0, 2**40])}, "65,535"),
         ({"image": np.zeros((2, 3, 3), np.uint8), "caption": np.arange(2)}, "strings"),
         ({"image": np.zeros((2, 3, 3), np.uint8), "mask": np.zeros((2, 4, 3), np.uint8)}, "mask"),

@@ -45,7 +45,7 @@ def test_limit_and_channels():
 
 @shared
 def test_mnist_is_as_tensorflow_datasets_itself_decodes_it():
-    source = data.open_source(data.Options(**MNIST, limit=1000), "test")
+    source = data.open_source(data.Options(**MNIST), "test[:1000]")
     assert source.spec == ((28, 28, 1), 10, 256)
     tfds = pytest.importorskip("tensorflow_datasets")
     theirs = tfds.data_source("mnist", data_dir=MNIST["path"], split="test[500:600]", download=False)

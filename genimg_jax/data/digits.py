@@ -15,15 +15,16 @@ def open_digits(options: Options) -> Stored:
 
     digits = load_digits()
     images = digits.images
-    levels = 17
+    levels, labels = 17, digits.target.astype(np.int32)
     if options.size not in (0, images.shape[1]):  # resizing interpolates between levels
         images, levels = np.rint(images * (255 / 16)), 256
     return Stored(
         splits={"train": range(TRAIN), "test": range(TRAIN, len(images))},
-        read=functools.partial(_read, images.astype(np.uint8)[..., None], digits.target.astype(np.int32)),
+        read=functools.partial(_read, images.astype(np.uint8)[..., None], labels),
         classes=tuple(map(str, digits.target_names)),
         names=lambda positions: [f"digits {position}" for position in positions],
         listing="scikit-learn digits",
+        labels=labels,
         levels=levels,
     )
 

@@ -19,7 +19,8 @@ How each kind of file becomes u8[H, W, 1 or 3], with golden values:
 | empty, damaged, no image      | DataError                  |                        |                 |
 | over data.pixel_limit         | DataError before decoding  |                        |                 |
 
-Hidden files and text files (SIDE_FILES) may stand beside images; any other file must be one.
+Hidden files, text files (SIDE_FILES) and what storage and tools leave behind (LEFTOVERS) may stand beside images; any
+other file must be one.
 """
 
 import functools
@@ -30,13 +31,18 @@ from typing import NoReturn
 
 import numpy as np
 
-from genimg_jax.data import pixels
+from genimg_jax.data import classes, pixels
 from genimg_jax.data.records import Options, Stored
 from genimg_jax.errors import DataError
 
 SPLITS = ("train", "test", "validation", "valid", "val", "dev")
 METADATA = "metadata.jsonl"
 SIDE_FILES = (".json", ".jsonl", ".csv", ".tsv", ".txt", ".md", ".html", ".yaml", ".yml", ".ini", ".db", ".pdf")
+# In lower case: folders and files of Synology, QNAP and NetApp storage, of macOS, Windows, Linux and Python.
+LEFTOVERS = (
+    "@eadir", "@tmp", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "~snapshot", "__macosx", "icon\r",
+    "$recycle.bin", "recycler", "system volume information", "thumbs.db:encryptable", "lost+found", "__pycache__",
+)  # fmt: skip
 
 
 def open_folder(options: Options) -> Stored:
@@ -44,79 +50,106 @@ def open_folder(options: Options) -> Stored:
 
     Within a split, files follow a fixed shuffled order (by the hash of their path), so that a slice holds every class.
     Where every image lies in a subfolder of its split, and there are several, the subfolder is its class. Raises
-    DataError where the folder is missing, unreadable or empty, or its metadata names files that are not there.
+    DataError where the folder is missing, unreadable or empty, holds images both in splits and beside them, or its
+    metadata names files that are not there.
     """
     root = os.path.expanduser(options.path)
     if not os.path.isdir(root):
         raise DataError(f"There is no folder '{root}': set data.path to a folder of images.")
-    found = [name for name in SPLITS if os.path.isdir(os.path.join(root, name))]
-    paths, captions, splits, folders = [], {}, {}, []
-    for split in found or ["train"]:
-        folder = os.path.join(root, split) if found else root
-        files, texts = _walk(folder)
-        splits[split] = range(len(paths), len(paths) + len(files))
-        paths += [os.path.join(folder, file) for file in files]
-        captions |= {os.path.join(folder, file): text for file, text in texts.items()}
-        folders += [file.split(os.sep)[0] if os.sep in file else "" for file in files]
-    if not paths:
+    files, captions = _walk(root)
+    if not files:
         raise DataError(f"The folder '{root}' holds no images.")
-    classes = sorted(set(folders))
-    if "" in classes and len(classes) > 1:
-        lone = paths[folders.index("")]
+    places = _places(root, files)
+    files = sorted(files, key=lambda file: (SPLITS.index(places[file][0]), _hashed(places[file][1])))
+    names = [places[file][0] for file in files]
+    splits = {name: range(names.index(name), names.index(name) + names.count(name)) for name in dict.fromkeys(names)}
+    folders = [inside.split(os.sep)[0] if os.sep in inside else "" for _, inside in (places[file] for file in files)]
+    if "" in folders and len(set(folders)) > 1:
+        lone = os.path.join(root, files[folders.index("")])
         raise DataError(f"'{lone}' lies beside class subfolders: move it into one of them, or away.")
-    classes = classes if len(classes) > 1 else []
-    number = {name: label for label, name in enumerate(classes)}
-    labels = np.array([number.get(name, -1) for name in folders], np.int32)
+    known, labels = classes.numbered(np.array(folders))
+    if len(known) == 1:
+        known, labels = (), np.full(len(files), -1, np.int32)
+    paths = [os.path.join(root, file) for file in files]
     return Stored(
         splits=splits,
         read=functools.partial(_read, paths, labels, options.pixel_limit),
-        classes=tuple(classes),
+        classes=known,
         names=lambda positions: [paths[position] for position in positions],
-        listing=_listing(root, paths, captions),
-        captions=(lambda positions: [captions.get(paths[position], "") for position in positions])
+        listing=_listing(root, files, captions, known),
+        labels=labels,
+        captions=(lambda positions: [captions.get(files[position], "") for position in positions])
         if captions
         else None,
     )
 
 
-def _walk(folder: str) -> tuple[list[str], dict[str, str]]:
-    """The image files below a folder, in their fixed order, and the captions there are, by relative path."""
-    files, captions, visited = [], {}, set()
-    for path, subfolders, names in os.walk(folder, onerror=_unreadable, followlinks=True):
+def _places(root: str, files: list[str]) -> dict[str, tuple[str, str]]:
+    """The split of each file, and its path within that."""
+    tops = sorted({file.split(os.sep)[0] for file in files})
+    others = [top for top in tops if top.lower() not in SPLITS or top in files]
+    if len(others) == len(tops):
+        return {file: ("train", file) for file in files}
+    if others:
+        first = next(top for top in tops if top not in others)
+        some = ", ".join(map(repr, others[:5])) + (f" and {len(others) - 5} more" if len(others) > 5 else "")
+        raise DataError(
+            f"'{root}' holds the split '{first}' and, beside it, images in {some}: move those into splits "
+            f"({', '.join(SPLITS)}) or away; where '{first}' is a class, move all classes into one folder 'train'."
+        )
+    return {file: (top.lower(), inside) for file in files for top, inside in [file.split(os.sep, 1)]}
+
+
+def _hashed(file: str) -> bytes:
+    return hashlib.sha256(os.fsencode(file)).digest()
+
+
+def _walk(root: str) -> tuple[list[str], dict[str, str]]:
+    """The image files below a folder, and the captions there are, by relative path."""
+    files, captions, above = [], {}, {root: frozenset()}
+    for path, subfolders, names in os.walk(root, onerror=_unreadable, followlinks=True):
         real = os.path.realpath(path)
-        subfolders[:] = [] if real in visited else sorted(name for name in subfolders if not name.startswith("."))
-        if real in visited:  # a link back to a folder above it
+        if real in above[path]:  # a link back to a folder above it
+            subfolders.clear()
             continue
-        visited.add(real)
-        relative = os.path.relpath(path, folder)
+        subfolders[:] = [name for name in subfolders if not _ignored(name)]
+        above |= {os.path.join(path, name): above[path] | {real} for name in subfolders}
+        relative = os.path.relpath(path, root)
         for name in names:
-            if not name.startswith(".") and not name.lower().endswith(SIDE_FILES):
+            if not _ignored(name) and not name.lower().endswith(SIDE_FILES):
                 files.append(os.path.normpath(os.path.join(relative, name)))
         if METADATA in names:
             captions |= _captions(os.path.join(path, METADATA), relative)
     missing = captions.keys() - files
     if missing:
-        raise DataError(
-            f"{METADATA} names '{min(missing)}', which is not an image below '{folder}': correct that line."
-        )
-    return sorted(files, key=lambda file: hashlib.sha256(os.fsencode(file)).digest()), captions
+        raise DataError(f"{METADATA} names '{min(missing)}', which is not an image below '{root}': correct that line.")
+    return files, captions
+
+
+def _ignored(name: str) -> bool:
+    return name.startswith(".") or name.lower() in LEFTOVERS
 
 
 def _captions(path: str, relative: str) -> dict[str, str]:
     captions = {}
     try:
-        with open(path, encoding="utf-8") as file:
-            lines = file.read().splitlines()
+        with open(path, encoding="utf-8-sig") as file:
+            lines = list(file)  # ends at line feeds alone; JSON strings may hold Unicode's other separators
     except OSError as error:
         _unreadable(error)
     except UnicodeDecodeError as error:
         raise DataError(f"'{path}' is not UTF-8 text: {error}.") from error
     for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
         try:
             row = json.loads(line)
-            captions[os.path.normpath(os.path.join(relative, row["file_name"]))] = str(row.get("text", ""))
+            file, text = os.path.normpath(os.path.join(relative, row["file_name"])), row.get("text")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"'{path}', line {number}: write one JSON object with a `file_name` ({error}).") from error
+        if file in captions:
+            raise DataError(f"'{path}', line {number} names '{row['file_name']}' again: give each image one line.")
+        captions[file] = "" if text is None else str(text)
     return captions
 
 
@@ -124,12 +157,14 @@ def _unreadable(error: OSError) -> NoReturn:
     raise DataError(f"'{error.filename}' cannot be read: {error.strerror}.") from error
 
 
-def _listing(root: str, paths: list[str], captions: dict[str, str]) -> str:
+def _listing(root: str, files: list[str], captions: dict[str, str], known: tuple[str, ...]) -> str:
     digest = hashlib.sha256()
-    for path in paths:
+    for file in files:
+        path = os.path.join(root, file)
         size = os.path.getsize(path) if os.path.exists(path) else -1  # a dangling link, which reading will report
-        line = [os.path.relpath(path, root), size, captions.get(path, "")]
-        digest.update(json.dumps(line).encode())
+        digest.update(json.dumps([file, size, captions.get(file, "")]).encode())
+    if known != tuple(sorted(known)):  # recorded runs numbered classes in the order of strings
+        digest.update(json.dumps(known).encode())
     return digest.hexdigest()
 
 

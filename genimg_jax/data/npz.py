@@ -1,8 +1,8 @@
 """A NumPy archive: `image` u8[N, H, W] or u8[N, H, W, 1 or 3], with `label`, `caption` [N] and `mask` u8[N, H, W] if
 any; or `train_image` and so on.
 
-Classes are called by their numbers, '0', '1' and so on, which is all that an archive says of them. A mask says by
-numbers from 0, the background, which object each pixel shows.
+A label is the number or the name of a class. The classes are those that images have: where labels are 1, 2 and 3, there
+are three, called '1', '2' and '3'. A mask says by numbers from 0, the background, which object each pixel shows.
 
 Headers are checked before anything is inflated, and nothing is ever unpickled.
 """
@@ -15,6 +15,7 @@ import zlib
 
 import numpy as np
 
+from genimg_jax.data import classes
 from genimg_jax.data.records import Options, Stored
 from genimg_jax.errors import DataError
 
@@ -26,9 +27,9 @@ MOST_CLASSES = 2**16
 SUFFIX = "image"
 # What may lie beside the images: the type of its numbers, along which axes of the images, and how to say so.
 BESIDE = {
-    "label": (np.integer, 1, f"as many integers from 0 to {MOST_CLASSES - 1:,}"),
-    "caption": (np.str_, 1, "as many strings"),
-    "mask": (np.uint8, 3, "as many uint8 [H, W] of their size"),
+    "label": ((np.integer, np.str_), 1, f"as many integers from 0 to {MOST_CLASSES - 1:,} or names"),
+    "caption": ((np.str_,), 1, "as many strings"),
+    "mask": ((np.uint8,), 3, "as many uint8 [H, W] of their size"),
 }
 
 
@@ -50,13 +51,14 @@ def open_npz(options: Options) -> Stored:
     counts = [shapes[key][0] for key in keys]
     starts = [sum(counts[:i]) for i in range(len(keys))]
     splits = {key: range(start, start + count) for key, start, count in zip(keys, starts, counts, strict=True)}
-    label = np.full(sum(counts), -1, np.int32) if label is None else label.astype(np.int32)
+    known, label = ((), np.full(sum(counts), -1, np.int32)) if label is None else classes.numbered(label)
     return Stored(
         splits={key.removesuffix(SUFFIX).removesuffix("_") or "train": span for key, span in splits.items()},
         read=functools.partial(_read, path, {}, splits, label),
-        classes=tuple(map(str, range(label.max(initial=-1) + 1))),
+        classes=known,
+        labels=label,
         names=lambda positions: [f"{path}, image {position}" for position in positions],
-        listing=f"npz {os.path.getsize(path)} {sorted(shapes.items())}",
+        listing=f"npz {_sums(path)}",
         captions=None if caption is None else lambda positions: caption[positions].tolist(),
         annotations=None if mask is None else lambda positions: {"mask": mask[positions]},
     )
@@ -108,14 +110,23 @@ def _beside(path: str, keys: list[str], name: str, shapes: dict[str, tuple[int, 
         return None
     if bare:
         raise DataError(f"'{path}' holds a {name}, but none of {bare[0]}: give every split its own, or none any.")
-    dtype, axes, said = BESIDE[name]
-    values = [_load(path, beside) for beside in found.values()]
-    for (key, beside), value in zip(found.items(), values, strict=True):
-        fits = value.shape == shapes[key][:axes] and np.issubdtype(value.dtype, dtype)
-        if not fits or (name == "label" and not ((value >= 0) & (value < MOST_CLASSES)).all()):
+    dtypes, axes, said = BESIDE[name]
+    values = []
+    for key, beside in found.items():
+        value = _load(path, beside)
+        fits = value.shape == shapes[key][:axes] and any(np.issubdtype(value.dtype, dtype) for dtype in dtypes)
+        numbers = name == "label" and np.issubdtype(value.dtype, np.integer)
+        if not fits or (numbers and not ((value >= 0) & (value < MOST_CLASSES)).all()):
             raise DataError(f"'{path}': {beside} is {value.dtype}{list(value.shape)}: for {shapes[key][0]} images it "
                             f"is {said}.")  # fmt: skip
+        values.append(value.astype(np.int32) if numbers else value)
     return np.concatenate(values)
+
+
+def _sums(path: str) -> list[tuple[str, int]]:
+    """The checksum of each array, which the archive's directory holds."""
+    with zipfile.ZipFile(path) as archive:
+        return sorted((entry.filename, entry.CRC) for entry in archive.infolist())
 
 
 def _read(

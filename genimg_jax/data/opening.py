@@ -3,13 +3,14 @@
 import functools
 import hashlib
 import math
+import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 from genimg_jax import progress
-from genimg_jax.data import pixels
+from genimg_jax.data import classes, pixels
 from genimg_jax.data.digits import open_digits
 from genimg_jax.data.folder import open_folder
 from genimg_jax.data.npz import open_npz
@@ -28,6 +29,7 @@ KINDS: dict[str, Callable[[Options], Stored]] = {
 }
 STATIC = 0x57A71C  # separates these draws from the shuffles of order.py
 CHUNK = 256  # examples decoded between two movements of the progress bar
+SHOWN = 5  # names in a message
 
 
 class Recipe(NamedTuple):
@@ -56,22 +58,25 @@ def open_source(options: Options, split: str | Part) -> Source:
         positions, split = part(options, split, stored.splits)
     else:
         positions = select(split, stored.splits)
-    positions = positions[: options.limit or None]
+    positions = _limited(positions, stored, options.limit)
     recipe = Recipe(stored, positions, options, {})
     shape = _example(recipe, 0)[0].shape
     recipe = recipe._replace(shape=shape)
     in_memory = len(positions) * math.prod(shape) <= options.memory_mib << 20
+    # How images lie on disk, and all that they become on the way.
+    become = repr((shape, options.binarize, stored.levels))
+    listing = hashlib.sha256(f"{stored.listing} {become}".encode() + positions.tobytes()).hexdigest()[:16]
+    labels = None if stored.labels is None else stored.labels[positions]
     if in_memory:
         rows = _load(recipe)
         read = functools.partial(_gather, rows)
         digest = hashlib.sha256(repr(shape).encode())
         for array in rows.values():
             digest.update(array)
+        fingerprint, labels = digest.hexdigest()[:16], rows.get("label")
     else:
-        read = functools.partial(_rows, recipe)
-        # Of images that are not read here: how they lie on disk, and all that they become on the way.
-        become = repr((shape, options.binarize, stored.levels))
-        digest = hashlib.sha256(f"{stored.listing} {become}".encode() + positions.tobytes())
+        read, fingerprint = functools.partial(_read_on, recipe), listing
+    _report(recipe, 0)
 
     def described(describe: Callable | None) -> Callable | None:
         return describe and (lambda indices: describe(positions[[_chosen(recipe, i) for i in indices.tolist()]]))
@@ -80,18 +85,31 @@ def open_source(options: Options, split: str | Part) -> Source:
     return Source(
         spec=core.Spec(shape, len(stored.classes), levels if options.binarize == "none" else 2),
         size=len(positions),
-        fingerprint=digest.hexdigest()[:16],
+        fingerprint=fingerprint,
+        listing=listing,
         read=read,
         stored_levels=levels,
         in_memory=in_memory,
         classes=stored.classes,
+        class_counts=_counts(labels, len(stored.classes)),
         names=described(stored.names),
         captions=described(stored.captions),
         annotations=described(stored.annotations),
-        skipped=len(recipe.substitutes),
+        skipped=tuple(_skipped(recipe, 0)),
         workers=options.workers,
         split=split,
     )
+
+
+def _limited(positions: np.ndarray, stored: Stored, limit: int) -> np.ndarray:  # i64[N] -> i64[min(N, limit)]
+    if not 0 < limit < len(positions):
+        return positions
+    unknown = np.zeros(len(positions), np.int32)
+    return positions[classes.subset(limit, unknown if stored.labels is None else stored.labels[positions])]
+
+
+def _counts(labels: np.ndarray | None, count: int) -> tuple[int, ...] | None:
+    return None if labels is None or not count else tuple(np.bincount(labels, minlength=count).tolist())
 
 
 def _gather(rows: dict[str, np.ndarray], indices: np.ndarray) -> dict[str, np.ndarray]:  # i64[B] -> [B, ...]
@@ -109,6 +127,26 @@ def _load(recipe: Recipe) -> dict[str, np.ndarray]:
                 whole.setdefault(name, np.empty((count, *array.shape[1:]), array.dtype))[indices] = array
             shown.update(len(indices))
     return whole
+
+
+def _read_on(recipe: Recipe, indices: np.ndarray) -> dict[str, np.ndarray]:  # i64[B] -> u8[B, H, W, C], i32[B]
+    """Rows of a streamed source; what is skipped on the way is reported once by each process that reads."""
+    known = len(recipe.substitutes)
+    rows = _rows(recipe, indices)
+    _report(recipe, known)
+    return rows
+
+
+def _report(recipe: Recipe, known: int) -> None:
+    """Says on stderr what was skipped beyond the first `known`."""
+    if names := _skipped(recipe, known):
+        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+        print(f"data.bad_images=skip: {len(names)} of {len(recipe.positions)} images cannot be used, and the next one "
+              f"stands in for each: {', '.join(names[:SHOWN])}{more}", file=sys.stderr)  # fmt: skip
+
+
+def _skipped(recipe: Recipe, known: int) -> list[str]:
+    return recipe.stored.names(recipe.positions[list(recipe.substitutes)[known:]])
 
 
 def _rows(recipe: Recipe, indices: np.ndarray) -> dict[str, np.ndarray]:  # i64[B] -> u8[B, H, W, C], i32[B]

@@ -29,12 +29,12 @@ class Options:
     channels: int = choice(0, 0, 1, 3)  # 0: as stored; 1: grey (ITU-R 601 luma); 3: colour
     flip: bool = False  # random horizontal flips, in training only
     binarize: str = choice("none", "none", "dynamic", "static", "threshold")  # drawn anew each time; once; at half
-    limit: int = bounded(0, 0)  # use only the first `limit` examples; 0: all
+    limit: int = bounded(0, 0)  # so many of the split's examples, a fixed random choice by class; 0: all
     shapes_count: int = bounded(10_000, 1)  # shapes: scenes in `train`; `test` has a tenth as many others
     shapes_seed: int = bounded(0, 0)  # shapes: scene i is a function of (seed, i)
     memory_mib: int = bounded(2048, 0)  # images that fit in this are decoded once and kept; others are streamed
     workers: int = bounded(2, 0)  # decoding processes for a streamed source; 0: threads of this process
-    bad_images: str = choice("error", "error", "skip")  # stop at an unreadable image; or count it and use the next one
+    bad_images: str = choice("error", "error", "skip")  # stop at an unreadable image; or report it and use the next
     pixel_limit: int = bounded(2**25, 1)  # larger images are refused before decoding (up to Pillow's own 178 million)
 
 
@@ -48,13 +48,18 @@ class Source(NamedTuple):
     spec: core.Spec
     size: int
     fingerprint: str
-    """SHA-256 (16 hexadecimal digits) of the pixels and labels if in memory, otherwise of the listing and of the shape
-    and levels that images are given."""
+    """SHA-256 (16 hexadecimal digits) of the pixels and labels if in memory, otherwise `listing`; `identity.content` is
+    the former in either case."""
+    listing: str
+    """SHA-256 (16 hexadecimal digits) of how the examples lie on disk, and of the shape and levels that they are given:
+    the same in memory and streamed."""
     read: Callable[[np.ndarray], dict[str, np.ndarray]]
     stored_levels: int
     in_memory: bool
     classes: tuple[str, ...]
-    """Class names by label; () where there are none."""
+    """Class names by label, of all splits; () where there are none."""
+    class_counts: tuple[int, ...] | None
+    """Examples of each class; None where they would have to be read for it."""
     names: Callable[[np.ndarray], list[str]]
     """Example indices i64[B] -> what a message calls them: the file, or the split and number."""
     captions: Callable[[np.ndarray], list[str]] | None
@@ -62,8 +67,8 @@ class Source(NamedTuple):
     annotations: Callable[[np.ndarray], dict[str, np.ndarray]] | None
     """Example indices i64[B] -> ground truth that a condition can be scored against: of `shapes` all of a scene, of an
     archive the `mask` that it holds; None elsewhere."""
-    skipped: int
-    """Unreadable images replaced by their successors, as far as known: all if in memory, none yet if streamed."""
+    skipped: tuple[str, ...]
+    """The names of unreadable images replaced by their successors: all if in memory, only what is known if streamed."""
     workers: int
     split: str
     """The split, for reports; it says so where it shares images with another part of the run."""
@@ -82,6 +87,8 @@ class Stored(NamedTuple):
     names: Callable[[np.ndarray], list[str]]
     listing: str
     """What identifies the content without reading it: names, sizes, versions."""
+    labels: np.ndarray | None = None
+    """i32[positions] (-1: none), where they are known without reading images."""
     levels: int = 256
     captions: Callable[[np.ndarray], list[str]] | None = None
     annotations: Callable[[np.ndarray], dict[str, np.ndarray]] | None = None

@@ -214,7 +214,7 @@ def _line(file: pathlib.Path, source: str, error: Exception) -> int:
     """The line that an error is about: where its key is written, else where the file was when it was raised."""
     frames = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(file)]
     key = re.match(r"config\.(?:\w+\.)*(\w+)", str(error))
-    written = [i for i, text in enumerate(source.splitlines(), 1) if key and re.search(rf"\b{key[1]}\b", text)]
+    written = [i for i, text in enumerate(source.split("\n"), 1) if key and re.search(rf"\b{key[1]}\b", text)]
     return (written or frames or [1])[0]
 
 

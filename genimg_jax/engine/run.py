@@ -186,7 +186,7 @@ def read_metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl; a last one cut short by a crash is left out."""
     path = workdir / "metrics.jsonl"
     lines = []
-    for line in path.read_text().splitlines() if path.is_file() else []:
+    for line in path.read_text().split("\n") if path.is_file() else []:
         with contextlib.suppress(json.JSONDecodeError):
             lines.append(json.loads(line))
     return lines

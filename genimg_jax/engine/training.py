@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from genimg_jax import core
-from genimg_jax.data import Part, Source, open_source
+from genimg_jax.data import Part, Source, identity, open_source
 from genimg_jax.engine import checkpoint, loop, parallel, restored, run, stacked
 from genimg_jax.engine import config as configs
 from genimg_jax.engine import program as programs
@@ -72,6 +72,7 @@ def _train(
         validation = open_source(config.data, Part.VALIDATION) if validated else None
         program = build(config, source.spec, source.stored_levels)
         _check_best(program)
+        _check_classes(program, source)
         for i in loop.living(records):
             with loop.alone(records, i):
                 records[i].store = checkpoint.open_store(records[i].workdir, config.train.keep, config.train.best)
@@ -163,11 +164,10 @@ def _check_inputs(workdir: pathlib.Path, program: Program, source: Source, force
         return
     manifest = run.read_json(workdir, "manifest.json")
     restored.check_tokenizer(manifest, program, workdir)
-    stored = manifest["dataset"]["fingerprint"]
-    if stored != source.fingerprint:
+    if changed := identity.change(manifest["dataset"], source):
         raise DataError(
-            f"the training data changed since this run began: fingerprint {stored} then, {source.fingerprint} now. "
-            "Restore it, use another --workdir, or --force_resume to go on."
+            f"the training data changed since this run began: {changed}. Restore it, use another --workdir, or "
+            "--force_resume to go on."
         )
 
 
@@ -224,13 +224,7 @@ def _write_manifest(
     else:
         manifest = environment | {
             "config_digest": configs.digest(record.values),
-            "dataset": {
-                "fingerprint": source.fingerprint,
-                "size": source.size,
-                "split": source.split,
-                "spec": source.spec._asdict(),
-                "stored_levels": source.stored_levels,
-            },
+            "dataset": identity.record(source),
             "tokenizer": program.tokenizer.record if program.tokenizer else None,
             "mesh": dict(program.mesh.shape),
             **company,
@@ -249,3 +243,16 @@ def _check_best(program: Program) -> None:
         why = f"train.evaluate_every is {train.evaluate_every} and data.validation_split {split!r}"
         found = f"evaluation measures {', '.join(measured)}" if measured else f"nothing is measured: {why}"
         raise ConfigError(f"train.best is {train.best!r}, but {found}.")
+
+
+def _check_classes(program: Program, source: Source) -> None:
+    """Raises `DataError` where the family could be asked for a class that it never sees."""
+    if "label" not in program.family.conditions or not source.class_counts:
+        return
+    unseen = [name for name, count in zip(source.classes, source.class_counts, strict=True) if not count]
+    if unseen:
+        raise DataError(
+            f"the training split {source.split!r} holds no image of {len(unseen)} of "
+            f"{len(source.classes)} classes, such as {unseen[0]!r}, which the model then cannot learn: give it "
+            "images of each class (config.data.train_split, config.data.limit), or set config.model.conditional=False."
+        )

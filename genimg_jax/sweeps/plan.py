@@ -161,7 +161,7 @@ def outcomes(workdir: pathlib.Path) -> dict[str, list[dict[str, Any]]]:
     """Every recorded outcome, by the cell's digest, oldest first; a line cut short by a crash is left out."""
     path = workdir / OUTCOMES
     found: dict[str, list[dict[str, Any]]] = {}
-    for text in path.read_text().splitlines() if path.is_file() else []:
+    for text in path.read_text().split("\n") if path.is_file() else []:
         try:
             line = json.loads(text)
         except ValueError:

@@ -1,0 +1,67 @@
+"""What identifies a source: in records of runs, in protocols, and when a run is resumed."""
+
+import functools
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from genimg_jax import progress
+from genimg_jax.data import loading
+from genimg_jax.data.records import Source
+
+CHUNK = 256  # examples read at a time
+
+
+def record(source: Source) -> dict[str, Any]:
+    """What a run's manifest says of the images that it is trained on."""
+    return {
+        "fingerprint": source.fingerprint,
+        "in_memory": source.in_memory,
+        "listing": source.listing,
+        "size": source.size,
+        "split": source.split,
+        "spec": source.spec._asdict(),
+        "stored_levels": source.stored_levels,
+        "classes": list(source.classes),
+        "class_counts": source.class_counts,
+        "skipped": list(source.skipped),
+    }
+
+
+def change(recorded: Mapping[str, Any], source: Source) -> str:
+    """How a source differs from the recorded one; "" where it is the same.
+
+    The pixels are compared where both were in memory, and otherwise the listings, which do not depend on how much
+    memory there is. Records without a listing are older: they hold either of the two as their fingerprint.
+    """
+    classes = recorded.get("classes", list(source.classes))
+    if classes != list(source.classes):
+        return f"classes {', '.join(classes) or 'none'} then, {', '.join(source.classes) or 'none'} now"
+    then = recorded["fingerprint"]
+    if recorded.get("in_memory") and source.in_memory:
+        now = source.fingerprint
+    elif "listing" in recorded:
+        then, now = recorded["listing"], source.listing
+    else:
+        now = source.listing if then == source.listing else content(source)
+    return "" if then == now else f"fingerprint {then} then, {now} now"
+
+
+def content(source: Source) -> str:
+    """The fingerprint of the pixels and labels, whether or not they are in memory: a streamed source is read for it."""
+    return source.fingerprint if source.in_memory else _streamed_content(source)
+
+
+@functools.lru_cache(maxsize=4)
+def _streamed_content(source: Source) -> str:
+    digest = hashlib.sha256(repr(source.spec.image_shape).encode())
+    labels = []
+    with progress.bar("hashing", total=source.size, unit="image", leave=False) as bar:
+        for batch in loading.evaluation_batches(source, min(CHUNK, source.size)):
+            digest.update(np.ascontiguousarray(batch["image"][batch["mask"]]))
+            labels.append(batch["label"][batch["mask"]] if source.classes else np.zeros(0, np.int32))
+            bar.update(int(batch["mask"].sum()))
+    digest.update(np.concatenate(labels))
+    return digest.hexdigest()[:16]
