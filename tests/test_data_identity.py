@@ -41,6 +41,18 @@ def test_splits_of_an_archive_share_one_numbering_whatever_their_types(tmp_path)
     assert (train.class_counts, test.class_counts) == ((2, 1, 0), (0, 2, 1))
 
 
+def test_an_archive_says_numbers_where_classes_are_numbers_and_places_beside_names_otherwise():
+    place = np.array([0, 2, 1, 2], np.int32)
+    stored = classes.as_stored(place, ("1", "3", "10"))
+    assert stored.keys() == {"label"}
+    assert stored["label"].tolist() == [1, 10, 3, 10]
+    again, numbers = classes.numbered(stored["label"])
+    assert again == ("1", "3", "10") and numbers.tolist() == place.tolist()
+    for names in (("ant", "bee", "cat"), ("01", "1", "2"), ("1", "2", str(2**16)), ("1", "2", "\u00b2")):
+        stored = classes.as_stored(place, names)
+        assert stored["label"].tolist() == place.tolist() and stored["classes"].tolist() == list(names)
+
+
 # --------------------------------------------------------------------------------------------------------- subsets
 
 

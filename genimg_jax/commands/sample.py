@@ -46,7 +46,7 @@ def main(arguments: Sequence[str]) -> None:
     from genimg_jax.engine import runtime
 
     print(runtime.prepare(configs.resolve(values.config).runtime))
-    from genimg_jax.data import Part, open_source
+    from genimg_jax.data import Part, classes, open_source
     from genimg_jax.engine import averaging, images, restored
     from genimg_jax.engine import program as programs
     from genimg_jax.engine.run import check_writable
@@ -69,6 +69,9 @@ def main(arguments: Sequence[str]) -> None:
         name, columns = f"samples-{run.step}-seed{seed}", None
         made = programs.sample(run.program, run.weights, values.count, seed, values.label)
         condition = programs.condition_for(run.program, np.arange(values.count), values.label)
+        if "label" in condition:  # runs of earlier versions do not say what their classes are called
+            names = run.dataset.get("classes") or list(map(str, range(run.program.spec.num_classes)))
+            condition = classes.as_stored(condition["label"], names)
     if values.label is not None:
         name += f"-class{values.label}"
     out = out if values.out else out / name

@@ -1,9 +1,11 @@
 """Classes of images, numbered alike in every source, and random subsets that keep their shares."""
 
 import re
+from collections.abc import Sequence
 
 import numpy as np
 
+MOST = 2**16  # numbers of classes are below it
 SUBSET_SEED = 0x5AB5E7  # `data.limit` draws with it, whatever the seed of a run
 
 
@@ -17,6 +19,14 @@ def numbered(names: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
     place = np.empty(len(order), np.int32)
     place[order] = np.arange(len(order))
     return tuple(str(distinct[i]) for i in order), place[inverse]
+
+
+def as_stored(labels: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """The arrays by which an archive says of which class images are: the numbers that classes are called by, or their
+    places beside the list of names."""  # i32[N] -> {name: [N] or [classes]}
+    if all(name.isdecimal() and name == str(int(name)) and int(name) < MOST for name in names):
+        return {"label": np.array(names, np.int32)[labels]}
+    return {"label": labels, "classes": np.array(names)}
 
 
 def _natural(name: str) -> tuple[list, str]:

@@ -23,11 +23,10 @@ MOST_INFLATION = 200  # deflate reaches 1,032 on constant bytes; images stay far
 HARMLESS_BYTES = 64 << 20
 HEADERS = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
 UNREADABLE = (OSError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error)  # of encrypted ones too
-MOST_CLASSES = 2**16
 SUFFIX = "image"
 # What may lie beside the images: the type of its numbers, along which axes of the images, and how to say so.
 BESIDE = {
-    "label": ((np.integer, np.str_), 1, f"as many integers from 0 to {MOST_CLASSES - 1:,} or names"),
+    "label": ((np.integer, np.str_), 1, f"as many integers from 0 to {classes.MOST - 1:,} or names"),
     "caption": ((np.str_,), 1, "as many strings"),
     "mask": ((np.uint8,), 3, "as many uint8 [H, W] of their size"),
 }
@@ -116,7 +115,7 @@ def _beside(path: str, keys: list[str], name: str, shapes: dict[str, tuple[int, 
         value = _load(path, beside)
         fits = value.shape == shapes[key][:axes] and any(np.issubdtype(value.dtype, dtype) for dtype in dtypes)
         numbers = name == "label" and np.issubdtype(value.dtype, np.integer)
-        if not fits or (numbers and not ((value >= 0) & (value < MOST_CLASSES)).all()):
+        if not fits or (numbers and not ((value >= 0) & (value < classes.MOST)).all()):
             raise DataError(f"'{path}': {beside} is {value.dtype}{list(value.shape)}: for {shapes[key][0]} images it "
                             f"is {said}.")  # fmt: skip
         values.append(value.astype(np.int32) if numbers else value)
