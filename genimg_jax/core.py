@@ -94,6 +94,9 @@ class Family(NamedTuple):
     """(state, batch, key) -> (state, {name: f32[]}). One step, however many updates it holds."""
     evaluate: Callable[[Weights, Batch, jax.Array], Metrics]
     """(weights, batch, key) -> {name: f32[B]}, per example, so that padding can be left out."""
+    objective: tuple[str, ...]
+    """What training optimises directly, which tables mark: names of metrics of `evaluate`, 'log_prob', or the name of a
+    feature network whose features the loss compares. A game against a discriminator optimises none, ()."""
     sample: Callable[[Weights, jax.Array, Batch], jax.Array] | None = None
     """(weights, keys[B], condition) -> f32[B, H, W, C] in [-1, 1]; image i depends on its key and condition alone."""
     conditions: tuple[str, ...] = ()

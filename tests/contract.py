@@ -210,6 +210,15 @@ def evaluation_ignores_padding(case: Case) -> None:
             close(plain, jax.tree.map(lambda v: v[:5], more))
 
 
+def objective_is_stated(case: Case) -> None:
+    """It names metrics that there are, and a loss that is one among them."""
+    made = family(case)
+    key = core.stream(0, "evaluate")
+    metrics = jax.eval_shape(lambda: made.evaluate(core.weights(init(case, 0)), batch(), key))
+    assert set(made.objective) <= {*metrics, *(("log_prob",) if made.log_prob else ())}
+    assert ("loss" in made.objective) == ("loss" in metrics)
+
+
 def float_options_vectorise(case: Case) -> None:
     """Three learning rates and three values of every float option in one program equal three separate runs."""
     names = [

@@ -66,6 +66,10 @@ def test_evaluation_ignores_padding(made):
     contract.evaluation_ignores_padding(made)
 
 
+def test_objective_is_stated(made):
+    contract.objective_is_stated(made)
+
+
 def test_float_options_vectorise(made):
     contract.float_options_vectorise(made)
 
@@ -126,7 +130,8 @@ def toy(fault: str, options: Options, spec: core.Spec, optimizers) -> core.Famil
             noise = jax.random.normal(keys[0], noise.shape)
         return jnp.tanh(weights.params["model"]["mean"][condition["label"]] + 0.1 * noise)
 
-    return core.Family(init, train_step, evaluate, sample=sample, conditions=("label",))
+    objective = () if fault == "keeps its loss to itself" else ("loss",)
+    return core.Family(init, train_step, evaluate, objective, sample=sample, conditions=("label",))
 
 
 COUNTER = itertools.count()
@@ -144,9 +149,28 @@ CHECKS = {
     contract.microbatches_agree: "noise by position",
     contract.samples_are_their_own: "noise by position",
     contract.evaluation_ignores_padding: "sees its neighbours",
+    contract.objective_is_stated: "keeps its loss to itself",
     contract.float_options_vectorise: "branch",
     contract.options_are_read: "unread",
 }
+
+
+BOUND = {"path": "learned", "target": "noise", "weighting": "variational", "times": "uniform_times"}
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "stated"),
+    [
+        ("vq", {"reconstruction": "absolute_error"}, {"loss"}),
+        ("diffusion", BOUND, {"loss", "diffusion", "prior", "reconstruction", "log_prob"}),
+        ("diffusion", {"guide_width": 4}, {"loss", "loss_guide"}),
+    ],
+)
+def test_the_objective_follows_the_options(name, changes, stated):
+    made = case(name)
+    made = made._replace(options=dataclasses.replace(made.options, **changes))
+    contract.objective_is_stated(made)
+    assert set(contract.family(made).objective) == stated
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)

@@ -282,6 +282,33 @@ def test_a_table_of_runs(workdir, full, tmp_path, capsys):
     assert "protocol.k (5 and 3)" in capsys.readouterr().err
 
 
+def test_likelihoods_of_two_runs_are_compared_image_by_image(tmp_path, capsys):
+    runs, values = [tmp_path / name for name in ("one", "other")], []
+    for seed, run in enumerate(runs):
+        assert train(run, "--config.train.steps=2", f"--config.seed={seed}", config="made_digits") == 0
+        assert evaluate("--workdir", run) == 0
+        folder = run / "evaluation"
+        report = json.loads((folder / "best.json").read_text())
+        assert report["files"] == ["best.json", "best-log_prob.npz"]
+        assert report["trained_on"] == ["loss", "negative_log_likelihood", "bits_per_dimension"]
+        with np.load(folder / "best-log_prob.npz") as archive:
+            values.append(archive["log_prob"])
+            assert str(archive["data"]) == report["protocol"]["data"]
+        assert len(values[-1]) == report["examples"]
+        assert -values[-1].mean() == pytest.approx(report["metrics"]["negative_log_likelihood"]["value"])
+        # The suites store it alike, and of samples nothing is asked here.
+        (folder / "best.json").rename(folder / "best-full.json")
+        (folder / "best-log_prob.npz").rename(folder / "best-full-log_prob.npz")
+    capsys.readouterr()
+    assert evaluate("--table", ",".join(map(str, runs))) == 0
+    output = capsys.readouterr().out
+    assert "negative_log_likelihood (exact) less one [95 %]" in output and "† trained on" in output
+    assert f"| {np.mean(values[0] - values[1]):+.4g} [" in output
+    (runs[1] / "evaluation" / "best-full-log_prob.npz").write_bytes(b"")
+    assert evaluate("--table", ",".join(map(str, runs))) == 3
+    assert "best-full-log_prob.npz is damaged" in capsys.readouterr().err
+
+
 def test_a_run_of_an_earlier_version_has_the_defaults_of_options_it_did_not_know(workdir, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(workdir, copy)

@@ -11,7 +11,7 @@ import pytest
 from genimg_jax import data
 from genimg_jax.data import open_source
 from genimg_jax.engine.config import EvaluateOptions
-from genimg_jax.errors import ConfigError, DataError, ResourceError
+from genimg_jax.errors import ConfigError, ResourceError
 from genimg_jax.evaluation import classifiers, distances, image_sets, results, suite
 from genimg_jax.evaluation.image_sets import ImageSet, of_source
 from genimg_jax.metrics.specs import Measurement, MetricSpec
@@ -198,41 +198,6 @@ def test_a_report_that_cannot_be_written_is_a_sentence(perfect, tmp_path):
 
 def test_a_report_of_nothing_has_a_text():
     assert results.text({"metrics": {}}).startswith("metric ")
-
-
-def report_of(value: float, **changed) -> dict:
-    """One with a likelihood and a distance."""
-    kind = changed.pop("kind", "exact")
-    fields = {"samples": 10, "reference": "digits", "split": "test", "reference_samples": 5, "seed": 0} | changed
-    one = MetricSpec("kernel", "classifier", "1a", None, **fields, protocol={})
-    two = MetricSpec("negative_log_likelihood", None, None, None, **fields, protocol={"log-likelihood": kind})
-    measured = {"kernel/classifier": Measurement(value, one), "negative_log_likelihood": Measurement(value, two)}
-    return {"metrics": {name: results.metric(m) for name, m in measured.items()}}
-
-
-def test_a_table_keeps_kinds_of_likelihood_apart_and_refuses_two_protocols():
-    bound = "a bound: the true value is at most this"
-    text = results.table({"made": report_of(1.5), "vae": report_of(2.5, kind=bound)})
-    header, _, made, vae, protocol = text.splitlines()
-    kinds = "| negative_log_likelihood (exact) | negative_log_likelihood (a bound) |"
-    assert header == f"|  | kernel/classifier {kinds}"
-    assert (made, vae) == ("| made | 1.5 | 1.5 |  |", "| vae | 2.5 |  | 2.5 |")
-    assert protocol.count("`") == 6
-    with pytest.raises(DataError, match=r"'kernel/classifier' cannot hold both 'made' and 'vae'.* \(10 and 20\)"):
-        results.table({"made": report_of(1.5), "vae": report_of(2.5, samples=20)})
-
-
-def test_a_table_has_every_column_that_was_named():
-    reports = {"made": report_of(1.5), "vae": report_of(2.5)}
-    del reports["vae"]["metrics"]["kernel/classifier"]
-    rows = results.table(reports, ["negative_log_likelihood", "kernel/classifier"]).splitlines()
-    assert rows[0] == "|  | negative_log_likelihood (exact) | kernel/classifier |"
-    assert rows[3] == "| vae | 2.5 |  |"
-    message = "kernel/classifer has not been measured in made, vae; did you mean 'kernel/classifier'?"
-    with pytest.raises(ConfigError, match=message):
-        results.table(reports, ["negative_log_likelihood", "kernel/classifer"])
-    with pytest.raises(ConfigError, match=r"none of .* has been measured in made; name columns that have been"):
-        results.table({"made": {"metrics": {"loss": None}}})
 
 
 def test_numbers_that_json_has_not_are_words():

@@ -31,7 +31,7 @@ def tokenizer(spec: core.Spec) -> core.Family:
 
     height, width, channels = spec.image_shape
     codes = spec._replace(image_shape=(height // 2, width // 2, channels))
-    return core.Family(None, None, None, encode=encode, decode=decode, codes=codes)
+    return core.Family(None, None, None, (), encode=encode, decode=decode, codes=codes)
 
 
 def make(options, spec, optimizers, prior=transformer) -> core.Family:

@@ -38,7 +38,7 @@ def affine(spec: core.Spec, cell: int) -> core.Family:
         return jnp.clip(image.repeat(cell, axis=1).repeat(cell, axis=2), -1, 1)
 
     codes = core.Codes(core.Spec(shape, spec.num_classes, 0), encode, decode)
-    return core.Family(None, None, None, continuous=codes)
+    return core.Family(None, None, None, (), continuous=codes)
 
 
 # --------------------------------------------------------------------------------------------------------- the scale
@@ -57,7 +57,7 @@ def recorder() -> core.Family:
     def sample(weights, keys, condition):
         return core.normal(keys, (2, 2, 3))
 
-    return core.Family(init, train_step, lambda weights, batch, key: {"image": batch["image"]}, sample=sample)
+    return core.Family(init, train_step, lambda weights, batch, key: {"image": batch["image"]}, (), sample=sample)
 
 
 def batches() -> list[np.ndarray]:

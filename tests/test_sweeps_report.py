@@ -7,10 +7,12 @@ import re
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from genimg_jax.engine import config as configs
 from genimg_jax.engine import images, run
 from genimg_jax.errors import ConfigError, DataError
+from genimg_jax.metrics import significance
 from genimg_jax.sweeps import driver, experiment, figures, findings, plan, report, statistics, tables
 from genimg_jax.sweeps.cells import Outcome
 from genimg_jax.sweeps.grid import chain, param, product, seeds
@@ -29,8 +31,8 @@ def made(workdir, grid, baseline, **changes):
     return sweep
 
 
-def finish(sweep, cell, value, digest="abc", **manifest):
-    """What training and evaluating a cell would have left."""
+def finish(sweep, cell, value, digest="abc", log_prob=None, about_report=(), **manifest):
+    """What training and evaluating a cell would have left; `log_prob` f64[N], of single images, or none as once."""
     for part in ("state", "about"):
         (cell.workdir / "checkpoints" / str(STEPS) / part).mkdir(parents=True, exist_ok=True)
     run.write_json(cell.workdir / "config.json", dict(cell.values))
@@ -42,7 +44,9 @@ def finish(sweep, cell, value, digest="abc", **manifest):
     }
     run.write_json(cell.workdir / "manifest.json", {**about, "command": cell.name, **manifest})
     metrics = {METRIC: {"value": value, "digest": digest}, "kl": {"value": 2.0, "digest": "def"}}
-    run.write_json(cell.workdir / "evaluation" / "best.json", {"metrics": metrics})
+    run.write_json(cell.workdir / "evaluation" / "best.json", {"metrics": metrics, **dict(about_report)})
+    if log_prob is not None:
+        np.savez(cell.workdir / "evaluation" / "best-log_prob.npz", log_prob=log_prob, digest=digest)
     lines = [
         {
             "step": step,
@@ -94,6 +98,57 @@ def test_two_seeds_are_called_an_anecdote_and_claim_nothing(tmp_path):
     sweep = scored(tmp_path, effects=(0.0, -300.0, 0.0), count=2)
     text = report.markdown(sweep, findings.find(sweep))
     assert "an anecdote" in text and "no difference shown: beta=2.0" in text
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_over_images_trained_models_are_told_apart_and_no_setting_is_called_better(tmp_path, count):
+    """A difference of 0.01 nats, where images vary by 30 and seeds by 10."""
+    sweep = made(tmp_path, product(param("model.beta", 1.0, 2.0), seeds(count)), {"model.beta": 1.0})
+    rng, images = np.random.default_rng(0), 1000
+    shared, each = 30 * rng.normal(size=images), 10 * rng.normal(size=count)
+    stored = {}
+    for cell in sweep.cells:
+        beta, seed = cell.overrides["model.beta"], cell.overrides["seed"]
+        stored[beta, seed] = shared + each[seed] + 0.05 * rng.normal(size=images) + (0.01 if beta == 2 else 0)
+        finish(sweep, cell, -stored[beta, seed].mean(), log_prob=stored[beta, seed])
+    found = findings.find(sweep)
+    paired = found.settings[1].over_images
+    differences = np.mean([stored[1.0, seed] - stored[2.0, seed] for seed in range(count)], axis=0)
+    reference = scipy.stats.ttest_1samp(differences, 0)
+    assert found.settings[0].over_images is None and paired.pairs == images
+    assert paired.p_value == pytest.approx(reference.pvalue) and paired.p_value < 1e-3
+    assert paired.interval[1:3] == pytest.approx(reference.confidence_interval())
+    text = report.markdown(sweep, found)
+    assert f"| {significance.shown(paired)} | {paired.p_value:.2g} |" in text
+    assert "| p over images |" in text and "the same 1000 images" in text
+    assert count > 1 or "no difference shown: beta=2.0" in report.verdict(sweep, found)
+    assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
+
+
+def test_images_of_other_protocols_or_not_stored_are_not_paired(tmp_path):
+    sweep = scored(tmp_path, count=3)
+    text = report.markdown(sweep, findings.find(sweep))
+    assert "over images [" not in text and "Without differences over images" in text and "Remove evaluation/" in text
+    for i, cell in enumerate(sweep.cells):
+        finish(sweep, cell, 1.5, log_prob=np.full(4, -1.5), digest=f"protocol {i % 2}")
+    assert not any(setting.over_images for setting in findings.find(sweep, mixed=True).settings)
+    other = scored(tmp_path / "other", count=3, metric="kl", also=())
+    assert "over images" not in report.markdown(other, findings.find(other))
+
+
+def test_what_was_trained_on_and_selected_is_marked(tmp_path):
+    sweep = scored(tmp_path, count=2)
+    assert "selected among" not in report.markdown(sweep, findings.find(sweep))
+    about = {"trained_on": [METRIC], "split": "test"}
+    for candidates, cell in enumerate(sweep.cells[2:], 11):
+        selection = {"split": "validation" if candidates < 14 else "test", "metric": "loss", "candidates": candidates}
+        finish(sweep, cell, 1.5, about_report=about | {"selection": selection})
+    text = report.markdown(sweep, findings.find(sweep))
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("|")]
+    assert rows[0][-2:] == ["kl", "selected among"]
+    assert [row[2].endswith(" †") for row in rows[2:]] == [False, True, True] and "2 †" not in text
+    assert rows[3][-1] == "11, 12" and rows[4][-1] == "13, 14 ‡"
+    assert "\n† trained on this measure" in text and "\n‡ the reported split had a part" in text
 
 
 def test_the_markdown_table_has_a_row_a_setting(tmp_path):

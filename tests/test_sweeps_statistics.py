@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from genimg_jax.metrics import significance
 from genimg_jax.sweeps import statistics
 
 SIMULATIONS = 20_000
@@ -56,32 +57,32 @@ def test_identical_settings_are_told_apart_as_often_as_promised(shared_noise):
     """A null sweep: what seeds share goes away, and 5 % are called different before correction."""
     seeds = shared_noise * rng(1).normal(size=(SIMULATIONS, 5))
     base, other = (seeds + rng(n).normal(size=(SIMULATIONS, 5)) for n in (2, 3))
-    assert near(np.mean(statistics.p_value(other - base) < 0.05), 0.05)
+    assert near(np.mean(significance.p_value(other - base) < 0.05), 0.05)
 
 
 def test_holm_keeps_the_chance_of_any_false_claim_below_the_level_though_all_share_a_baseline():
     base = rng(4).normal(size=(SIMULATIONS, 1, 5))
     cells = rng(5).normal(size=(SIMULATIONS, 8, 5))
-    p_values = statistics.p_value(cells - base)
+    p_values = significance.p_value(cells - base)
     assert np.mean((p_values < 0.05).any(axis=-1)) > 0.15, "without it there are many"
-    wrong = np.mean((statistics.holm(p_values) < 0.05).any(axis=-1))
+    wrong = np.mean((significance.holm(p_values) < 0.05).any(axis=-1))
     assert 0.02 < wrong < 0.05
 
 
 def test_holm_by_hand():
     # 4 hypotheses: 0.005 x 4, 0.01 x 3, 0.03 x 2, 0.04 x 1, then never below an earlier one.
-    found = statistics.holm(np.array([0.01, 0.04, 0.03, 0.005]))
+    found = significance.holm(np.array([0.01, 0.04, 0.03, 0.005]))
     np.testing.assert_allclose(found, [0.03, 0.06, 0.06, 0.02])
-    np.testing.assert_allclose(statistics.holm(np.array([0.9, 0.8])), [1.0, 1.0])
-    np.testing.assert_allclose(statistics.holm(np.array([0.02, np.nan, 0.03])), [0.04, np.nan, 0.04])
-    assert statistics.holm(np.zeros(0)).shape == (0,)
+    np.testing.assert_allclose(significance.holm(np.array([0.9, 0.8])), [1.0, 1.0])
+    np.testing.assert_allclose(significance.holm(np.array([0.02, np.nan, 0.03])), [0.04, np.nan, 0.04])
+    assert significance.holm(np.zeros(0)).shape == (0,)
 
 
 @pytest.mark.parametrize("pairs", [3, 5, 10])
 def test_a_detectable_difference_is_detected_as_often_as_it_says(pairs):
     shift = statistics.detectable_difference(2.0, pairs)
     differences = 2.0 * rng(pairs).normal(size=(SIMULATIONS, pairs)) + shift
-    assert near(np.mean(statistics.p_value(differences) < statistics.LEVEL), statistics.POWER)
+    assert near(np.mean(significance.p_value(differences) < statistics.LEVEL), statistics.POWER)
     critical = scipy.stats.t.ppf(0.975, pairs - 1)
     power = scipy.stats.nct.sf(critical, pairs - 1, shift / 2 * np.sqrt(pairs))
     assert power == pytest.approx(statistics.POWER, abs=1e-3)
@@ -104,7 +105,7 @@ def test_the_effect_size_has_no_bias(pairs):
 
 
 def test_differences_without_spread():
-    assert statistics.p_value(np.zeros(4)) == 1
-    assert statistics.p_value(np.full(4, 0.5)) == 0
+    assert significance.p_value(np.zeros(4)) == 1
+    assert significance.p_value(np.full(4, 0.5)) == 0
     assert np.isnan(statistics.effect_size(np.full(4, 0.5)))
-    assert np.isnan(statistics.p_value(np.ones(1)))
+    assert np.isnan(significance.p_value(np.ones(1)))

@@ -112,15 +112,20 @@ def _of_images(arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def _table(values: flags.FlagValues) -> None:
-    from genimg_jax.evaluation import results
+    from genimg_jax.evaluation import log_probs, results
 
     if not values.table:
         raise ConfigError("which runs? Give --table RUN,RUN,...")
     runs = {path: pathlib.Path(path).expanduser() for path in values.table}
     names = [run.resolve().name for run in runs.values()]
     names = names if len(set(names)) == len(names) else list(runs)
-    found = [results.read(run, f"{values.checkpoint}-full") for run in runs.values()]
-    print(results.table(dict(zip(names, found, strict=True)), values.columns))
+    report = f"{values.checkpoint}-full"
+    found = {name: results.read(run, report) for name, run in zip(names, runs.values(), strict=True)}
+    each = {
+        name: log_probs.read(run / "evaluation" / f"{report}.json", found[name]["metrics"])
+        for name, run in zip(names, runs.values(), strict=True)
+    }
+    print(results.table(found, values.columns, each))
 
 
 def _human(values: flags.FlagValues) -> None:

@@ -9,7 +9,10 @@ from genimg_jax.engine import config
 from genimg_jax.pages.html import absent, picture, table, text
 
 # What has a place of its own on the card; all else is said in a line.
-PARTS = ("metrics", "protocol", "of_reference", "verdict", "classes", "memorisation", "left_out", "files")
+PARTS = (
+    *("metrics", "trained_on", "selection", "protocol", "of_reference", "verdict", "classes", "memorisation"),
+    *("left_out", "files"),
+)
 
 
 def metric_cells(evaluation: Mapping) -> dict[str, tuple[Any, Any, str]]:
@@ -41,6 +44,8 @@ def _card(name: str, evaluation: Mapping, problem: str, folder: pathlib.Path) ->
     folded = {
         "Classes": _classes(_mapping(evaluation, "classes")),
         "Left out": table(list(_mapping(evaluation, "left_out").items())),
+        "Trained on": table([(metric,) for metric in evaluation.get("trained_on", ())]),
+        "Selection": table(list(_mapping(evaluation, "selection").items())),
         "Protocol": table(list(config.flatten(evaluation.get("protocol", {})).items())),
         "Digests": table(list(digests.items())),
     }

@@ -10,17 +10,21 @@ from genimg_jax.engine import program as programs
 from genimg_jax.engine.program import Program
 from genimg_jax.errors import ConfigError
 from genimg_jax.evaluation.image_sets import dataset
+from genimg_jax.evaluation.results import LIKELIHOODS
 from genimg_jax.metrics import intervals
 from genimg_jax.metrics.specs import Measurement, MetricSpec, Scalar
 
 KINDS = {"exact": "exact", "lower": "a bound: the true value is at most this", "estimate": "an estimate"}
-NATS, BITS, BITS_A_CODE = "negative_log_likelihood", "bits_per_dimension", "bits_per_code"
+NATS, BITS, BITS_A_CODE = LIKELIHOODS
 UNITS = {NATS: "nats an image", BITS: "bits", BITS_A_CODE: "bits"}
 
 
-def measure(program: Program, weights: core.Weights, source: Source, options: data.Options) -> dict[str, Measurement]:
+def measure(
+    program: Program, weights: core.Weights, source: Source, options: data.Options
+) -> tuple[dict[str, Measurement], np.ndarray | None]:
     """The means over all of `source` of what the family's `evaluate` gives, and of the negative log-likelihood where
-    it has one and `config.evaluate.likelihood` asks for it: in nats an image, and in bits a dimension or a code.
+    it has one and `config.evaluate.likelihood` asks for it: in nats an image, and in bits a dimension or a code. Then
+    also the log-likelihood of each image, f64[N] in the order of `source`.
 
     Raises `ConfigError` where the images are not of the kind that the run was trained on.
     """
@@ -31,13 +35,13 @@ def measure(program: Program, weights: core.Weights, source: Source, options: da
         for name, values in programs.evaluate(program, weights, source).items()
     }
     if not program.config.evaluate.likelihood or program.family.log_prob is None:
-        return found
+        return found, None
     negative = -programs.evaluate(program, weights, source, "log_prob")["log_prob"].astype(np.float64)
     codes = program.family.likelihood_of
     bits = negative / (math.prod((codes or program.spec).image_shape) * math.log(2))
     for name, values in ((NATS, negative), (BITS_A_CODE if codes else BITS, bits)):
         found[name] = _measurement(name, values, source, options, protocol(program))
-    return found
+    return found, -negative
 
 
 def other_images(program: Program, source: Source) -> str:

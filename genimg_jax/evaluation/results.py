@@ -3,15 +3,24 @@
 import math
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from genimg_jax.engine import run
 from genimg_jax.errors import ConfigError
-from genimg_jax.metrics import specs
+from genimg_jax.metrics import significance, specs
 from genimg_jax.metrics.specs import Measurement, MetricSpec
 from genimg_jax.options import nearest
 
 Report = dict[str, Any]
+
+TRAINED, SELECTED = "†", "‡"
+MARKS = {
+    TRAINED: "trained on this measure: its value says less of other qualities than that of a model that was not.",
+    SELECTED: "the reported split had a part in choosing it: better than it would be on new images.",
+}
+LIKELIHOODS = ("negative_log_likelihood", "bits_per_dimension", "bits_per_code")  # one log-likelihood, in three units
 
 # What a table of runs shows unless told otherwise: those of them that are there.
 COLUMNS = (
@@ -29,6 +38,14 @@ COLUMNS = (
     "training_minutes",
     "images_a_second",
 )
+
+
+class Column(NamedTuple):
+    """Of a table: texts by row."""
+
+    head: str
+    digest: str  # of the protocol; "" for a column without one
+    cells: dict[str, str]
 
 
 def plain(value: Any) -> Any:
@@ -85,7 +102,8 @@ def number(value: float | str) -> str:
 def text(report: Report) -> str:
     """The report for a terminal."""
     references = report.get("of_reference", {})
-    name_width = max([28, *map(len, report["metrics"])])
+    shown = {name: f"{name}{mark(report, name)}" for name in report["metrics"]}
+    name_width = max([28, *map(len, shown.values())])
     lines = [f"{'metric':{name_width}} {'value':>10}  95 % interval"]
     for name, entry in report["metrics"].items():
         interval = "[{}, {}]".format(*map(number, entry["interval"])) if entry["interval"] else ""
@@ -94,9 +112,14 @@ def text(report: Report) -> str:
             entry.get("unit", ""),
             f"(the data: {number(references[name])})" if name in references else "",
         ]
-        lines.append(f"{name:{name_width}} {number(entry['value']):>10}  {'  '.join(filter(None, notes))}".rstrip())
+        value = f"{number(entry['value']):>10}"
+        lines.append(f"{shown[name]:{name_width}} {value}  {'  '.join(filter(None, notes))}".rstrip())
     if protocol := report.get("protocol"):
         lines += ["", "; ".join(f"{k}: {v}" for k, v in protocol.items())]
+    if count := selected_among(report):
+        by, split = (report["selection"].get(name) for name in ("metric", "split"))
+        lines += ["", f"selected among: {count}{f', by {by} on {split}' if by else ''}"]
+    lines += legend("\n".join(lines))
     if read := report.get("classes"):
         lines += ["", *_classes(read)]
     for features, found in report.get("memorisation", {}).items():
@@ -125,9 +148,41 @@ def _classes(read: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def table(reports: Mapping[str, Report], columns: Sequence[str] | None = None) -> str:
+def trained_on(objective: Sequence[str], metrics: Mapping[str, Measurement]) -> list[str]:
+    """The metrics that a `core.Family.objective` optimises: by their name, as a likelihood, or in its features."""
+    known = {*objective, *(LIKELIHOODS if "log_prob" in objective else ())}
+    return [name for name, found in metrics.items() if name in known or found.spec.features in known]
+
+
+def mark(report: Report, name: str) -> str:
+    """What follows a metric's value: `TRAINED`, or nothing."""
+    return f" {TRAINED}" if name in report.get("trained_on", ()) else ""
+
+
+def selected_among(report: Report) -> str:
+    """The number of candidates that the reported one was chosen from, marked `SELECTED` if the reported split had a
+    part in it; "" where the report does not say."""
+    selection, split = report.get("selection"), report.get("split")
+    if not selection:
+        return ""
+    seen = selection.get("evaluated", 1)  # candidates of this run that were evaluated on the reported split
+    count = f"{selection.get('candidates', 1)}{f' and {seen} on {split}' if seen > 1 else ''}"
+    return f"{count} {SELECTED}" if seen > 1 or selection.get("split") == split else count
+
+
+def legend(text: str) -> list[str]:
+    """What the marks in a text mean."""
+    return [f"{sign} {meaning}" for sign, meaning in MARKS.items() if sign in text]
+
+
+def table(
+    reports: Mapping[str, Report],
+    columns: Sequence[str] | None = None,
+    log_probs: Mapping[str, np.ndarray | None] | None = None,
+) -> str:
     """A Markdown table, a row a report, with the digest of each column's protocol below it; without `columns`, of those
-    of `COLUMNS` that there are.
+    of `COLUMNS` that there are. Beside negative log-likelihoods of one kind stand their paired differences from the
+    first row's, over the images of `log_probs`, f64[N] by row from `log_probs.read`.
 
     Raises `ConfigError` for a column that no report has, and `DataError` where a column would hold figures of two
     protocols: likelihoods that are exact, bounds or estimates are given columns of their own, and everything else must
@@ -142,17 +197,28 @@ def table(reports: Mapping[str, Report], columns: Sequence[str] | None = None) -
         raise ConfigError(
             f"none of {', '.join(COLUMNS)} has been measured in {', '.join(reports)}; name columns that have been."
         )
-    rows = {row: _cells(report, columns) for row, report in reports.items()}
-    found = {name for cells in rows.values() for name in cells}
-    contents = specs.table(rows)
-    order = sorted(range(len(found)), key=lambda i: columns.index(contents.columns[i].partition(" (")[0]))
-    return specs.markdown(
+    contents = specs.table({row: _cells(report, columns) for row, report in reports.items()})
+    metric_of = [head.partition(" (")[0] for head in contents.columns]
+    shown, notes = [], []
+    for i in sorted(range(len(metric_of)), key=lambda i: columns.index(metric_of[i])):
+        found = {row: cells[i] for row, cells in contents.rows.items() if cells[i]}
+        cells = {row: specs.cell(one) + mark(reports[row], metric_of[i]) for row, one in found.items()}
+        shown.append(Column(contents.columns[i], contents.digests[i], cells))
+        if metric_of[i] == LIKELIHOODS[0] and len(found) > 1:
+            more, said = _paired(contents.columns[i], {row: (log_probs or {}).get(row) for row in found})
+            shown, notes = shown + more, notes + said
+    chosen = {row: selected_among(report) for row, report in reports.items()}
+    shown += [Column("selected among", "", chosen)] if any(chosen.values()) else []
+    text = specs.markdown(
         specs.Table(
-            [contents.columns[i] for i in order],
-            [contents.digests[i] for i in order],
-            {row: [cells[i] for i in order] for row, cells in contents.rows.items()},
+            [column.head for column in shown],
+            [column.digest for column in shown],
+            {row: [column.cells.get(row) for column in shown] for row in reports},
         )
     )
+    if unknown := [row for row, report in reports.items() if "trained_on" not in report]:
+        notes.append(f"Reports that do not say what was trained on, and are not marked: {', '.join(unknown)}.")
+    return "\n\n".join([text, *notes, *legend(text)])
 
 
 def _cells(report: Report, columns: Sequence[str]) -> dict[str, Measurement]:
@@ -163,3 +229,28 @@ def _cells(report: Report, columns: Sequence[str]) -> dict[str, Measurement]:
             kind = found.spec.protocol.get("log-likelihood", "")
             cells[f"{name} ({str(kind).partition(':')[0]})" if kind else name] = found
     return cells
+
+
+def _paired(head: str, log_probs: Mapping[str, np.ndarray | None]) -> tuple[list[Column], list[str]]:
+    """The differences of negative log-likelihoods of one protocol, the column `head`; and what to know of them."""
+    values = {row: each for row, each in log_probs.items() if each is not None}
+    notes = []
+    if missing := [row for row in log_probs if row not in values]:
+        notes.append(
+            f"No paired difference of {', '.join(missing)}: the log-likelihoods of single images are not stored beside "
+            "the report; genimg evaluate --workdir RUN --suite full stores them."
+        )
+    if len(values) < 2:
+        return [], notes
+    baseline, *others = values
+    found = significance.paired({row: values[baseline] - values[row] for row in others})
+    differences = {row: significance.shown(one) for row, one in found.items()}
+    notes.append(
+        f"Less {baseline}: the mean difference in nats over the same {len(values[baseline])} images, with Student's "
+        "paired interval and test; p is corrected for all rows compared (Holm). Below 0 is better. It is about these "
+        "trained models on other images, not about training them again."
+        + (" Of bounds, it compares the bounds." if "bound" in head else "")
+        + (" Of estimates, it holds the errors of both." if "estimate" in head else "")
+    )
+    p_values = {row: f"{one.adjusted:.2g}" for row, one in found.items()}
+    return [Column(f"{head} less {baseline} [95 %]", "", differences), Column("p", "", p_values)], notes

@@ -21,9 +21,9 @@ from genimg_jax.engine.config import TrainOptions
 from genimg_jax.engine.images import write_whole
 from genimg_jax.engine.program import Program
 from genimg_jax.errors import ConfigError
-from genimg_jax.evaluation import classes, image_sets, likelihood, suite, trajectory
+from genimg_jax.evaluation import classes, image_sets, likelihood, log_probs, suite, trajectory
 from genimg_jax.evaluation.image_sets import ImageSet
-from genimg_jax.evaluation.results import Report
+from genimg_jax.evaluation.results import Report, trained_on
 from genimg_jax.evaluation.suite import Comparison
 from genimg_jax.metrics.specs import Measurement, MetricSpec, Scalar
 from genimg_jax.options import nearest, untrained
@@ -118,7 +118,7 @@ def _evaluate(opened: Opened, weights: core.Weights, step: int, checkpoint: str)
     program, source, comparison = opened.program, opened.source, opened.comparison
     read = program.config.data
     problem = likelihood.other_images(program, source) if comparison else ""
-    measured = {} if problem else likelihood.measure(program, weights, source, read)
+    measured, log_prob = ({}, None) if problem else likelihood.measure(program, weights, source, read)
     stated = likelihood.protocol(program) if program.config.evaluate.likelihood and not problem else {}
     report = {
         "checkpoint": checkpoint,
@@ -147,6 +147,9 @@ def _evaluate(opened: Opened, weights: core.Weights, step: int, checkpoint: str)
         missing = {"held-out loss and likelihood": problem} if problem else {}
         found = found._replace(metrics=measured | found.metrics | facts, left_out=missing | found.left_out)
         report["samples"] = len(made.images)
+    report["trained_on"] = trained_on(program.family.objective, found.metrics)
+    if log_prob is not None:
+        found = found._replace(arrays={"log_prob": log_probs.arrays(log_prob, measured, source)})
     return suite.write(_place(opened, checkpoint, ".json"), report, found)
 
 

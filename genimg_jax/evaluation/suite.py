@@ -1,5 +1,6 @@
 """The full suite: everything that can be said of generated images beside a reference, whatever made them."""
 
+import io
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -70,6 +71,8 @@ class Found(NamedTuple):
     """`classes.record`"""
     pictures: Mapping[str, np.ndarray] = {}
     """u8[rows, columns, C] by name"""
+    arrays: Mapping[str, Mapping[str, np.ndarray]] = {}
+    """What each archive holds, by its name"""
 
 
 def cache() -> pathlib.Path:
@@ -202,8 +205,8 @@ def _audited(found: Audit, network: FeatureNetwork, name: str, comparison: Compa
 
 
 def write(path: pathlib.Path, about: Mapping[str, Any], found: Found) -> Report:
-    """Writes and returns the report: `about`, and what was found; pictures beside it, by its name and theirs. Raises
-    `ResourceError` where they cannot be written."""
+    """Writes and returns the report: `about`, and what was found; pictures and archives beside it, by its name and
+    theirs. Raises `ResourceError` where they cannot be written."""
     verdict = found.verdict
     report = {
         **about,
@@ -213,12 +216,20 @@ def write(path: pathlib.Path, about: Mapping[str, Any], found: Found) -> Report:
         "memorisation": found.memorisation,
         "classes": found.classes,
         "left_out": found.left_out,
-        "files": [path.name, *(f"{path.stem}-{name}.png" for name in found.pictures)],
+        "files": [
+            path.name,
+            *(f"{path.stem}-{name}.png" for name in found.pictures),
+            *(f"{path.stem}-{name}.npz" for name in found.arrays),
+        ],
     }
-    report = results.plain({key: value for key, value in report.items() if value or key == "metrics"})
+    report = results.plain({key: value for key, value in report.items() if value or key in ("metrics", "trained_on")})
     try:
         for name, picture in found.pictures.items():
             images.save_png(path.with_name(f"{path.stem}-{name}.png"), picture)
+        for name, arrays in found.arrays.items():
+            content = io.BytesIO()
+            np.savez_compressed(content, **arrays)
+            images.write_whole(path.with_name(f"{path.stem}-{name}.npz"), content.getvalue())
         run.write_json(path, report)
     except OSError as error:
         raise ResourceError(f"the report {path} cannot be written: {error.strerror or error}.") from error

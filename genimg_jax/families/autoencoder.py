@@ -94,7 +94,15 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
 
     codes = core.Codes(core.Spec((1, 1, options.latent), spec.num_classes, 0), encode, decode)
     return core.Family(
-        init, train_step, evaluate, sample=sample, encode=encode, decode=decode, continuous=codes, prior=prior
+        init,
+        train_step,
+        evaluate,
+        objective=("loss", "reconstruction"),
+        sample=sample,
+        encode=encode,
+        decode=decode,
+        continuous=codes,
+        prior=prior,
     )
 
 

@@ -63,6 +63,7 @@ def autoregressive(
         start,
         train_step,
         evaluate,
+        objective=("loss", "log_prob"),
         sample=sample,
         conditions=("label",) if classes else (),
         log_prob=log_prob,

@@ -59,6 +59,7 @@ class Model(NamedTuple):
     path: Callable[[core.Tree], Path]
     bounded: bool = False  # the negative of the metric 'loss' is a lower bound of the log-likelihood
     couple: Coupling = independent_coupling
+    objective: tuple[str, ...] = ("loss",)  # the metrics of `error` that are minimised
 
 
 def check_guidance(options: Options, guidance: float, classes: int, needed: str = "model.conditional") -> None:
@@ -170,7 +171,14 @@ def family(
         return found.log_prob + math.prod(spec.image_shape) * math.log(width)
 
     made = core.Family(
-        init, train_step, evaluate, sample=sample, conditions=("label",) if classes else (), denoise=denoise, real=True
+        init,
+        train_step,
+        evaluate,
+        objective=(*model.objective, "log_prob") if model.bounded else model.objective,
+        sample=sample,
+        conditions=("label",) if classes else (),
+        denoise=denoise,
+        real=True,
     )
     if not spec.levels:
         return made

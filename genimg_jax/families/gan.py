@@ -154,6 +154,7 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         init,
         train_step,
         evaluate,
+        objective=(),
         sample=sample,
         decode=decode,
         prior=prior,

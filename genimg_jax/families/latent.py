@@ -93,6 +93,7 @@ def latent(
         init,
         train_step,
         evaluate,
+        objective=prior.objective,
         sample=None if prior.sample is None else sample,
         conditions=tuple(dict.fromkeys((*prior.conditions, *tokenizer.conditions))),
         log_prob=None if prior.log_prob is None else log_prob,

@@ -154,4 +154,9 @@ def model(options: Options, spec: core.Spec, regression: Regression) -> Model:
         path=path_of,
         bounded=regression.bounded,
         couple=regression.couple,
+        objective=(
+            "loss",
+            *(("diffusion", "prior", "reconstruction") if regression.bounded else ()),
+            *(("loss_guide",) if options.guide_width else ()),
+        ),
     )

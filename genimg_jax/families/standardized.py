@@ -53,7 +53,15 @@ def standardized(family: core.Family, average: Callable[[core.Tree], core.Tree] 
         scale, drawn = weights.extra["scale"], family.sample(own(weights), keys, condition)
         return drawn * (scale["deviation"] / DEVIATION) + per_channel(scale["mean"])
 
-    return core.Family(init, train_step, evaluate, sample=sample, conditions=family.conditions, real=True)
+    return core.Family(
+        init,
+        train_step,
+        evaluate,
+        objective=family.objective,
+        sample=sample,
+        conditions=family.conditions,
+        real=True,
+    )
 
 
 def per_channel(values: jax.Array) -> jax.Array:  # [C] -> [1, 1, 1, C]

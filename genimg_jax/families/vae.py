@@ -140,6 +140,7 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         init,
         train_step,
         evaluate,
+        objective=("loss", "reconstruction", "kl", "log_prob"),
         sample=sample,
         log_prob=log_prob,
         bound="lower",

@@ -54,7 +54,7 @@ class Autoencoder(NamedTuple):
     see: Callable[[core.Tree, core.Tree, jax.Array], Seen]
     """(params, codebook, image f32[B, H, W, C]) -> Seen"""
     capabilities: Mapping[str, object]
-    """`evaluate`, `encode`, `decode`, `codes` and `continuous` of a `core.Family`."""
+    """`evaluate`, `encode`, `decode`, `codes`, `continuous` and `objective` of a `core.Family`."""
 
 
 def build(options: Options, spec: core.Spec) -> Autoencoder:
@@ -120,6 +120,8 @@ def build(options: Options, spec: core.Spec) -> Autoencoder:
         "decode": decode,
         "codes": core.Spec((*grid, 1), spec.num_classes, quantizer.size),
         "continuous": core.Codes(vectors, encode_vectors, decode_vectors),
+        # The metrics of reconstruction are of squared errors.
+        "objective": ("loss", "reconstruction", "psnr") if options.reconstruction == "squared_error" else ("loss",),
     }
     return Autoencoder(quantizer, init, see, capabilities)
 

@@ -56,11 +56,12 @@ class Measurement(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Rows in the order given, columns in order of appearance; None where a row has no such measurement."""
+    """Rows in the order given, columns in order of appearance; None where a row has no such measurement. Cells may be
+    texts, and their columns lack a digest, ""."""
 
     columns: list[str]
     digests: list[str]
-    rows: dict[str, list[Measurement | None]]
+    rows: dict[str, list[Measurement | str | None]]
 
 
 def table(measurements: Mapping[str, Mapping[str, Measurement]]) -> Table:
@@ -88,17 +89,20 @@ def _differences(first: MetricSpec, second: MetricSpec) -> str:
     return ", ".join(f"{name} ({ours.get(name)!r} and {theirs.get(name)!r})" for name in names)
 
 
-def markdown(contents: Table, digits: int = 4) -> str:
-    """The table as GitHub draws it, intervals in brackets, a last row with the digests."""
+def cell(measurement: Measurement, digits: int = 4) -> str:
+    """The value, and its interval in brackets."""
+    ends = (measurement.low, measurement.high)
+    interval = "" if None in ends else " [{:.{d}g}, {:.{d}g}]".format(*ends, d=digits)
+    return f"{measurement.value:.{digits}g}{interval}"
 
-    def cell(measurement: Measurement | None) -> str:
-        if measurement is None:
-            return ""
-        ends = (measurement.low, measurement.high)
-        interval = "" if None in ends else " [{:.{d}g}, {:.{d}g}]".format(*ends, d=digits)
-        return f"{measurement.value:.{digits}g}{interval}"
+
+def markdown(contents: Table, digits: int = 4) -> str:
+    """The table as GitHub draws it, a last row with the digests."""
+
+    def text(content: Measurement | str | None) -> str:
+        return cell(content, digits) if isinstance(content, Measurement) else content or ""
 
     lines = [["", *contents.columns], ["---"] * (len(contents.columns) + 1)]
-    lines += [[name, *map(cell, cells)] for name, cells in contents.rows.items()]
-    lines += [["protocol", *(f"`{digest}`" for digest in contents.digests)]]
+    lines += [[name, *map(text, cells)] for name, cells in contents.rows.items()]
+    lines += [["protocol", *(f"`{digest}`" if digest else "" for digest in contents.digests)]]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -8,10 +8,15 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from genimg_jax.engine import run
 from genimg_jax.engine.config import flatten
 from genimg_jax.engine.reproduction import PASSING
 from genimg_jax.errors import DataError
+from genimg_jax.evaluation import log_probs, results
+from genimg_jax.metrics import significance
+from genimg_jax.metrics.significance import Paired
 from genimg_jax.sweeps import cells, plan, scores, statistics
 from genimg_jax.sweeps.cells import Cell
 from genimg_jax.sweeps.grid import determines
@@ -31,6 +36,9 @@ class Setting(NamedTuple):
     unfinished: int  # cells without a value of the primary metric
     summary: Summary | None  # of the primary metric
     comparison: Comparison | None  # with the baseline; None for it itself, and without shared seeds
+    over_images: Paired | None  # see `_over_images`
+    trained_on: frozenset[str]  # metrics that the training of one of its cells optimised
+    selected: str  # among how many each cell's figures were; "" where reports do not say
     seconds: float  # of training, all its cells
 
 
@@ -48,7 +56,8 @@ def find(sweep: Sweep, mixed: bool = False) -> Findings:
     code, or a metric measured in two ways."""
     measure = sweep.measure
     done = [cell for cell in sweep.cells if cells.trained(cell)]
-    metrics = {cell.digest: scores.evaluation(cell, measure) for cell in done}
+    reports = {cell.digest: scores.report(cell, measure) for cell in done}
+    metrics = {digest: report.get("metrics", {}) for digest, report in reports.items()}
     scores.check_measured(measure, dict.fromkeys(name for found in metrics.values() for name in found))
     manifests = {cell.digest: _manifest(cell) for cell in done}
     differing = _differences(done, manifests)
@@ -60,11 +69,12 @@ def find(sweep: Sweep, mixed: bool = False) -> Findings:
     swept = _swept(sweep)
     spent = plan.outcomes(sweep.workdir)
     found = [
-        _setting(name, group, swept, sweep, metrics, sum(_seconds(spent.get(cell.digest, [])) for cell in group))
+        _setting(name, group, swept, sweep, reports, sum(_seconds(spent.get(cell.digest, [])) for cell in group))
         for name, group in sweep.by_setting().items()
     ]
     compared = statistics.compare({s.name: s.values[measure.primary] for s in found}, sweep.baseline)
-    settings = tuple(s._replace(comparison=compared.get(s.name)) for s in found)
+    paired = {} if "," in protocols[measure.primary] else _over_images(sweep, metrics)
+    settings = tuple(s._replace(comparison=compared.get(s.name), over_images=paired.get(s.name)) for s in found)
     return Findings(settings, swept, protocols, differing, manifests, tuple(mixture))
 
 
@@ -77,12 +87,14 @@ def _setting(
     group: Sequence[Cell],
     swept: Sequence[str],
     sweep: Sweep,
-    metrics: Mapping[str, Mapping[str, Any]],
+    reports: Mapping[str, Mapping[str, Any]],
     seconds: float,
 ) -> Setting:
+    evaluated = [reports[cell.digest] for cell in group if reports.get(cell.digest)]
+    metrics = {cell.digest: reports.get(cell.digest, {}).get("metrics", {}) for cell in group}
     values: dict[str, dict[int, float]] = {}
     for metric in (sweep.measure.primary, *sweep.measure.also):
-        each = {sweep.seeds[c.digest]: scores.value(metrics.get(c.digest, {}), metric) for c in group}
+        each = {sweep.seeds[c.digest]: scores.value(metrics[c.digest], metric) for c in group}
         values[metric] = {seed: value for seed, value in each.items() if math.isfinite(value)}
     primary = values[sweep.measure.primary]
     flat = flatten(group[0].values)
@@ -94,7 +106,25 @@ def _setting(
         len(group) - len(primary),
         statistics.summarize(list(primary.values())) if primary else None,
         None,
+        None,
+        frozenset(name for report in evaluated for name in report.get("trained_on", ())),
+        ", ".join(dict.fromkeys(filter(None, map(results.selected_among, evaluated)))),
         seconds,
+    )
+
+
+def _over_images(sweep: Sweep, metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, Paired]:
+    """Where the primary metric is a likelihood, how each setting's negative log-likelihood differs from the baseline's
+    in nats, paired by test image: the mean over the seeds that both have, of cells that stored their images'."""
+    values: dict[str, dict[int, np.ndarray]] = {}
+    for cell in sweep.cells if sweep.measure.primary in results.LIKELIHOODS else ():
+        stored = log_probs.read(scores.path(cell, sweep.measure), metrics.get(cell.digest, {}))
+        if stored is not None:
+            values.setdefault(sweep.settings[cell.digest], {})[sweep.seeds[cell.digest]] = stored
+    base = values.pop(sweep.baseline, {})
+    shared = {name: base.keys() & each.keys() for name, each in values.items()}
+    return significance.paired(
+        {name: np.mean([base[s] - values[name][s] for s in seeds], axis=0) for name, seeds in shared.items() if seeds}
     )
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 
 from genimg_jax.engine.images import write_whole
+from genimg_jax.evaluation import results
+from genimg_jax.metrics import significance
 from genimg_jax.sweeps import findings, page
 from genimg_jax.sweeps.findings import Findings, Setting
 from genimg_jax.sweeps.plan import Sweep
@@ -18,13 +20,14 @@ def write(sweep: Sweep, mixed: bool = False) -> str:
     found = findings.find(sweep, mixed)
     table = markdown(sweep, found)
     write_whole(sweep.workdir / "report.md", f"{table}\n".encode())
-    html = page.page(sweep, found, verdict(sweep, found), header(sweep), rows(sweep, found), notes(sweep, found))
+    html = page.page(sweep, found, verdict(sweep, found), header(sweep, found), rows(sweep, found), notes(sweep, found))
     write_whole(sweep.workdir / "report.html", html.encode())
     return f"{table}\n\nwritten: {sweep.workdir / 'report.md'}, {sweep.workdir / 'report.html'}"
 
 
 def markdown(sweep: Sweep, found: Findings) -> str:
-    lines = [header(sweep), ["---"] * len(header(sweep)), *rows(sweep, found)]
+    head = header(sweep, found)
+    lines = [head, ["---"] * len(head), *rows(sweep, found)]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return "\n\n".join([f"**{sweep.question}**", verdict(sweep, found), table, *notes(sweep, found)])
 
@@ -50,7 +53,7 @@ def _listed(names: Sequence[str]) -> str:
     return " | ".join(names[:NAMED]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def header(sweep: Sweep) -> list[str]:
+def header(sweep: Sweep, found: Findings) -> list[str]:
     return [
         "setting",
         "seeds",
@@ -60,23 +63,40 @@ def header(sweep: Sweep) -> list[str]:
         "Holm",
         "effect",
         "detectable",
+        *[f"{results.LIKELIHOODS[0]}: difference over images [95 %]", "p over images"] * _over_images(found),
         *sweep.measure.also,
+        *["selected among"] * _selected(found),
     ]
 
 
+def _over_images(found: Findings) -> bool:
+    return any(setting.over_images for setting in found.settings)
+
+
+def _selected(found: Findings) -> bool:
+    return any(setting.selected for setting in found.settings)
+
+
 def rows(sweep: Sweep, found: Findings) -> list[list[str]]:
-    return [_row(sweep, setting) for setting in found.settings]
+    return [_row(sweep, found, setting) for setting in found.settings]
 
 
-def _row(sweep: Sweep, setting: Setting) -> list[str]:
+def _row(sweep: Sweep, found: Findings, setting: Setting) -> list[str]:
     summary, comparison = setting.summary, setting.comparison
     count = len(setting.cells)
     seeds = f"{count - setting.unfinished} of {count}" if setting.unfinished else str(count)
-    mean = _with_interval(summary.mean, summary.interval) if summary else ""
-    also = [_mean(setting.values[name].values()) for name in sweep.measure.also]
+    mean = _with_interval(summary.mean, summary.interval) + _mark(setting, sweep.measure.primary) if summary else ""
+    also = [_mean(setting.values[name].values(), _mark(setting, name)) for name in sweep.measure.also]
     name = setting.name + (" (baseline)" if setting.name == sweep.baseline else "")
     few = " *" if summary and summary.anecdote else ""
-    return [name, f"{seeds}{few}", mean, *_compared(comparison), *also]
+    paired = setting.over_images
+    images = [significance.shown(paired), _number(paired.p_value, ".2g")] if paired else ["", ""]
+    selected = [setting.selected] * _selected(found)
+    return [name, f"{seeds}{few}", mean, *_compared(comparison), *images * _over_images(found), *also, *selected]
+
+
+def _mark(setting: Setting, metric: str) -> str:
+    return f" {results.TRAINED}" * (metric in setting.trained_on)
 
 
 def _compared(comparison: Comparison | None) -> list[str]:
@@ -102,6 +122,18 @@ def notes(sweep: Sweep, found: Findings) -> list[str]:
         f"would show at p < {LEVEL:g} with a chance of {POWER:.0%}.",
         f"Checkpoint {measure.checkpoint}, suite {measure.suite}. " + (f"Protocols: {digests}." if digests else ""),
     ]
+    if pairs := {s.over_images.pairs for s in found.settings if s.over_images}:
+        parts.append(
+            f"Over images: the difference in nats an image, over the seeds that both have, paired by the same "
+            f"{pairs.pop()} images with Student's interval and test, p not corrected. It tells what other images would "
+            "change of these trained models, and nothing of other seeds: no setting is called better by it."
+        )
+    elif measure.primary in results.LIKELIHOODS and any(s.comparison for s in found.settings):
+        parts.append(
+            "Without differences over images: the cells' evaluations did not store the images' log-likelihoods. Remove "
+            "evaluation/ from the cells to have them evaluated anew."
+        )
+    parts += results.legend(" ".join(cell for row in rows(sweep, found) for cell in row))
     if any(s.summary and s.summary.anecdote for s in found.settings):
         parts.append(f"\\* {ANECDOTE}, whatever p says.")
     if found.mixture:
@@ -124,9 +156,9 @@ def _with_interval(value: float, interval, sign: str = "") -> str:
     return f"{value:{sign}.{digits}g} [{interval.low:{sign}.{digits}g}, {interval.high:{sign}.{digits}g}]"
 
 
-def _mean(values: Sequence[float]) -> str:
+def _mean(values: Sequence[float], mark: str) -> str:
     values = list(values)
-    return f"{sum(values) / len(values):.4g}" if values else ""
+    return f"{sum(values) / len(values):.4g}{mark}" if values else ""
 
 
 def _number(value: float, form: str) -> str:

@@ -24,15 +24,20 @@ def path(cell: Cell, measure: Measure) -> pathlib.Path:
     return cell.workdir / "evaluation" / f"{measure.checkpoint}{suffix}.json"
 
 
-def evaluation(cell: Cell, measure: Measure) -> Mapping[str, Any]:
-    """The metrics of a cell, each with its value and the digest of its protocol; {} where it has not been evaluated
-    since it was trained to the end."""
+def report(cell: Cell, measure: Measure) -> Mapping[str, Any]:
+    """A cell's evaluation; {} where it has not been evaluated since it was trained to the end."""
     file = path(cell, measure)
     try:
         since = last_checkpoint(cell).stat().st_mtime
-        return json.loads(file.read_text())["metrics"] if file.stat().st_mtime >= since else {}
-    except (OSError, ValueError, KeyError):
+        found = json.loads(file.read_text()) if file.stat().st_mtime >= since else {}
+    except (OSError, ValueError):
         return {}
+    return found if isinstance(found, dict) and "metrics" in found else {}
+
+
+def evaluation(cell: Cell, measure: Measure) -> Mapping[str, Any]:
+    """The metrics of a cell's report, each with its value and the digest of its protocol; {} where there is none."""
+    return report(cell, measure).get("metrics", {})
 
 
 def evaluated(cell: Cell, measure: Measure) -> bool:

@@ -1,8 +1,4 @@
-"""How sure a sweep is: means over seeds, and differences from the baseline in pairs of equal seed.
-
-Every function takes its values along the last axis, and simulations along the others: the tests hold the tests
-themselves to their error rates so.
-"""
+"""How sure a sweep is: means over seeds, and differences from the baseline in pairs of equal seed."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -12,7 +8,7 @@ import scipy.optimize
 import scipy.special
 import scipy.stats
 
-from genimg_jax.metrics import intervals
+from genimg_jax.metrics import intervals, significance
 from genimg_jax.metrics.intervals import Interval
 
 ENOUGH = 3  # seeds: fewer are an anecdote
@@ -67,50 +63,16 @@ def compare(settings: Mapping[str, Mapping[int, float]], baseline: str) -> dict[
         shared = sorted(base.keys() & values.keys())
         if name != baseline and shared:
             pairs[name] = np.array([values[seed] - base[seed] for seed in shared], np.float64)
-    p_values = np.array([float(p_value(d)) for d in pairs.values()])
-    adjusted = holm(p_values)
+    tested = significance.paired(pairs)
     return {
         name: Comparison(
-            len(d),
-            float(d.mean()),
-            intervals.mean(d) if len(d) > 1 else None,
-            float(p_values[i]),
-            float(adjusted[i]),
+            *tested[name],
             float(effect_size(d)),
             detectable_difference(float(d.std(ddof=1)), len(d)) if len(d) > 1 else np.nan,
             len(d) < ENOUGH,
         )
-        for i, (name, d) in enumerate(pairs.items())
+        for name, d in pairs.items()
     }
-
-
-def p_value(differences: np.ndarray) -> np.ndarray:
-    """Student's paired test, two-sided: how likely a mean this far from 0 is where there is no difference.
-
-    Differences that are all 0 give 1, those that are all alike otherwise 0; a single one gives no number.
-    """  # [..., N] -> f64[...]
-    differences = np.asarray(differences, np.float64)
-    count = differences.shape[-1]
-    if count < 2:
-        return np.full(differences.shape[:-1], np.nan)
-    mean, error = differences.mean(axis=-1), differences.std(axis=-1, ddof=1) / np.sqrt(count)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        found = 2 * scipy.stats.t.sf(np.abs(mean / error), count - 1)
-    return np.where(error > 0, found, np.where(mean == 0, 1.0, 0.0))
-
-
-def holm(p_values: np.ndarray) -> np.ndarray:
-    """Holm 1979: the smallest level at which each would be rejected while the chance of rejecting any true hypothesis
-    stays below it, however they depend on one another. Those that are not numbers are no hypotheses."""
-    # [..., M] -> f64[..., M]
-    p_values = np.asarray(p_values, np.float64)
-    order = np.argsort(p_values, axis=-1)  # not a number: last
-    count = np.isfinite(p_values).sum(axis=-1, keepdims=True)
-    factors = np.maximum(count - np.arange(p_values.shape[-1]), 1)
-    steps = np.minimum(factors * np.take_along_axis(p_values, order, axis=-1), 1.0)
-    adjusted = np.empty_like(p_values)
-    np.put_along_axis(adjusted, order, np.maximum.accumulate(steps, axis=-1), axis=-1)
-    return adjusted
 
 
 def effect_size(differences: np.ndarray) -> np.ndarray:
