@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from genimg_jax import data
+from genimg_jax.data.splits import part
 from genimg_jax.errors import ConfigError, DataError
-from genimg_jax.evaluation import log_probs, results
-from genimg_jax.metrics.specs import Measurement, MetricSpec
+from genimg_jax.evaluation import log_probs, marks, results
+from genimg_jax.metrics.specs import LIKELIHOODS, Measurement, MetricSpec
 
 
 def rng(seed):
@@ -91,12 +93,12 @@ def test_an_objective_marks_metrics_by_name_as_a_likelihood_and_in_its_features(
     def one(name, features=None):
         return Measurement(0.0, MetricSpec(name, features, None, None, 0, None, None, None, None))
 
-    found = {name: one(name) for name in ("loss", "psnr", *results.LIKELIHOODS)}
+    found = {name: one(name) for name in ("loss", "psnr", *LIKELIHOODS)}
     found |= {"kernel/inception": one("kernel", "inception"), "kernel/pixels": one("kernel", "pixels")}
-    assert results.trained_on((), found) == []
-    assert results.trained_on(("loss", "psnr"), found) == ["loss", "psnr"]
-    assert results.trained_on(("log_prob",), found) == list(results.LIKELIHOODS)
-    assert results.trained_on(("inception",), found) == ["kernel/inception"]
+    assert marks.trained_on((), found) == []
+    assert marks.trained_on(("loss", "psnr"), found) == ["loss", "psnr"]
+    assert marks.trained_on(("log_prob",), found) == list(LIKELIHOODS)
+    assert marks.trained_on(("inception",), found) == ["kernel/inception"]
 
 
 def test_tables_say_among_how_many_a_figure_was_selected_and_on_what():
@@ -104,16 +106,20 @@ def test_tables_say_among_how_many_a_figure_was_selected_and_on_what():
     selections = {
         "validated": chosen,
         "leaked": chosen | {"split": "test"},
+        "shared": chosen,
         "tried": {"evaluated": 3},
         "last": {"evaluated": 1},
         "old": None,
     }
     reports = {row: report_of(1.5) | ({"selection": each} if each else {}) for row, each in selections.items()}
+    options = data.Options(validation_split="test[:5]", allow_overlap=True)
+    reports["shared"]["split"] = part(options, data.Part.EVALUATE, {"train": range(20), "test": range(20, 30)})[1]
     text = results.table(reports)
     assert text.splitlines()[0].endswith("| selected among |")
-    last = {line.split(" | ")[0][2:]: line.removesuffix(" |").split(" | ")[-1] for line in text.splitlines()[2:7]}
+    last = {line.split(" | ")[0][2:]: line.removesuffix(" |").split(" | ")[-1] for line in text.splitlines()[2:8]}
+    assert last.pop("shared") == "12 ‡"
     assert last == {"validated": "12", "leaked": "12 ‡", "tried": "1 and 3 on test ‡", "last": "1", "old": ""}
-    assert "\n‡ the reported split had a part" in text
+    assert "\n‡ the reported split may have had a part" in text
     assert "selected" not in results.table({"old": reports["old"]})
     assert "\nselected among: 12, by loss on validation" in results.text(reports["validated"])
     assert "\nselected among: 12 ‡, by loss on test\n‡ the reported" in results.text(reports["leaked"])

@@ -10,9 +10,8 @@ from genimg_jax.engine import program as programs
 from genimg_jax.engine.program import Program
 from genimg_jax.errors import ConfigError
 from genimg_jax.evaluation.image_sets import dataset
-from genimg_jax.evaluation.results import LIKELIHOODS
 from genimg_jax.metrics import intervals
-from genimg_jax.metrics.specs import Measurement, MetricSpec, Scalar
+from genimg_jax.metrics.specs import LIKELIHOODS, Measurement, MetricSpec, Scalar
 
 KINDS = {"exact": "exact", "lower": "a bound: the true value is at most this", "estimate": "an estimate"}
 NATS, BITS, BITS_A_CODE = LIKELIHOODS

@@ -9,18 +9,12 @@ import numpy as np
 
 from genimg_jax.engine import run
 from genimg_jax.errors import ConfigError
+from genimg_jax.evaluation import marks
 from genimg_jax.metrics import significance, specs
-from genimg_jax.metrics.specs import Measurement, MetricSpec
+from genimg_jax.metrics.specs import LIKELIHOODS, Measurement, MetricSpec
 from genimg_jax.options import nearest
 
 Report = dict[str, Any]
-
-TRAINED, SELECTED = "†", "‡"
-MARKS = {
-    TRAINED: "trained on this measure: its value says less of other qualities than that of a model that was not.",
-    SELECTED: "the reported split had a part in choosing it: better than it would be on new images.",
-}
-LIKELIHOODS = ("negative_log_likelihood", "bits_per_dimension", "bits_per_code")  # one log-likelihood, in three units
 
 # What a table of runs shows unless told otherwise: those of them that are there.
 COLUMNS = (
@@ -102,7 +96,7 @@ def number(value: float | str) -> str:
 def text(report: Report) -> str:
     """The report for a terminal."""
     references = report.get("of_reference", {})
-    shown = {name: f"{name}{mark(report, name)}" for name in report["metrics"]}
+    shown = {name: name + marks.trained(report.get("trained_on", ()), name) for name in report["metrics"]}
     name_width = max([28, *map(len, shown.values())])
     lines = [f"{'metric':{name_width}} {'value':>10}  95 % interval"]
     for name, entry in report["metrics"].items():
@@ -116,10 +110,10 @@ def text(report: Report) -> str:
         lines.append(f"{shown[name]:{name_width}} {value}  {'  '.join(filter(None, notes))}".rstrip())
     if protocol := report.get("protocol"):
         lines += ["", "; ".join(f"{k}: {v}" for k, v in protocol.items())]
-    if count := selected_among(report):
-        by, split = (report["selection"].get(name) for name in ("metric", "split"))
-        lines += ["", f"selected among: {count}{f', by {by} on {split}' if by else ''}"]
-    lines += legend("\n".join(lines))
+    if count := marks.selected_among(report):
+        by = "by {metric} on {split}".format(**report["selection"]) if "metric" in report["selection"] else ""
+        lines += ["", f"selected among: {', '.join(filter(None, [count, by]))}"]
+    lines += marks.legend("\n".join(lines))
     if read := report.get("classes"):
         lines += ["", *_classes(read)]
     for features, found in report.get("memorisation", {}).items():
@@ -148,33 +142,6 @@ def _classes(read: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def trained_on(objective: Sequence[str], metrics: Mapping[str, Measurement]) -> list[str]:
-    """The metrics that a `core.Family.objective` optimises: by their name, as a likelihood, or in its features."""
-    known = {*objective, *(LIKELIHOODS if "log_prob" in objective else ())}
-    return [name for name, found in metrics.items() if name in known or found.spec.features in known]
-
-
-def mark(report: Report, name: str) -> str:
-    """What follows a metric's value: `TRAINED`, or nothing."""
-    return f" {TRAINED}" if name in report.get("trained_on", ()) else ""
-
-
-def selected_among(report: Report) -> str:
-    """The number of candidates that the reported one was chosen from, marked `SELECTED` if the reported split had a
-    part in it; "" where the report does not say."""
-    selection, split = report.get("selection"), report.get("split")
-    if not selection:
-        return ""
-    seen = selection.get("evaluated", 1)  # candidates of this run that were evaluated on the reported split
-    count = f"{selection.get('candidates', 1)}{f' and {seen} on {split}' if seen > 1 else ''}"
-    return f"{count} {SELECTED}" if seen > 1 or selection.get("split") == split else count
-
-
-def legend(text: str) -> list[str]:
-    """What the marks in a text mean."""
-    return [f"{sign} {meaning}" for sign, meaning in MARKS.items() if sign in text]
-
-
 def table(
     reports: Mapping[str, Report],
     columns: Sequence[str] | None = None,
@@ -199,15 +166,16 @@ def table(
         )
     contents = specs.table({row: _cells(report, columns) for row, report in reports.items()})
     metric_of = [head.partition(" (")[0] for head in contents.columns]
+    trained_on = {row: report.get("trained_on", ()) for row, report in reports.items()}
     shown, notes = [], []
     for i in sorted(range(len(metric_of)), key=lambda i: columns.index(metric_of[i])):
         found = {row: cells[i] for row, cells in contents.rows.items() if cells[i]}
-        cells = {row: specs.cell(one) + mark(reports[row], metric_of[i]) for row, one in found.items()}
+        cells = {row: specs.cell(one) + marks.trained(trained_on[row], metric_of[i]) for row, one in found.items()}
         shown.append(Column(contents.columns[i], contents.digests[i], cells))
         if metric_of[i] == LIKELIHOODS[0] and len(found) > 1:
             more, said = _paired(contents.columns[i], {row: (log_probs or {}).get(row) for row in found})
             shown, notes = shown + more, notes + said
-    chosen = {row: selected_among(report) for row, report in reports.items()}
+    chosen = {row: marks.selected_among(report) for row, report in reports.items()}
     shown += [Column("selected among", "", chosen)] if any(chosen.values()) else []
     text = specs.markdown(
         specs.Table(
@@ -218,7 +186,7 @@ def table(
     )
     if unknown := [row for row, report in reports.items() if "trained_on" not in report]:
         notes.append(f"Reports that do not say what was trained on, and are not marked: {', '.join(unknown)}.")
-    return "\n\n".join([text, *notes, *legend(text)])
+    return "\n\n".join([text, *notes, *marks.legend(text)])
 
 
 def _cells(report: Report, columns: Sequence[str]) -> dict[str, Measurement]:

@@ -21,9 +21,9 @@ from genimg_jax.engine.config import TrainOptions
 from genimg_jax.engine.images import write_whole
 from genimg_jax.engine.program import Program
 from genimg_jax.errors import ConfigError
-from genimg_jax.evaluation import classes, image_sets, likelihood, log_probs, suite, trajectory
+from genimg_jax.evaluation import classes, image_sets, likelihood, log_probs, marks, suite, trajectory
 from genimg_jax.evaluation.image_sets import ImageSet
-from genimg_jax.evaluation.results import Report, trained_on
+from genimg_jax.evaluation.results import Report
 from genimg_jax.evaluation.suite import Comparison
 from genimg_jax.metrics.specs import Measurement, MetricSpec, Scalar
 from genimg_jax.options import nearest, untrained
@@ -147,7 +147,7 @@ def _evaluate(opened: Opened, weights: core.Weights, step: int, checkpoint: str)
         missing = {"held-out loss and likelihood": problem} if problem else {}
         found = found._replace(metrics=measured | found.metrics | facts, left_out=missing | found.left_out)
         report["samples"] = len(made.images)
-    report["trained_on"] = trained_on(program.family.objective, found.metrics)
+    report["trained_on"] = marks.trained_on(program.family.objective, found.metrics)
     if log_prob is not None:
         found = found._replace(arrays={"log_prob": log_probs.arrays(log_prob, measured, source)})
     return suite.write(_place(opened, checkpoint, ".json"), report, found)
@@ -178,7 +178,8 @@ def _selection(opened: Opened, step: int, checkpoint: str) -> dict[str, Any]:
         for line in run.read_metrics(opened.workdir)
         if line["split"] == "evaluation" and _saved(line["step"], config.train)
     ]
-    return {**found, "split": config.data.validation_split, "metric": best, "candidates": len(ranked)}
+    split = opened.source.split if opened.part == Part.VALIDATION else config.data.validation_split
+    return {**found, "split": split, "metric": best, "candidates": len(ranked)}
 
 
 def _saved(step: int, train: TrainOptions) -> bool:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from genimg_jax.errors import DataError
 
 Scalar = str | int | float | bool | None
+LIKELIHOODS = ("negative_log_likelihood", "bits_per_dimension", "bits_per_code")  # one log-likelihood, in three units
 
 
 @dataclasses.dataclass(frozen=True)

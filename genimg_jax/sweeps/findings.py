@@ -14,9 +14,10 @@ from genimg_jax.engine import run
 from genimg_jax.engine.config import flatten
 from genimg_jax.engine.reproduction import PASSING
 from genimg_jax.errors import DataError
-from genimg_jax.evaluation import log_probs, results
+from genimg_jax.evaluation import log_probs, marks
 from genimg_jax.metrics import significance
 from genimg_jax.metrics.significance import Paired
+from genimg_jax.metrics.specs import LIKELIHOODS
 from genimg_jax.sweeps import cells, plan, scores, statistics
 from genimg_jax.sweeps.cells import Cell
 from genimg_jax.sweeps.grid import determines
@@ -108,7 +109,7 @@ def _setting(
         None,
         None,
         frozenset(name for report in evaluated for name in report.get("trained_on", ())),
-        ", ".join(dict.fromkeys(filter(None, map(results.selected_among, evaluated)))),
+        ", ".join(dict.fromkeys(filter(None, map(marks.selected_among, evaluated)))),
         seconds,
     )
 
@@ -117,7 +118,7 @@ def _over_images(sweep: Sweep, metrics: Mapping[str, Mapping[str, Any]]) -> dict
     """Where the primary metric is a likelihood, how each setting's negative log-likelihood differs from the baseline's
     in nats, paired by test image: the mean over the seeds that both have, of cells that stored their images'."""
     values: dict[str, dict[int, np.ndarray]] = {}
-    for cell in sweep.cells if sweep.measure.primary in results.LIKELIHOODS else ():
+    for cell in sweep.cells if sweep.measure.primary in LIKELIHOODS else ():
         stored = log_probs.read(scores.path(cell, sweep.measure), metrics.get(cell.digest, {}))
         if stored is not None:
             values.setdefault(sweep.settings[cell.digest], {})[sweep.seeds[cell.digest]] = stored

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 from genimg_jax.engine.images import write_whole
-from genimg_jax.evaluation import results
+from genimg_jax.evaluation import marks
 from genimg_jax.metrics import significance
+from genimg_jax.metrics.specs import LIKELIHOODS
 from genimg_jax.sweeps import findings, page
 from genimg_jax.sweeps.findings import Findings, Setting
 from genimg_jax.sweeps.plan import Sweep
@@ -63,7 +64,7 @@ def header(sweep: Sweep, found: Findings) -> list[str]:
         "Holm",
         "effect",
         "detectable",
-        *[f"{results.LIKELIHOODS[0]}: difference over images [95 %]", "p over images"] * _over_images(found),
+        *[f"{LIKELIHOODS[0]}: difference over images [95 %]", "p over images"] * _over_images(found),
         *sweep.measure.also,
         *["selected among"] * _selected(found),
     ]
@@ -85,18 +86,15 @@ def _row(sweep: Sweep, found: Findings, setting: Setting) -> list[str]:
     summary, comparison = setting.summary, setting.comparison
     count = len(setting.cells)
     seeds = f"{count - setting.unfinished} of {count}" if setting.unfinished else str(count)
-    mean = _with_interval(summary.mean, summary.interval) + _mark(setting, sweep.measure.primary) if summary else ""
-    also = [_mean(setting.values[name].values(), _mark(setting, name)) for name in sweep.measure.also]
+    trained = {name: marks.trained(setting.trained_on, name) for name in setting.values}
+    mean = _with_interval(summary.mean, summary.interval) + trained[sweep.measure.primary] if summary else ""
+    also = [_mean(setting.values[name].values(), trained[name]) for name in sweep.measure.also]
     name = setting.name + (" (baseline)" if setting.name == sweep.baseline else "")
     few = " *" if summary and summary.anecdote else ""
     paired = setting.over_images
     images = [significance.shown(paired), _number(paired.p_value, ".2g")] if paired else ["", ""]
     selected = [setting.selected] * _selected(found)
     return [name, f"{seeds}{few}", mean, *_compared(comparison), *images * _over_images(found), *also, *selected]
-
-
-def _mark(setting: Setting, metric: str) -> str:
-    return f" {results.TRAINED}" * (metric in setting.trained_on)
 
 
 def _compared(comparison: Comparison | None) -> list[str]:
@@ -128,12 +126,12 @@ def notes(sweep: Sweep, found: Findings) -> list[str]:
             f"{pairs.pop()} images with Student's interval and test, p not corrected. It tells what other images would "
             "change of these trained models, and nothing of other seeds: no setting is called better by it."
         )
-    elif measure.primary in results.LIKELIHOODS and any(s.comparison for s in found.settings):
+    elif measure.primary in LIKELIHOODS and any(s.comparison for s in found.settings):
         parts.append(
             "Without differences over images: the cells' evaluations did not store the images' log-likelihoods. Remove "
             "evaluation/ from the cells to have them evaluated anew."
         )
-    parts += results.legend(" ".join(cell for row in rows(sweep, found) for cell in row))
+    parts += marks.legend(" ".join(cell for row in rows(sweep, found) for cell in row))
     if any(s.summary and s.summary.anecdote for s in found.settings):
         parts.append(f"\\* {ANECDOTE}, whatever p says.")
     if found.mixture:
