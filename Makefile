@@ -13,9 +13,9 @@ $(INSTALLED): pyproject.toml
 	touch $@
 
 demo: $(INSTALLED)
-	$(BIN)/genimg train --config configs/vae_digits.py --workdir $(DEMO)
-	$(BIN)/genimg evaluate --workdir $(DEMO)
-	$(BIN)/genimg sample --workdir $(DEMO) --count 64
+	$(BIN)/genimg train --config configs/gan_digits_conditional.py --workdir $(DEMO)
+	$(BIN)/genimg evaluate --workdir $(DEMO) --suite full
+	$(BIN)/genimg sample --workdir $(DEMO) --count 100
 	$(BIN)/genimg report --workdir $(DEMO)
 
 test: $(INSTALLED)

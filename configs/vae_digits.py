@@ -1,4 +1,4 @@
-"""A VAE on scikit-learn's 8x8 digits, thresholded: the demo. Two minutes on two cores."""
+"""A VAE on scikit-learn's 8x8 digits, thresholded. Two minutes on two cores."""
 
 from genimg_jax.engine.config import experiment
 

@@ -293,6 +293,19 @@ def test_labels_are_each_in_turn_or_the_one_asked_for():
         programs.condition_for(unconditional, index, 7)
 
 
+def test_a_column_of_samples_shows_one_class():
+    program, _ = build("gan_digits", parallel__devices=1, model__conditional=True)
+
+    def columns(classes, count, label=None):
+        spec = program.spec._replace(num_classes=classes)
+        return programs.sample_columns(program._replace(spec=spec), count, label)
+
+    assert [columns(10, count) for count in (9, 10, 64, 100, 300)] == [None, 10, 10, 10, 20]
+    assert [columns(classes, 64) for classes in (1, 2, 3, 16, 17)] == [8, 8, 9, 16, None]
+    assert columns(10, 64, label=3) is None
+    assert programs.sample_columns(build("gan_digits")[0], 64) is None, "it is not conditional"
+
+
 @pytest.mark.parametrize("config", ["vae_digits", "gan_digits"])
 def test_interpolations_begin_and_end_at_samples(config):
     program, _ = build(config, parallel__devices=1)

@@ -66,7 +66,8 @@ def main(arguments: Sequence[str]) -> None:
         source = open_source(run.program.config.data, Part.EVALUATE)
         made = programs.reconstruct(run.program, run.weights, source, values.reconstruct)
     else:
-        name, columns = f"samples-{run.step}-seed{seed}", None
+        name = f"samples-{run.step}-seed{seed}"
+        columns = programs.sample_columns(run.program, values.count, values.label)
         made = programs.sample(run.program, run.weights, values.count, seed, values.label)
         condition = programs.condition_for(run.program, np.arange(values.count), values.label)
         if "label" in condition:  # runs of earlier versions do not say what their classes are called

@@ -162,8 +162,9 @@ def _save_grids(
     program: Program, state: core.TrainState, validation: Source | None, records: Sequence[Records], step: int
 ) -> None:
     """The same keys at every step, so that grids can be compared over time; of what cannot sample, reconstructions."""
-    weights, count, columns = core.weights(state), program.config.train.samples, None
+    weights, count = core.weights(state), program.config.train.samples
     if program.family.sample is not None:
+        columns = programs.sample_columns(program, count)
         pictures = programs.sample(program, weights, count, program.seed)
     elif program.family.decode is not None and validation is not None:
         columns = programs.COLUMNS

@@ -21,6 +21,7 @@ from genimg_jax.families.latent import latent
 
 EVALUATION_SEED = 0  # held-out draws (binarisation, codes) are the same for every run, whatever seed it trained with
 COLUMNS = 8  # of a grid of reconstructions
+CLASS_COLUMNS = 16  # the most classes that a grid of samples gives columns of their own
 
 
 @flax.struct.dataclass
@@ -195,6 +196,15 @@ def condition_for(program: Program, index: np.ndarray, label: int | None = None)
         raise ConfigError(f"class {label} is not one of 0 to {classes - 1}.")
     labels = index % classes if label is None and classes else np.full(len(index), label or 0)
     return {"label": labels.astype(np.int32)} if "label" in program.family.conditions else {}
+
+
+def sample_columns(program: Program, count: int, label: int | None = None) -> int | None:
+    """Columns of a grid of `count` samples, each of a single class where the classes are asked for in turn and are few;
+    None: the grid is about square."""
+    classes = program.spec.num_classes
+    if label is not None or "label" not in program.family.conditions or classes > min(count, CLASS_COLUMNS):
+        return None
+    return classes * max(1, round(count**0.5 / classes))
 
 
 def sample(
