@@ -14,7 +14,8 @@ $(INSTALLED): pyproject.toml
 
 demo: $(INSTALLED)
 	$(BIN)/genimg train --config configs/gan_digits_conditional.py --workdir $(DEMO)
-	$(BIN)/genimg evaluate --workdir $(DEMO) --suite full
+	$(BIN)/genimg evaluate --workdir $(DEMO) --suite full --config.evaluate.features=pixels,classifier \
+		--config.evaluate.classifier_tests=False
 	$(BIN)/genimg sample --workdir $(DEMO) --count 100
 	$(BIN)/genimg report --workdir $(DEMO)
 
