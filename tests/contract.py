@@ -217,6 +217,8 @@ def objective_is_stated(case: Case) -> None:
     metrics = jax.eval_shape(lambda: made.evaluate(core.weights(init(case, 0)), batch(), key))
     assert set(made.objective) <= {*metrics, *(("log_prob",) if made.log_prob else ())}
     assert ("loss" in made.objective) == ("loss" in metrics)
+    # What can be computed or bounded is maximised; what has to be estimated by an ODE is a by-product.
+    assert ("log_prob" in made.objective) == (made.bound in ("exact", "lower"))
 
 
 def float_options_vectorise(case: Case) -> None:
