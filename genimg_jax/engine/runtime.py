@@ -1,14 +1,19 @@
 """Settings of the process that must be made before JAX starts its backend; they change speed, not mathematics.
 
-Importing JAX does not start it, the first use of a device does. Everything here concerns the CPU backend alone and is
-left out where an accelerator may be in use.
+Importing JAX does not start it, the first use of a device does. All but the compilation cache concerns the CPU backend
+alone and is left out where an accelerator may be in use.
 """
 
+import contextlib
 import ctypes
+import hashlib
 import importlib.metadata
 import importlib.util
 import os
+import pathlib
 import platform
+import sys
+import tempfile
 from dataclasses import dataclass
 
 from genimg_jax.options import bounded
@@ -19,21 +24,28 @@ DEVICES = "xla_force_host_platform_device_count"
 PATIENCE = "xla_cpu_collective_call_terminate_timeout_seconds"
 # An unknown flag in XLA_FLAGS ends the process, so a release is named here once it has been seen to know ours.
 KNOWN_RELEASES = ("0.10.2", "0.11.2")
+CACHE_BYTES = 4 * 2**30  # that the user's compilation caches may hold together
 
 
 @dataclass(frozen=True)
 class Options:
     cpu_tuning: bool = True  # convolutions on every core, and memory kept between steps (CPU only)
     host_devices: int = bounded(1, 1)  # devices that the CPU is shown as; a batch is split over them
+    compilation_cache: str = ""  # folder of compiled programs; '' is one in the user's cache folder, 'off' is none
 
 
 def prepare(options: Options) -> str:
     """Apply the options to this process and say in one line what was done.
 
-    Flags that XLA_FLAGS already holds are kept as they are. Without effect once JAX has used a device.
+    Flags that XLA_FLAGS already holds are kept as they are, and so is a folder that JAX_COMPILATION_CACHE_DIR names.
+    Without effect once JAX has used a device.
     """
-    if not cpu_only():
-        return "runtime: an accelerator may be present, nothing changed"
+    done = _tune(options) if cpu_only() else ["an accelerator may be present, nothing tuned"]
+    done.append(_cache_programs(options.compilation_cache))
+    return f"runtime: {', '.join(done)}"
+
+
+def _tune(options: Options) -> list[str]:
     done = []
     release = importlib.metadata.version("jaxlib")
     if options.host_devices > 1:
@@ -54,7 +66,7 @@ def prepare(options: Options) -> str:
             done.append(f"convolutions as jaxlib {release} runs them")
         if _keep_memory():
             done.append("freed memory kept for the next step")
-    return f"runtime: {', '.join(done) or 'nothing changed'}"
+    return done
 
 
 def cpu_only() -> bool:
@@ -81,3 +93,67 @@ def _keep_memory() -> bool:
     arena_max, mmap_threshold, trim_threshold = -8, -3, -1  # malloc.h
     changes = ((arena_max, 1), (mmap_threshold, 2**30), (trim_threshold, 2**31 - 1))
     return all(mallopt(parameter, value) for parameter, value in changes)
+
+
+def user_cache() -> pathlib.Path:
+    """The folder for what can be made again: `genimg_jax` in `$XDG_CACHE_HOME`, or in `~/.cache`."""
+    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "genimg_jax"
+
+
+def _cache_programs(folder: str) -> str:
+    """Have JAX read back what it compiled before, in this process and in those that it starts.
+
+    JAX itself warns about an entry that it cannot read, or write, and compiles.
+    """
+    if folder == "off":
+        _set("jax_enable_compilation_cache", False)
+        return "compiled programs not kept"
+    named = os.environ.get("JAX_COMPILATION_CACHE_DIR", "")
+    if named and not folder:
+        return f"compiled programs in {named}"
+    path = pathlib.Path(folder).expanduser().absolute() if folder else user_cache() / "xla" / _compiler()
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)  # JAX runs what it finds there
+        tempfile.TemporaryFile(dir=path).close()
+        if not folder:
+            _shrink(path.parent)
+    except OSError as error:
+        return f"compiled programs not kept ({path}: {error.strerror})"
+    _set("jax_compilation_cache_dir", str(path))
+    # Most programs of a run compile in less than JAX's default of a second, and there are dozens of them.
+    _set("jax_persistent_cache_min_compile_time_secs", 0)
+    _set("jax_persistent_cache_min_entry_size_bytes", -1)
+    return f"compiled programs in {path}"
+
+
+def _compiler() -> str:
+    """Differs where compiled code may: by XLA's flags and release, by the processor, and by how many cores share it."""
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+        processor = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    except OSError:
+        processor = platform.processor()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    flags = sorted(os.environ.get("XLA_FLAGS", "").split())
+    release = importlib.metadata.version("jaxlib")
+    parts = (flags, release, platform.machine(), processor, cores, os.environ.get("PJRT_NPROC"))
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def _shrink(folder: pathlib.Path) -> None:
+    """Remove the entries that were not read for longest while there is more than `CACHE_BYTES`."""
+    with contextlib.suppress(OSError):  # another process may be removing the same
+        entries = [(file.stat(), file) for file in folder.rglob("*") if file.is_file()]
+        size = sum(stat.st_size for stat, _ in entries)
+        for stat, file in sorted(entries, key=lambda entry: entry[0].st_atime):
+            if size <= CACHE_BYTES:
+                return
+            file.unlink()
+            size -= stat.st_size
+
+
+def _set(name: str, value: str | int | bool) -> None:
+    """A setting of JAX, which reads its environment when it is imported."""
+    os.environ[name.upper()] = str(value)
+    if "jax" in sys.modules:
+        sys.modules["jax"].config.update(name, value)

@@ -1,7 +1,6 @@
 """The full suite: everything that can be said of generated images beside a reference, whatever made them."""
 
 import io
-import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -9,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from genimg_jax import data, progress
-from genimg_jax.engine import images, run
+from genimg_jax.engine import images, run, runtime
 from genimg_jax.engine.config import EvaluateOptions
 from genimg_jax.errors import ConfigError, ResourceError
 from genimg_jax.evaluation import attributes, audit, classes, distances, results
@@ -77,7 +76,7 @@ class Found(NamedTuple):
 
 def cache() -> pathlib.Path:
     """Where classifiers that were trained on the fly are kept."""
-    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "genimg_jax"
+    return runtime.user_cache()
 
 
 def prepare(

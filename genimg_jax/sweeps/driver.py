@@ -5,7 +5,6 @@ import fnmatch
 import os
 import signal
 import socket
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -110,7 +109,6 @@ def run_cells(sweep: Sweep, chosen: Sequence[Cell], launcher: Launcher, most: in
     found: list[Outcome] = []
     with (
         _stoppable(),
-        _compiled_once(),
         live.shown(missing),
         contextlib.closing(launcher(missing)) as outcomes,
     ):
@@ -162,24 +160,6 @@ def _stoppable() -> Iterator[None]:
     finally:
         for s, handler in before.items():
             signal.signal(s, handler)
-
-
-@contextlib.contextmanager
-def _compiled_once() -> Iterator[None]:
-    """What this process compiles for one cell it reads back for the next, unless the user has a cache already."""
-    import jax
-
-    if jax.config.jax_compilation_cache_dir:
-        yield
-        return
-    with tempfile.TemporaryDirectory(prefix="genimg-compiled-") as cache:
-        jax.config.update("jax_compilation_cache_dir", cache)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-        try:
-            yield
-        finally:
-            jax.config.update("jax_compilation_cache_dir", None)
 
 
 def locked(sweep: Sweep) -> contextlib.AbstractContextManager:

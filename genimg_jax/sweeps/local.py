@@ -7,7 +7,6 @@ import queue
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -41,26 +40,25 @@ def job_launcher(workers: int, divide: Callable[[Sequence[Cell], int], list[list
     def launch(cells: Sequence[Cell]) -> Iterator[Outcome]:
         jobs = divide(cells, workers or default_workers())
         shares = core_shares(min(workers or default_workers(), len(jobs) or 1))
-        with tempfile.TemporaryDirectory(prefix="genimg-compiled-") as cache:
-            slots = [_Slot(share, {**cached_in(cache), **environment}) for share in shares]
-            idle: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
-            for slot in slots:
-                idle.put(slot)
-            pool = ThreadPoolExecutor(len(slots))
+        slots = [_Slot(share, environment) for share in shares]
+        idle: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
+        for slot in slots:
+            idle.put(slot)
+        pool = ThreadPoolExecutor(len(slots))
 
-            def train(job: Sequence[Cell]) -> list[Outcome]:
-                slot = idle.get()
-                try:
-                    return slot.train(job)
-                finally:
-                    idle.put(slot)
-
+        def train(job: Sequence[Cell]) -> list[Outcome]:
+            slot = idle.get()
             try:
-                for future in as_completed([pool.submit(train, job) for job in jobs]):
-                    yield from future.result()
+                return slot.train(job)
             finally:
-                pool.shutdown(wait=False, cancel_futures=True)
-                _stop(slots)
+                idle.put(slot)
+
+        try:
+            for future in as_completed([pool.submit(train, job) for job in jobs]):
+                yield from future.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+            _stop(slots)
 
     return launch
 
@@ -79,15 +77,6 @@ def core_shares(workers: int) -> list[list[int]]:
     if workers >= len(cores):
         return [[cores[i % len(cores)]] for i in range(workers)]
     return [cores[len(cores) * i // workers : len(cores) * (i + 1) // workers] for i in range(workers)]
-
-
-def cached_in(directory: str) -> dict[str, str]:
-    """JAX's settings for reading back whatever was compiled before: cells that differ in their seed are one program."""
-    return {
-        "JAX_COMPILATION_CACHE_DIR": directory,
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-    }
 
 
 class _Slot:
