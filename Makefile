@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DEMO := runs/demo
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test slow-test lint clean
+.PHONY: demo test quick slow-test lint clean
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -19,8 +19,15 @@ demo: $(INSTALLED)
 	$(BIN)/genimg sample --workdir $(DEMO) --count 100
 	$(BIN)/genimg report --workdir $(DEMO)
 
+SHARED_OUT := --numprocesses auto --maxprocesses 4 --dist loadgroup
+
 test: $(INSTALLED)
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest $(SHARED_OUT)
+
+# Under two minutes: the mathematics, and the contract of one family.
+UNITS := objectives* samplers* metrics* networks_layers networks_runtime paths quantizers config
+quick: $(INSTALLED)
+	$(BIN)/python -m pytest $(SHARED_OUT) -k 'not test_contract.py or vae' tests/test_contract.py $(UNITS:%=tests/test_%.py)
 
 slow-test: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow

@@ -5,6 +5,7 @@ import io
 import json
 import re
 
+import needs
 import numpy as np
 import pytest
 from browser import Browser, program
@@ -219,7 +220,7 @@ def test_from_the_command_line(tmp_path, capsys):
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
     if not program():
-        pytest.skip("there is no Chromium to open the page in")
+        needs.missing("Chromium", "no page can be opened without a browser")
     opened = Browser(tmp_path_factory.mktemp("browser"))
     yield opened
     opened.close()

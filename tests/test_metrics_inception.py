@@ -6,6 +6,7 @@ import zipfile
 
 import jax
 import jax.numpy as jnp
+import needs
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -37,7 +38,7 @@ def random_arrays(seed):
 @pytest.fixture(scope="module")
 def weight_file(tmp_path_factory):
     """As `torch.save` writes the published file: batch counts and all."""
-    torch = pytest.importorskip("torch")
+    torch = needs.module("torch")
     arrays = random_arrays(0)
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     layers = [name.removesuffix("weight") for name in arrays if name.endswith("bn.weight")]
@@ -57,8 +58,8 @@ def scaled(levels):
 
 @pytest.mark.slow
 def test_features_agree_with_pytorch_fid(weight_file, monkeypatch):
-    torch = pytest.importorskip("torch")
-    reference = pytest.importorskip("pytorch_fid.inception")
+    torch = needs.module("torch")
+    reference = needs.module("pytorch_fid.inception")
     monkeypatch.setattr(reference, "load_state_dict_from_url", lambda *_, **__: torch.load(weight_file))
     network = reference.InceptionV3().eval()
     levels = images(2, 40, 52)
@@ -71,8 +72,8 @@ def test_features_agree_with_pytorch_fid(weight_file, monkeypatch):
 
 @pytest.mark.slow
 def test_features_and_logits_agree_with_torch_fidelity(weight_file):
-    torch = pytest.importorskip("torch")
-    reference = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
+    torch = needs.module("torch")
+    reference = needs.module("torch_fidelity.feature_extractor_inceptionv3")
     network = reference.FeatureExtractorInceptionV3("x", ["2048", "logits_unbiased"], str(weight_file))
     levels = images(2, 32, 32)
     expected = [one.numpy() for one in network(torch.from_numpy(levels).permute(0, 3, 1, 2))]
@@ -84,7 +85,7 @@ def test_features_and_logits_agree_with_torch_fidelity(weight_file):
 @pytest.mark.parametrize("shape", [(28, 28), (64, 40), (320, 299), (1, 7)])
 def test_resize_is_pytorchs(shape):
     """To an eightieth of a level: PyTorch keeps the places in float32."""
-    torch = pytest.importorskip("torch")
+    torch = needs.module("torch")
     levels = images(1, *shape)
     tensor = torch.from_numpy(levels).permute(0, 3, 1, 2) / 255
     resized = torch.nn.functional.interpolate(tensor, size=(299, 299), mode="bilinear", align_corners=False)
@@ -112,7 +113,7 @@ def test_grey_images_fill_three_channels_and_others_are_refused():
 @pytest.mark.parametrize("archive", [True, False])
 def test_weight_files_are_read_as_torch_wrote_them(archive, tmp_path):
     """Both layouts, views of one storage, transposed tensors, scalars, half precision, parameters."""
-    torch = pytest.importorskip("torch")
+    torch = needs.module("torch")
     base = torch.arange(24.0)
     tensors = {
         "plain": base.reshape(2, 3, 4),
@@ -161,7 +162,7 @@ def test_a_file_that_would_run_something_is_refused_and_does_not_run(protocol, t
 
 
 def test_damaged_files_are_refused(tmp_path):
-    torch = pytest.importorskip("torch")
+    torch = needs.module("torch")
     buffer = io.BytesIO()
     torch.save({"weight": torch.arange(100.0)}, buffer)
     good, path = buffer.getvalue(), tmp_path / "weights.pth"
@@ -181,7 +182,7 @@ def test_damaged_files_are_refused(tmp_path):
 
 
 def test_a_tensor_may_not_reach_beyond_its_data(tmp_path):
-    torch = pytest.importorskip("torch")
+    torch = needs.module("torch")
     buffer = io.BytesIO()
     torch.save({"weight": torch.arange(3.0)}, buffer)
     source = zipfile.ZipFile(buffer)

@@ -4,6 +4,7 @@ import pathlib
 import sys
 
 import jax
+import needs
 import numpy as np
 import pytest
 
@@ -11,7 +12,7 @@ from genimg_jax.core import Spec
 from genimg_jax.networks.image import ImageDecoder, ImageEncoder
 from genimg_jax.objectives.likelihoods import LIKELIHOODS
 
-torch = pytest.importorskip("torch", reason="PyTorch is not installed (pip install torch)")
+torch = needs.module("torch")
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "experiments" / "benchmarks"))
 import problems  # noqa: E402

@@ -4,6 +4,7 @@ import pathlib
 import sys
 
 import jax
+import needs
 import numpy as np
 import pytest
 from random_weights import random_weights
@@ -11,7 +12,7 @@ from random_weights import random_weights
 from genimg_jax.networks.dit import DiT
 from genimg_jax.networks.unet import UNet
 
-torch = pytest.importorskip("torch", reason="PyTorch is not installed (pip install torch)")
+torch = needs.module("torch")
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "experiments" / "benchmarks"))
 import problems  # noqa: E402

@@ -5,6 +5,7 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import needs
 import numpy as np
 import optax
 import pytest
@@ -13,7 +14,7 @@ from random_weights import random_weights
 from genimg_jax import core, families
 from genimg_jax.options import parse
 
-torch = pytest.importorskip("torch", reason="PyTorch is not installed (pip install torch)")
+torch = needs.module("torch")
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "experiments" / "benchmarks"))
 import problems  # noqa: E402

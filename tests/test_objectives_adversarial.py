@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import needs
 import numpy as np
 import pytest
 import scipy.optimize
@@ -76,7 +77,7 @@ def test_undecided_non_saturating_losses_are_log_two():
 
 
 def test_losses_match_torch():
-    torch = pytest.importorskip("torch")
+    torch = needs.module("torch")
     functional = torch.nn.functional
     real, fake = (torch.tensor(a, dtype=torch.float32) for a in PAIRS)
 
@@ -171,7 +172,7 @@ def test_penalties_train_the_critic(name):
 
 
 def test_r1_matches_torch():
-    torch = pytest.importorskip("torch")
+    torch = needs.module("torch")
     x = torch.tensor(np.asarray(images(1)).reshape(5, -1), requires_grad=True)
     first, second = (
         torch.tensor(np.asarray(jax.random.normal(jax.random.key(s), shape)))

@@ -3,6 +3,7 @@
 import enumeration
 import jax
 import jax.numpy as jnp
+import needs
 import numpy as np
 import pytest
 
@@ -84,7 +85,7 @@ def test_gradients_equal_the_plain_scan(name):
 
 @pytest.mark.parametrize("name", recurrent.CELLS)
 def test_cells_equal_pytorch(name):
-    torch = pytest.importorskip("torch")
+    torch = needs.module("torch")
     cell, inputs, kernel, _ = problem(name)
     kind = {"tanh": torch.nn.RNN, "gru": torch.nn.GRU, "lstm": torch.nn.LSTM}[name]
     layer = kind(inputs.shape[-1], 5)

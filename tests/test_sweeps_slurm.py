@@ -8,6 +8,7 @@ import subprocess
 import threading
 import time
 
+import needs
 import pytest
 import tiny_runs
 
@@ -36,11 +37,11 @@ def test_parameters_are_of_slurm_alone():
 
 @pytest.fixture
 def cluster(tmp_path, monkeypatch):
-    pytest.importorskip("submitit", reason="the extra genimg_jax[slurm] is not installed")
+    needs.module("submitit")
     directory = tmp_path / "slurm"
     started = subprocess.run([START, "start", directory], capture_output=True, text=True, timeout=120)
     if started.returncode:
-        pytest.skip(f"no Slurm can be started here: {started.stderr.strip()}")
+        needs.missing("Slurm", f"none can be started here: {started.stderr.strip()}")
     monkeypatch.setenv("SLURM_CONF", str(directory / "slurm.conf"))
     for name, value in tiny_runs.environment().items():
         monkeypatch.setenv(name, value)
