@@ -170,7 +170,7 @@ def test_a_spec_says_what_was_compared(perfect, digits):
     shipped = classifiers.shipped("digits")
     assert (spec.metric, spec.features, spec.weights) == ("recall", "classifier digits", shipped.record["weights"])
     assert (spec.samples, spec.reference, spec.reference_samples) == (400, digits[1].name, 390)
-    assert spec.protocol == {"levels": 17, "k": 5}
+    assert spec.protocol == {"levels": 17, "k": 5, "ties": "include"}
     digests = [measurement.spec.digest() for measurement in perfect.metrics.values()]
     assert len(set(digests)) == len(digests)
 

@@ -6,7 +6,6 @@ import scipy.stats
 
 from genimg_jax.errors import DataError
 from genimg_jax.metrics import classifier_tests as tests
-from genimg_jax.metrics.intervals import paired_difference
 
 
 def coverages(trials, probabilities):
@@ -35,11 +34,20 @@ def test_accuracies_by_class():
 
 
 def test_paired_difference_of_accuracies():
+    """With one image more on either side: (3 - 1) / 7 +- 1.96 sqrt((4 / 7 - (2 / 7)^2) / 7)."""
     labels, first, second = np.array([1, 1, 0, 0, 2]), np.array([1, 1, 0, 1, 2]), np.array([1, 0, 0, 1, 1])
     found = tests.accuracy_difference(first, second, labels)
-    expected = paired_difference(np.array([1.0, 1, 1, 0, 1]), np.array([1.0, 0, 1, 0, 0]))
-    assert found == expected
     assert found.estimate == pytest.approx(0.4)
+    np.testing.assert_allclose(np.add(found.low, found.high) / 2, 2 / 7)
+    np.testing.assert_allclose((found.high - found.low) / 2, 1.959964 * np.sqrt((4 / 7 - 4 / 49) / 7), rtol=1e-6)
+    swapped = tests.accuracy_difference(second, first, labels)
+    np.testing.assert_allclose((-swapped.high, -swapped.low), (found.low, found.high))
+
+
+def test_classifiers_that_never_differ_are_not_known_to_be_equal():
+    found = tests.accuracy_difference(np.arange(100), np.arange(100), np.arange(100))
+    assert found.low < found.estimate == 0 < found.high
+    assert 0.01 < found.high < 0.05
 
 
 def test_independent_difference_is_newcombes():

@@ -124,7 +124,7 @@ def compare(
             f"one has {smallest}"
         )
     kernel, (scores,) = pair_scores(ours, theirs, [k], pairs, ties=options.ties)
-    interval = intervals.normal(kernel.estimate, kernel.standard_error)
+    interval = intervals.kernel_interval(kernel)
     add("kernel", kernel.estimate, interval, kernel="(x.y / D + 1)^3", pairs="all", level=0.95)
     for metric in ("precision", "recall", "density", "coverage"):
         add(metric, getattr(scores, metric), k=k, ties=options.ties)
@@ -151,8 +151,9 @@ def score(
 ) -> Compared:  # [N, K], [M, K]
     """The formula of the Inception score over logits of the network called `name` here."""
     found, of_data = (inception_score(scipy.special.softmax(x.astype(np.float64), axis=1)) for x in (ours, theirs))
-    interval = intervals.normal(found.information, found.standard_error)
-    stated = spec("inception_score", network, generated, None, options.seed, {"splits": 1, "level": 0.95})
+    interval = intervals.normal(found.information + found.bias, found.standard_error)
+    protocol = {"splits": 1, "level": 0.95, "interval": "of infinitely many images"}
+    stated = spec("inception_score", network, generated, None, options.seed, protocol)
     low, high = np.exp([interval.low, interval.high])
     name = f"inception_score/{name}"
     return Compared({name: Measurement(found.score, stated, float(low), float(high))}, {name: of_data.score}, {})

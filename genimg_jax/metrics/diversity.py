@@ -10,19 +10,24 @@ from genimg_jax.metrics.arrays import feature_set
 
 
 class InceptionScore(NamedTuple):
-    """exp of `information`, the mutual information of image and class in nats, with that one's standard error."""
+    """exp of `information`, the mutual information of image and class in nats, with that one's standard error.
+
+    `bias` is how far the information of N images is expected to lie below that of infinitely many, to order 1 / N.
+    """
 
     score: float
     information: float
     standard_error: float
+    bias: float
 
 
 def inception_score(probabilities: np.ndarray) -> InceptionScore:  # [N, K]
     """exp(mean over images of KL(p(class | image) || p(class))): Salimans et al. 2016, section 4.
 
     Between 1 and K. `probabilities` come from a classifier that must be named with the score. Over all N at once: the
-    usual mean over ten parts scores N / 10 samples, and the estimate is biased downwards by order K / N. The standard
-    error is that of the information, whose influence function is the divergence itself less its mean.
+    usual mean over ten parts scores N / 10 samples, and the estimate is biased downwards by order K / N: the entropy of
+    the mean loses sum_k var p_k / (2 N mean p_k) (Miller 1955, of probabilities in place of counts). The standard error
+    is that of the information, whose influence function is the divergence itself less its mean.
     """
     probabilities = np.asarray(probabilities, np.float64)
     if probabilities.ndim != 2 or len(probabilities) < 2:
@@ -30,10 +35,12 @@ def inception_score(probabilities: np.ndarray) -> InceptionScore:  # [N, K]
     if not (np.all(probabilities >= 0) and np.allclose(probabilities.sum(axis=1), 1, atol=1e-4)):
         raise DataError("class probabilities must not be negative and must sum to one; apply a softmax to the logits.")
     probabilities = probabilities / probabilities.sum(axis=1, keepdims=True)
-    divergences = rel_entr(probabilities, np.broadcast_to(probabilities.mean(axis=0), probabilities.shape)).sum(axis=1)
+    means = probabilities.mean(axis=0)
+    divergences = rel_entr(probabilities, np.broadcast_to(means, probabilities.shape)).sum(axis=1)
     information = divergences.mean()
     error = divergences.std(ddof=1) / np.sqrt(len(divergences))
-    return InceptionScore(float(np.exp(information)), float(information), float(error))
+    bias = np.divide(probabilities.var(axis=0, ddof=1), means, out=np.zeros_like(means), where=means > 0).sum() / 2
+    return InceptionScore(*map(float, (np.exp(information), information, error, bias / len(probabilities))))
 
 
 def vendi_score(features: np.ndarray) -> float:  # [N, D]

@@ -11,6 +11,7 @@ import scipy.stats
 
 from genimg_jax.errors import DataError
 from genimg_jax.metrics.frechet import frechet_replicates
+from genimg_jax.metrics.kernel import KernelDistance
 
 
 class Interval(NamedTuple):
@@ -24,7 +25,7 @@ class Interval(NamedTuple):
 
 
 def normal(estimate: float, standard_error: float, level: float = 0.95) -> Interval:
-    """For an estimate that is normal with a well-known standard error, such as `kernel.kernel_distance`'s."""
+    """For an estimate that is normal with a well-known standard error."""
     return student(estimate, standard_error, np.inf, level)
 
 
@@ -84,3 +85,19 @@ def frechet_interval(
     up to 98.5 %: with few samples it is too wide before it is too narrow.
     """
     return jackknife(*frechet_replicates(generated, reference, blocks, seed), level)
+
+
+def kernel_interval(found: KernelDistance, level: float = 0.95) -> Interval:
+    """A score interval for the kernel distance of the two *populations*, as Wilson 1927 has it for a proportion.
+
+    It holds every distance d with (estimate - d)^2 <= t^2 (slope d + constant), since the variance grows with d itself:
+    an estimate that is low by chance also has too small a standard error, and estimate +- t errors then misses. t is
+    Student's quantile, with the degrees of freedom that the slope's own variance leaves (Satterthwaite 1946).
+    """
+    t = scipy.stats.t.ppf((1 + level) / 2, found.freedom)
+    shift = t**2 * found.slope / 2
+    half = np.sqrt(max(shift**2 + t**2 * (found.slope * found.estimate + found.constant), 0))
+    low, high = (found.estimate + shift + side * half for side in (-1, 1))
+    return Interval(
+        found.estimate, float(min(low, found.estimate)), float(max(high, found.estimate)), found.standard_error, level
+    )

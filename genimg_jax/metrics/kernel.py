@@ -2,6 +2,10 @@
 
 k(x, y) = (x.y / D + 1)^3. The estimate is the unbiased one over all pairs (Gretton et al. 2012, equation 3), not
 clipped: it is negative about half the time when two sets have one distribution.
+
+Its variance follows from the distance being a squared length. Let d be the difference of the sets' mean embeddings,
+and C the covariance of its error. The variance is 4 d'C d + 2 tr C^2: `slope` * |d|^2 + `constant`, where the slope is
+4 u'C u along the unit vector u of d. All of these are sums of kernel values.
 """
 
 from typing import NamedTuple
@@ -15,16 +19,23 @@ from genimg_jax.metrics.pairs import BLOCK, Block, Measure, Rows, centre, flat, 
 
 
 class KernelDistance(NamedTuple):
-    """The unbiased estimate, and its standard error over draws of both sets."""
+    """The unbiased estimate, whose variance over draws of both sets is `slope` * distance + `constant`.
+
+    `intervals.kernel_interval` makes an interval of it.
+    """
 
     estimate: float
     standard_error: float
+    slope: float
+    constant: float
+    freedom: float  # degrees of freedom of the estimated slope: few where a few elements make most of it
 
 
 class Own(NamedTuple):
     """The kernel of a set with itself."""
 
     means: np.ndarray  # f64[N]: of each element with the others
+    diagonal: np.ndarray  # f64[N]: of each element with itself
     square: float  # the mean square of the doubly centred kernel
 
 
@@ -36,10 +47,13 @@ class Cross(NamedTuple):
     square: float
 
 
+def _cubic(product):
+    return product * (product * (product + 3) + 3)
+
+
 def _values(block: Block) -> jax.Array:  # -> f32[B, C]
     """The kernel less 1, a constant that all the estimates are blind to and that would cost small values digits."""
-    product = inner_products(block) / block.width
-    return jnp.where(block.pairs, product * (product * (product + 3) + 3), 0)
+    return jnp.where(block.pairs, _cubic(inner_products(block) / block.width), 0)
 
 
 def _across(state, block: Block):
@@ -69,7 +83,10 @@ def _own(state, features: Rows, _: Rows) -> Own:
     count = len(sums)
     means = sums / (count - 1)
     square = squares.sum() / (count * (count - 1))
-    return Own(means, max(square - 2 * np.mean(means**2) + np.mean(means) ** 2, 0))
+    norms = flat(features.norms + 2 * features.offsets, features).astype(np.float64)
+    return Own(
+        means, _cubic(norms / features.features.shape[1]), max(square - 2 * np.mean(means**2) + np.mean(means) ** 2, 0)
+    )
 
 
 def _cross(state, generated: Rows, reference: Rows) -> Cross:
@@ -85,24 +102,26 @@ ACROSS = Measure(lambda rows, columns: _zeros(rows, columns, rows), _across, _cr
 
 
 def distance(own: Own, others: Own, cross: Cross) -> KernelDistance:
-    """The distance from the kernels within and across two sets, as `kernel_distance` explains it."""
+    """The distance from the kernels within and across two sets."""
     n, m = len(cross.means), len(cross.back)
     estimate = own.means.mean() + others.means.mean() - 2 * cross.means.mean()
-    naive = 4 * np.var(own.means - cross.means, ddof=1) / n + 4 * np.var(others.means - cross.back, ddof=1) / m
-    second = 2 * own.square / (n * (n - 1)) + 2 * others.square / (m * (m - 1)) + 4 * cross.square / (n * m)
-    return KernelDistance(float(estimate), float(np.sqrt(max(naive - second, second))))
+    constant = 2 * own.square / (n * (n - 1)) + 2 * others.square / (m * (m - 1)) + 4 * cross.square / (n * m)
+    trace = (own.diagonal - own.means).mean() / n + (others.diagonal - others.means).mean() / m
+    spread, uncertainty = 0.0, 0.0  # d'C d with d as it was drawn, and the variance of that
+    for within, across in ((own, cross.means), (others, cross.back)):
+        count = len(across)
+        along = within.means + (within.diagonal - within.means) / count - across  # element . d, up to a constant
+        spread += along.var(ddof=1) / count
+        uncertainty += np.square(along - along.mean()).var() / count**3
+    # trace + estimate is the squared length of d as it was drawn; C along any direction is at most its trace.
+    slope = 4 * min(spread / max(estimate + trace, np.finfo(float).tiny), trace)
+    freedom = 2 * spread**2 / uncertainty if uncertainty else np.inf
+    error = np.sqrt(slope * max(estimate, 0) + constant)
+    return KernelDistance(*map(float, (estimate, error, slope, constant, freedom)))
 
 
 def kernel_distance(generated: np.ndarray, reference: np.ndarray, block: int = BLOCK) -> KernelDistance:
-    """The distance of two sets [N, D] and [M, D], over all pairs of them; `block` bounds the memory, nothing else.
-
-    The standard error is that of a two-sample U-statistic of degree two, by Hoeffding's decomposition into a part that
-    depends on one element at a time (variance of order 1/N) and one that depends on pairs (1/N^2). Row means carry the
-    noise of what they are means over, so their variance, which is also the jackknife's, holds the second part twice;
-    it is taken off once, which leaves the variance unbiased to order 1/N^2. The second part is all there is where both
-    distributions are the same, and never more than the whole: the estimate is kept from falling below it, so there the
-    error is some 10 % too large and a 95 % interval covers 98 %.
-    """
+    """The distance of two sets [N, D] and [M, D], over all pairs of them; `block` bounds the memory, nothing else."""
     generated, reference = feature_sets(least=4, generated=generated, reference=reference)
     middle = centre(reference)
     rows, columns = in_blocks(generated, middle, block), in_blocks(reference, middle, block)
