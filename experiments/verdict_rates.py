@@ -142,7 +142,7 @@ def cells(verdict: Verdict) -> str:
     found = {finding.name: finding.value for finding in verdict.findings}
     scores = [found.get(f"{name}/{features}", np.nan) for features in ("pixels", "classifier") for name in SCORES]
     worst = verdict.findings[0]
-    return f"{verdict.status} | {' | '.join(f'{x:.2f}. for x in scores)} | {worst.name}"
+    return f"{verdict.status} | {' | '.join(f'{x:.2f}' for x in scores)} | {worst.name}"
 
 
 SCORES = ("precision", "coverage", "distance")

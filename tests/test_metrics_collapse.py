@@ -51,6 +51,70 @@ def test_a_few_images_repeated_are_duplicates_though_they_spread():
     assert found == {"duplicates": "collapsed", "spread": "healthy"}
 
 
+def plane(rng, count):  # -> f32[count, 20]: three dimensions of twenty, which only go together
+    directions = np.random.default_rng(0).normal(size=(3, 20))
+    return (rng.normal(size=(count, 3)) @ directions + 0.1 * rng.normal(size=(count, 20))).astype(np.float32)
+
+
+def shuffled(rng, rows):  # -> f32[N, D]: each feature from another row
+    return rng.permuted(rows, axis=0)
+
+
+def quality(generated, reference, rng):
+    found = collapse.quality_findings(generated, reference, shuffled(rng, reference), block=512)
+    return {finding.name: finding for finding in found}
+
+
+def test_quality_of_a_generator_as_good_as_the_data_is_as_expected():
+    """What real images are expected to score is what fresh ones score on average."""
+    rng = np.random.default_rng(8)
+    found = [quality(plane(rng, 150), plane(rng, 150), rng) for _ in range(20)]
+    assert {finding.status for one in found for finding in one.values()} == {"healthy"}
+    for name in ("precision", "coverage", "distance"):
+        value, expected = (np.mean([getattr(one[name], field) for one in found]) for field in ("value", "expected"))
+        assert value == pytest.approx(expected, abs=0.02 if name != "distance" else 0.002), name
+    assert found[0]["coverage"].expected == pytest.approx(1 - 0.5**5, abs=0.01)
+
+
+def test_quality_does_not_depend_on_the_number_of_images():
+    """The table's precision and coverage do; a bound on those would call a large evaluation of a fair model poor."""
+    rng = np.random.default_rng(9)
+    few, many = (quality(0.8 * plane(rng, count), plane(rng, count), rng) for count in (300, 3000))
+    assert few["coverage"].expected == many["coverage"].expected
+    for name in few:
+        assert few[name].value == pytest.approx(many[name].value, abs=0.08)
+
+
+@pytest.mark.parametrize(
+    ("damage", "finding"),
+    [
+        (lambda rng, rows: shuffled(rng, rows), "precision"),
+        (lambda rng, rows: rows + 3, "distance"),
+        (lambda rng, rows: rows[rng.integers(5, size=len(rows))] + 0.3 * rng.normal(size=rows.shape), "coverage"),
+        (lambda rng, rows: rng.uniform(-3, 3, rows.shape), "precision"),
+    ],
+)
+def test_what_is_unlike_the_data_is_poor(damage, finding):
+    rng = np.random.default_rng(10)
+    found = quality(damage(rng, plane(rng, 300)), plane(rng, 300), rng)
+    assert found[finding].status == "untrained or poor"
+    assert f"{finding} {found[finding].value:.2f}" in found[finding].sentence or finding == "distance"
+
+
+def test_one_real_image_repeated_is_at_the_unit_of_distance():
+    """Averaged over the real images; that each is one of those it is compared with takes 2/N off."""
+    rng = np.random.default_rng(11)
+    rows = plane(rng, 40)
+    found = [quality(row[None].repeat(40, 0), rows, rng)["distance"].value for row in rows]
+    assert np.mean(found) == pytest.approx(1 - 2 / 40, rel=1e-4)
+
+
+def test_features_that_independent_pixels_share_with_real_images_tell_nothing():
+    rng = np.random.default_rng(12)
+    noise = rng.normal(size=(2, 300, 20))
+    assert set(quality(noise[0], noise[1], rng)) == {"distance"}
+
+
 def test_duplicates_of_the_data_are_no_fault_of_the_generator():
     rng = np.random.default_rng(4)
     twice = np.repeat(data(rng, 200), 2, axis=0)

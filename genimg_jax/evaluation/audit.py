@@ -1,4 +1,4 @@
-"""Whether a generator repeats its training images, and whether it has collapsed or diverged."""
+"""Whether a generator repeats its training images, has collapsed or diverged, is untrained or poor."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -54,16 +54,26 @@ def picture(found: Audit, generated: ImageSet, train: ImageSet) -> np.ndarray:  
     return images.grid(grey, min(PAIRS, len(found.closest)))
 
 
+def independent_pixels(images: ImageSet, count: int, seed: int) -> ImageSet:
+    """`count` images whose every pixel is taken from a random one of these images, at the same place: each pixel
+    has its true distribution, independently of the others."""
+    height, width = images.images.shape[1:3]
+    chosen = np.random.default_rng(seed).integers(len(images.images), size=(count, height, width))
+    pixels = images.images[chosen, np.arange(height)[:, None], np.arange(width)]
+    return images._replace(images=pixels, labels=None, captions=None, masks=None)
+
+
 def verdict(
     generated: ImageSet,
-    features: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    features: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]],
     read: tuple[np.ndarray, np.ndarray, int] | None,
     history: Sequence[Mapping[str, Any]],
     model: Mapping[str, Any],
     seed: int,
 ) -> Verdict:
-    """`features` are generated and reference ones by name; `read` the classes read in either set and how many there
-    are; `history` the lines of metrics.jsonl, and `model` the run's options of its model."""
+    """`features` are those of generated images, of the reference and of its `independent_pixels`, by name; `read` the
+    classes read in either set and how many there are; `history` the lines of metrics.jsonl, and `model` the run's
+    options of its model."""
     findings = []
     if generated.not_finite:
         share = generated.not_finite / len(generated.images)
@@ -71,8 +81,9 @@ def verdict(
         findings.append(
             Finding("images", status, share, 0.0, f"{share:.1%} of the images hold values that are no number.")
         )
-    for name, (ours, theirs) in features.items():
-        for found in collapse.diversity_findings(ours, theirs, seed):
+    for name, (ours, theirs, independent) in features.items():
+        diversity = collapse.diversity_findings(ours, theirs, seed)
+        for found in [*diversity, *collapse.quality_findings(ours, theirs, independent, seed)]:
             worded = f"{found.sentence.removesuffix('.')} ({name})."
             findings.append(found._replace(name=f"{found.name}/{name}", sentence=worded))
     if read:

@@ -120,7 +120,7 @@ def text(report: Report) -> str:
         lines += ["", f"memorisation in {features}: {found['sentence']}"]
     if verdict := report.get("verdict"):
         lines += ["", f"verdict: {verdict['status']}"]
-        lines += [f"  {finding['status']:10} {finding['sentence']}" for finding in verdict["findings"]]
+        lines += [f"  {finding['status']:17} {finding['sentence']}" for finding in verdict["findings"]]
     lines += [""] * bool(report.get("left_out"))
     lines += [f"left out: {name}: {reason}" for name, reason in report.get("left_out", {}).items()]
     return "\n".join(lines)

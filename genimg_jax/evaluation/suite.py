@@ -16,7 +16,7 @@ from genimg_jax.evaluation.classifiers import Classifier
 from genimg_jax.evaluation.distances import Compared
 from genimg_jax.evaluation.image_sets import ImageSet
 from genimg_jax.evaluation.results import Report
-from genimg_jax.metrics import features, memorisation
+from genimg_jax.metrics import collapse, features, memorisation
 from genimg_jax.metrics.collapse import Verdict
 from genimg_jax.metrics.features import FeatureNetwork
 from genimg_jax.metrics.memorisation import Audit, Uncopied
@@ -48,6 +48,8 @@ class Comparison(NamedTuple):
     reference_pairs: dict[str, OwnPairs]
     """Of `measured`"""
     reference_logits: dict[str, np.ndarray]
+    independent_features: dict[str, np.ndarray]
+    """f32[collapse.JUDGED, D] of `audit.independent_pixels`, of `audited`"""
     train_features: dict[str, np.ndarray]
     """Of `audited`, where the training images are known"""
     uncopied: dict[str, Uncopied]
@@ -106,6 +108,8 @@ def prepare(
     if not measured:
         raise ConfigError(f"config.evaluate.features is {options.features}, and there is none: {reason}; add pixels.")
     with progress.bar("reference", total=len(networks) + len(logits), unit="part") as bar:
+        independent = audit.independent_pixels(reference, collapse.JUDGED, options.seed)
+        independent_features = {name: distances.extract(networks[name], independent) for name in audited}
         reference_features, train_features, uncopied, pairs, reference_logits = {}, {}, {}, {}, {}
         for name, network in networks.items():
             reference_features[name] = distances.extract(network, reference)
@@ -132,6 +136,7 @@ def prepare(
         reference_features=reference_features,
         reference_pairs=pairs,
         reference_logits=reference_logits,
+        independent_features=independent_features,
         train_features=train_features,
         uncopied=uncopied,
         left_out=left_out,
@@ -158,7 +163,7 @@ def measure(
                 pairs = comparison.reference_pairs[name]
                 parts.append(distances.compare(network, name, ours, theirs, pairs, generated, reference, options))
             if name in comparison.audited:
-                both[name] = ours, theirs
+                both[name] = ours, theirs, comparison.independent_features[name]
             if name in comparison.train_features:
                 trained, others = comparison.train_features[name], comparison.uncopied[name]
                 found = memorisation.audit(ours, trained, theirs, options.seed, others=others)

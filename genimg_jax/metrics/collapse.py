@@ -1,7 +1,20 @@
-"""Has a run collapsed or diverged? Each finding gives its evidence; the verdict is the worst of them.
+"""Has a run collapsed or diverged, is it untrained, is it poor? Each finding gives its evidence; the verdict is the
+worst of them.
 
-The bounds are judgements, not tests of significance, which any generator fails with enough samples: they are set so
-that a fair model of its data passes, and a person would call what fails them broken.
+The thresholds are judgements, not tests of significance, which any generator fails with enough samples: they are set
+so that a fair model of its data passes, and a person would call what fails them broken.
+
+`untrained or poor` means that one of three holds in pixels or in a learned feature space. Each is measured on at most
+300 images a set, since precision and coverage depend on how many there are:
+
+- few generated images lie where real ones do: precision is surely less than a fifth of the way from that of
+  independent pixels (each pixel is taken from a random real image) to that of real images;
+- few real images have a generated one near: the same of coverage;
+- the kernel distance to the data is surely more than a tenth of that of one real image repeated.
+
+"Surely" refers to 95 % intervals. Real images are scored against each other, so no further ones are needed. Precision
+or coverage of real images that is not at least 0.1 above that of independent pixels tells nothing and is left out.
+`experiments/verdict_rates.py` measures how often the verdict is wrong.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,17 +23,25 @@ from typing import NamedTuple
 import numpy as np
 
 from genimg_jax.errors import DataError
+from genimg_jax.metrics import intervals
 from genimg_jax.metrics.arrays import feature_sets
 from genimg_jax.metrics.classifier_tests import class_balance, proportion
 from genimg_jax.metrics.neighbours import nearest_within
+from genimg_jax.metrics.pair_scores import OwnPairs, own_pairs, pair_scores
 from genimg_jax.metrics.pairs import BLOCK
 
-HEALTHY, SUSPICIOUS, COLLAPSED = STATUSES = ("healthy", "suspicious", "collapsed")
+HEALTHY, SUSPICIOUS, POOR, COLLAPSED = STATUSES = ("healthy", "suspicious", "untrained or poor", "collapsed")
 
 # Nearer than this fraction of the data's median nearest distance, two images are one.
 DUPLICATE = 0.25
 # A class is missing when it surely has less than this fraction of its share in the data.
 MISSING = 0.1
+# Quality: images of each set, neighbours of precision and coverage, and the three thresholds explained above.
+JUDGED = 300
+NEIGHBOURS = 5
+LEARNED = 0.2
+APART = 0.1
+TOO_FAR = 0.1
 # Log odds of real over generated at which a discriminator errs once in ten thousand.
 WON = 9.2
 
@@ -40,7 +61,7 @@ class Verdict(NamedTuple):
 
 
 def _status(badness: float, suspicious: float, collapsed: float) -> str:
-    return STATUSES[int(badness >= suspicious) + int(badness >= collapsed)]
+    return (HEALTHY, SUSPICIOUS, COLLAPSED)[int(badness >= suspicious) + int(badness >= collapsed)]
 
 
 def verdict(findings: Sequence[Finding]) -> Verdict:
@@ -109,6 +130,58 @@ def diversity_findings(
             f"The features vary {spread:.2f} times as much as the data's.",
         ),
     ]
+
+
+MEANING = {
+    "precision": "of the generated images lie where real images do",
+    "coverage": "of the real images have a generated one near",
+}
+
+
+def quality_findings(
+    generated: np.ndarray, reference: np.ndarray, independent: np.ndarray, seed: int = 0, block: int = BLOCK
+) -> list[Finding]:  # [N, D], [M, D], [L, D]
+    """Precision, coverage and kernel distance of generated features, beside those of real images and of images of
+    `independent` pixels, on equally many of each set, drawn by the seed."""
+    sets = feature_sets(least=4, generated=generated, reference=reference, independent=independent)
+    rng, count = np.random.default_rng(seed), min(JUDGED, *map(len, sets))
+    ours, data, noise = (one[np.sort(rng.permutation(len(one))[:count])] for one in sets)
+    k = min(NEIGHBOURS, count - 1)
+    pairs = own_pairs(data, k, block)
+    distance, (scores,) = pair_scores(ours, data, [k], pairs, block=block)
+    noise_distance, (noise_scores,) = pair_scores(noise, data, [k], pairs, block=block)
+    findings = []
+    for name, real in _of_real_images(pairs, k).items():
+        value, lowest = getattr(scores, name), getattr(noise_scores, name)
+        if real - lowest < APART:
+            continue
+        upper = proportion(round(value * count), count).high
+        status = POOR if upper < lowest + LEARNED * (real - lowest) else HEALTHY
+        sentence = (
+            f"{value:.0%} {MEANING[name]} ({name} {value:.2f}); independent pixels have {lowest:.2f}, real images "
+            f"{real:.2f}."
+        )
+        findings.append(Finding(name, status, value, real, sentence))
+    # One real image x, repeated, is at a distance of k(x, x) - 2 E k(x, y) + E k(y, y') from the data; its mean over x.
+    itself = np.mean((np.square(data).sum(axis=1, dtype=np.float64) / data.shape[1] + 1) ** 3) - 1
+    repeated = float(itself - pairs.kernel.means.mean())
+    lower = intervals.normal(distance.estimate, distance.standard_error).low
+    share, noise_share = distance.estimate / repeated, noise_distance.estimate / repeated
+    sentence = (
+        f"The kernel distance to the data is {share:.3f} of that of one real image repeated; independent pixels have "
+        f"{noise_share:.3f}."
+    )
+    return [*findings, Finding("distance", POOR if lower > TOO_FAR * repeated else HEALTHY, share, 0.0, sentence)]
+
+
+def _of_real_images(pairs: OwnPairs, k: int) -> dict[str, float]:
+    """What a perfect generator of as many images is expected to score: the precision of each real image among the
+    others, which is inside a ball if it is one of the k nearest of another; and the coverage that Naeem et al. 2020
+    derive, the same for every distribution."""
+    count, others = len(pairs.neighbours.indices), np.arange(1, k + 1)
+    precision = np.mean(np.bincount(pairs.neighbours.indices[:, :k].ravel(), minlength=count) > 0)
+    coverage = 1 - np.prod((count - others) / (2 * count - others))
+    return {"precision": float(precision), "coverage": float(coverage)}
 
 
 def _values(history: Sequence[Mapping[str, float | None]], name: str) -> np.ndarray:  # -> f64[records with the name]
