@@ -8,6 +8,7 @@ one program; `static=True` marks those that shape the program and cannot be, `sw
 import dataclasses
 import difflib
 import math
+import os
 import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -26,6 +27,22 @@ def bounded(
     """A number within [low, high]."""
     marks = {"static": static, "switch": switch, "trained": trained}
     return dataclasses.field(default=default, metadata={"low": low, "high": high, **marks})
+
+
+def several(default: tuple, low: float, high: float = math.inf, empty: bool = False) -> Any:
+    """A tuple of numbers, each within [low, high], and at least one of them unless it may be `empty`."""
+    return dataclasses.field(default=default, metadata={"low": low, "high": high, "empty": empty})
+
+
+def location() -> Any:
+    """A path, made absolute by `parse`; "": none."""
+    return dataclasses.field(default="", metadata={"path": True})
+
+
+def absolute(path: str | os.PathLike) -> str:
+    """A path as it is recorded: `~` expanded, and complete. "" and addresses such as gs://bucket stay as they are."""
+    text = os.path.expanduser(path)
+    return os.path.abspath(text) if text and "://" not in text else text
 
 
 def on(value: Any) -> bool:
@@ -62,13 +79,16 @@ def parse(kind: type, values: Mapping[str, Any], where: str) -> Any:
 
 
 def _check(where: str, value: Any, kind: Any, field: dataclasses.Field) -> Any:
+    if typing.get_origin(kind) is tuple and isinstance(value, (list, tuple)):
+        if not value and not field.metadata["empty"]:
+            raise ConfigError(f"{where} is empty; give at least one value.")
+        element = typing.get_args(kind)[0]
+        return tuple(_check(f"{where}[{i}]", one, element, field) for i, one in enumerate(value))
     kind = typing.get_origin(kind) or kind
     if kind is float and type(value) is int:
         value = float(value)
-    if kind is tuple and isinstance(value, list):
-        value = tuple(value)
     if kind is dict and isinstance(value, Mapping):
-        value = dict(value)
+        value = named(where, value)
     if type(value) is not kind:
         raise ConfigError(f"{where} is {value!r}, a {type(value).__name__}; it must be a {kind.__name__}.")
     if "choices" in field.metadata and value not in field.metadata["choices"]:
@@ -79,4 +99,12 @@ def _check(where: str, value: Any, kind: Any, field: dataclasses.Field) -> Any:
         low, high = field.metadata["low"], field.metadata["high"]
         bound = f"at least {low}" if high == math.inf else f"between {low} and {high}"
         raise ConfigError(f"{where} is {value!r}; it must be {bound}.")
-    return value
+    return absolute(value) if field.metadata.get("path") else value
+
+
+def named(where: str, value: Mapping) -> dict[str, Any]:
+    """A dict of the user's own names, such as an optimiser's arguments."""
+    for name in value:
+        if not (isinstance(name, str) and name.isidentifier()):
+            raise ConfigError(f"{where} has the name {name!r}; a name consists of letters, digits and _.")
+    return dict(value)

@@ -7,7 +7,7 @@ shared by the checks.
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +19,7 @@ from random_weights import random_weights
 from genimg_jax import core
 from genimg_jax.engine import checkpoint, parallel
 from genimg_jax.errors import ConfigError
+from genimg_jax.metrics import directions
 
 SPEC = core.Spec((8, 8, 1), 10, 2)
 BATCH = 8
@@ -198,6 +199,14 @@ def samples_are_their_own(case: Case) -> None:
         close(whole, made.decode(weights(case), made.prior(weights(case), keys), condition))
 
 
+def in_range(metrics: Mapping[str, float]) -> None:
+    """Every metric is declared, and within the range that it has up to rounding."""
+    for name, value in metrics.items():
+        found = directions.of(name)
+        assert found is not directions.UNKNOWN, name
+        assert not np.isfinite(value) or found.low - 1e-5 <= value <= found.high + 1e-5, (name, value)
+
+
 def evaluation_ignores_padding(case: Case) -> None:
     made, data, key = family(case), batch(5), core.stream(0, "evaluate")
     padded = {k: np.concatenate([v, v[:3] * 0 + v.max()]) for k, v in data.items()}
@@ -207,6 +216,8 @@ def evaluation_ignores_padding(case: Case) -> None:
             function = jax.jit(function)
             plain, more = function(weights(case), data, key), function(weights(case), padded, key)
             assert all(v.shape == (5,) for v in jax.tree.leaves(plain))
+            if name == "evaluate":
+                in_range({metric: np.mean(values) for metric, values in plain.items()})
             close(plain, jax.tree.map(lambda v: v[:5], more))
 
 

@@ -15,6 +15,8 @@ from tiny_runs import ROOT, SHARED, environment, name_of, steps, train
 
 from genimg_jax import core, families
 from genimg_jax.__main__ import COMMANDS, main
+from genimg_jax.commands import command_line
+from genimg_jax.commands import train as train_command
 from genimg_jax.data import Source, open_source
 from genimg_jax.engine import config as configs
 from genimg_jax.engine import images, run
@@ -220,6 +222,24 @@ HERE = ["--workdir", "UNUSED"]
         (["train", *VAE, *HERE, "--config.model.network=cnn"], "config.model.network is 'cnn'"),
         (["train", *VAE, *HERE, "--config.optimizer.name=adamm"], "did you mean 'adam'?"),
         (["train", *VAE, *HERE, "--config.seed=-1"], "config.seed is -1"),
+        (
+            ["train", *VAE, *HERE, "--config.optimizer.arguments.beta1=0.5"],
+            "arguments.beta1 is no argument of optax.adam",
+        ),
+        (
+            ["train", *VAE, *HERE, "--config.optimizer.arguments={'b3': 1}"],
+            "arguments.b3 is no argument of optax.adam; did",
+        ),
+        (["train", *VAE, *HERE, "--config.optimizer.arguments=0.5"], "is 0.5; it must be a dict such as {'b1': 0.5}"),
+        (["train", *VAE, *HERE, "--config.optimizer.arguments.b1=half"], "cannot work with {'b1': 'half'}"),
+        (["train", *VAE, *HERE, "--config.optimizer.arguments.b1.x=1"], "has the name 'b1.x'"),
+        (["train", *VAE, *HERE, "--config.optimizer.arguments={'b-1': 1}"], "has the name 'b-1'"),
+        (["train", *VAE, *HERE, "--config.optimizer.argument.b1=1"], "--config.optimizer.argument.b1 is not in the"),
+        (["train", *VAE, *HERE, "--config.optimizer.argumens={}"], "did you mean --config.optimizer.arguments?"),
+        (
+            ["train", *VAE, *HERE, "--noconfig.optimizer.arguments.nesterov"],
+            "--config.optimizer.arguments.nesterov needs",
+        ),
         (["train", "--config", "configs/vae_digit.py", *HERE], "no config file configs/vae_digit.py"),
         (["train", "--config", name_of("vae_digits"), *HERE, "--dry_run=maybe"], "maybe"),
         (["evaluate"], "which run? Give --workdir"),
@@ -238,6 +258,77 @@ def test_a_mistake_is_answered_with_a_sentence(arguments, message, capsys, monke
         assert output.out.startswith("usage: genimg COMMAND")
     else:
         assert output.err.startswith("genimg: ") and message in output.err
+
+
+def parsed(*flags: str, config: str = "vae_digits") -> dict:
+    """The configuration that `train` is given by its flags."""
+    arguments = ["--config", name_of(config), *flags]
+    return command_line.parse("train", "", train_command.define, arguments, "file").config.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("flags", "arguments"),
+    [
+        (["--config.optimizer.arguments={'b1': 0.5}"], {"b1": 0.5}),
+        (["--config.optimizer.arguments", "{'b1': 0.5, 'nesterov': True}"], {"b1": 0.5, "nesterov": True}),
+        (["--config.optimizer.arguments.b1=0.5", "--config.optimizer.arguments.eps", "1e-6"], {"b1": 0.5, "eps": 1e-6}),
+        (["--config.optimizer.arguments.b2=0.9", "--config.optimizer.arguments={'b1': 0.5}"], {"b1": 0.5, "b2": 0.9}),
+        (["--config.optimizer.arguments.mu_dtype=bfloat16"], {"mu_dtype": "bfloat16"}),
+        (["--config.optimizer.arguments={}"], {}),
+    ],
+)
+def test_arguments_of_an_optimiser_are_given_by_flags(flags, arguments):
+    found = parsed(*flags)
+    assert found["optimizer"]["arguments"] == arguments
+    assert configs.resolve(found).optimizer["model"].arguments == arguments
+    beside = parsed("--config.optimizer.generator.arguments.b2=0.9", config="gan_digits")["optimizer"]
+    given = configs.load(name_of("gan_digits")).optimizer.generator.arguments.to_dict()
+    assert given and beside["generator"]["arguments"] == {**given, "b2": 0.9}
+
+
+@pytest.mark.parametrize("text", ["(1,2)", "1,2", "[1,2]", "(1, 2)"])
+def test_a_tuple_is_written_as_one_likes(text):
+    found = parsed(f"--config.model.multipliers={text}", config="diffusion_digits")
+    assert configs.resolve(found).model.multipliers == (1, 2)
+    assert configs.resolve(parsed("--config.model.multipliers=3", config="diffusion_digits")).model.multipliers == (3,)
+
+
+def test_a_list_holds_names_that_hold_commas():
+    names = {"beta=1.0,seed=0", "beta=1.0", "x,y,z", "z"}
+
+    def listed(*texts):
+        return command_line.items(texts, names.__contains__)
+
+    assert listed("beta=1.0,seed=0,x,y,z") == listed("beta=1.0,seed=0", "x,y,z") == ["beta=1.0,seed=0", "x,y,z"]
+    assert listed("beta=1.0,seed=1, z ,") == ["beta=1.0", "seed=1", "z"]
+    assert listed("", ",") == listed() == []
+
+
+def test_paths_are_absolute_where_they_are_given(tmp_path, monkeypatch):
+    """A run that starts from another, by ~ and by a relative path, is the same run from another working directory."""
+    home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
+    for place in (home, elsewhere):
+        place.mkdir()
+    (home / "mine.py").write_bytes((ROOT / "configs" / "vae_digits.py").read_bytes())
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(home)
+
+    def trained(*flags):
+        return main(["train", "--config=~/mine.py:tiny", "--config.parallel.devices=1", *flags])
+
+    assert trained("--workdir=~/first", "--config.train.steps=2") == 0
+    start = ["--config.train.steps=2", "--config.init_from"]
+    assert trained("--workdir", "second", *start, "first") == 0
+    stored = json.loads((home / "second" / "config.json").read_text())
+    assert stored["init_from"] == str(home / "first")
+    monkeypatch.chdir(elsewhere)
+    assert trained("--workdir=~/second", *start, "~/first", "--config.train.log_every=1") == 0
+    assert trained("--workdir=third", "--config.train.steps=3", "--config.resume=~/second") == 4, "of another init_from"
+    assert trained("--workdir=third", "--config.train.steps=3", "--config.resume=../home/first") == 0
+    assert steps(elsewhere / "third") == [3]
+    assert main(["sample", "--workdir=~/second", "--out=~/drawn", "--count=2"]) == 0
+    assert (home / "drawn" / "images.npz").is_file()
+    assert main(["report", "--workdir=~/second"]) == 0
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,14 @@ import pytest
 from PIL import Image
 from tiny_runs import ROOT, change, name_of, train
 
-from genimg_jax import core
+from genimg_jax import core, families
 from genimg_jax.__main__ import main
-from genimg_jax.data import open_source
+from genimg_jax.data import Part, open_source
 from genimg_jax.engine import config as configs
 from genimg_jax.engine import optimizers
 from genimg_jax.engine import program as programs
 from genimg_jax.errors import ConfigError, DataError
+from genimg_jax.options import absolute, parse
 
 # --------------------------------------------------------------------------------------------------- configurations
 
@@ -62,10 +63,75 @@ def test_the_digest_changes_with_whatever_changes_the_result():
             at = at[name]
         at[last] = other.get(type(at[last]), lambda v: v + 1)(at[last])
         (difference,) = configs.differences(base, changed)
-        unsafe = not difference.safe or difference.key == "train.steps"  # safe to go on with, but another result
+        # Safe to go on with, but another result.
+        unsafe = not difference.safe or difference.key in ("train.steps", *configs.MOVABLE)
         assert (configs.digest(base) != configs.digest(changed)) == unsafe, difference
         safe += not unsafe
     assert 0 < safe < len(paths)
+
+
+def test_a_path_is_one_however_it_is_reached(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    ways = ("runs/vq", "./runs/../runs/vq/", "~/runs/vq", f"{tmp_path}/runs/vq")
+    found = []
+    for way in ways:
+        values = configs.experiment("vae").to_dict()
+        for key in configs.PATHS:
+            change(values, key, way)
+        config = configs.resolve(values)
+        places = (
+            config.resume,
+            config.init_from,
+            config.data.path,
+            config.tokenizer.workdir,
+            config.evaluate.inception,
+        )
+        assert (
+            set(places)
+            == {f"{tmp_path}/runs/vq"}
+            == {configs.flatten(configs.located(values))[k] for k in configs.PATHS}
+        )
+        found.append(values)
+    assert len({configs.digest(values) for values in found}) == 1
+    assert not any(configs.differences(found[0], values) for values in found)
+    none = configs.resolve(configs.experiment("vae"))
+    assert (none.resume, none.data.path, none.tokenizer.workdir) == ("", "", "") and absolute("gs://a/b") == "gs://a/b"
+
+
+def test_a_file_lies_where_its_name_says_even_with_colons(tmp_path):
+    (tmp_path / "a:b").mkdir()
+    for name in ("mine.py", "mi:ne.py"):
+        (tmp_path / "a:b" / name).write_text(HEAD + "    return experiment('vae', seed=len(variant))\n")
+        assert configs.load(f"{tmp_path}/a:b/{name}").seed == 4
+        assert configs.load(f"{tmp_path}/a:b/{name}:tiny1").seed == 5
+
+
+TUPLES = [
+    (kind, field)
+    for kind in [*configs.SECTIONS.values(), optimizers.Options, *(families.load(f).Options for f in families.REGISTRY)]
+    for field in dataclasses.fields(kind)
+    if str(field.type).startswith("tuple")
+]
+
+
+@pytest.mark.parametrize(("kind", "field"), TUPLES, ids=[f"{k.__module__}.{f.name}" for k, f in TUPLES])
+def test_every_element_of_a_tuple_is_checked(kind, field):
+    def parsed(value):
+        return getattr(parse(kind, {**dataclasses.asdict(kind()), field.name: value}, "x"), field.name)
+
+    low, high = field.metadata["low"], min(field.metadata["high"], 1000)
+    number = int if "int" in str(field.type) else float
+    good = (number(low), number(high))
+    assert parsed(list(good)) == parsed(good) == good and all(type(one) is number for one in parsed(good))
+    for wrong in ("a", None, True, (1,), 0.5 if number is int else "0.1", low - 1, -1, float("nan"), number(0)):
+        with pytest.raises(ConfigError, match=rf"x\.{field.name}\[1\] is"):
+            parsed((good[0], wrong))
+    if field.metadata["empty"]:
+        assert parsed(()) == ()
+    else:
+        with pytest.raises(ConfigError, match=f"x.{field.name} is empty"):
+            parsed(())
 
 
 HEAD = "from genimg_jax.engine.config import experiment\n\n\ndef get_config(variant='full'):\n"
@@ -157,6 +223,7 @@ def test_the_best_metric_must_be_measured(tmp_path, capsys):
         (["--config.train.best=lss"], "measures kl, loss, reconstruction"),
         (["--config.train.evaluate_every=0"], "nothing is measured: train.evaluate_every is 0"),
         (["--config.data.validation_split=none"], "data.validation_split 'none'"),
+        (["--config.train.best=kl"], "'kl', of which neither higher nor lower is better; choose loss, reconstruction."),
     ):
         assert train(tmp_path, *flags) == 2
         assert found in capsys.readouterr().err
@@ -200,6 +267,9 @@ def use_everything(tmp_path):
         assert main(["evaluate", "--workdir", str(workdir), "--suite", "full", *digits]) == 0
         assert main(["sample", "--workdir", str(workdir), "--count", "2"]) == 0
         assert train(tmp_path / "over", *flags, f"--config.tokenizer.workdir={workdir}", devices=2) == 2, "no tokenizer"
+        values = configs.load(name_of("vae_digits")).to_dict()
+        values["data"] |= {"validation_split": "test", "allow_overlap": True}
+        open_source(configs.resolve(values).data, Part.TRAIN)
         for source, named in {"tfds": "mnist", "shapes": ""}.items():
             values = configs.load(name_of("vae_digits")).to_dict()
             values["data"] |= {"source": source, "path": str(tmp_path), "name": named, "shapes_count": 20}
@@ -210,7 +280,7 @@ def use_everything(tmp_path):
 
     for split in ("train", "test"):
         (tmp_path / "images" / split).mkdir(parents=True)
-        for i in range(16):
+        for i in range(20):
             Image.fromarray(np.full((8, 8), i, np.uint8)).save(tmp_path / "images" / split / f"{i}.png")
     return exercise
 

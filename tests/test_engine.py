@@ -47,6 +47,16 @@ def test_best_is_the_lowest_and_last_is_the_last(tmp_path):
     checkpoint.close(store)
 
 
+@pytest.mark.parametrize(("metric", "best"), [("loss", 2), ("psnr", 6)])
+def test_best_follows_the_direction_of_its_metric(tmp_path, metric, best):
+    store = checkpoint.open_store(tmp_path, keep=1, best=metric)
+    for step, value in {1: 3.0, 2: 1.0, 4: 2.0, 6: 4.0, 7: 2.0}.items():
+        checkpoint.save(store, small_state(step), {}, {metric: value})
+    checkpoint.close(store)
+    store = checkpoint.open_store(tmp_path, keep=1, best=metric, read_only=True)
+    assert checkpoint.steps(store) == [best, 7] and checkpoint.choose(store, "best") == best
+
+
 def test_a_dtype_is_never_cast(tmp_path):
     store = checkpoint.open_store(tmp_path)
     checkpoint.save(store, small_state(1), {}, None)

@@ -267,7 +267,7 @@ def test_a_table_of_runs(workdir, full, tmp_path, capsys):
     columns = "--columns=kernel/pixels,recall/pixels"
     assert evaluate("--table", f"{workdir},{other}", columns) == 0
     rows = capsys.readouterr().out.splitlines()
-    assert rows[0] == "|  | kernel/pixels | recall/pixels | selected among |"
+    assert rows[0] == "|  | kernel/pixels ↓ | recall/pixels ↑ | selected among |"
     assert rows[2].startswith("| gan |") and rows[3].startswith("| other |")
     # Runs of one name are told apart by their places; a column that no run has is answered.
     (tmp_path / "gan").symlink_to(other)

@@ -30,8 +30,8 @@ def test_a_table_keeps_kinds_of_likelihood_apart_and_refuses_two_protocols():
     bound = "a bound: the true value is at most this"
     text = results.table({"made": report_of(1.5), "vae": report_of(2.5, kind=bound)})
     header, _, made, vae, protocol, *notes = text.splitlines()
-    kinds = "| negative_log_likelihood (exact) | negative_log_likelihood (a bound) |"
-    assert header == f"|  | kernel/classifier {kinds}"
+    kinds = "| negative_log_likelihood (exact) ↓ | negative_log_likelihood (a bound) ↓ |"
+    assert header == f"|  | kernel/classifier ↓ {kinds}"
     assert (made, vae) == ("| made | 1.5 | 1.5 |  |", "| vae | 2.5 |  | 2.5 |")
     assert protocol.count("`") == 6 and not notes
     with pytest.raises(DataError, match=r"'kernel/classifier' cannot hold both 'made' and 'vae'.* \(10 and 20\)"):
@@ -42,7 +42,7 @@ def test_a_table_has_every_column_that_was_named():
     reports = {"made": report_of(1.5), "vae": report_of(2.5)}
     del reports["vae"]["metrics"]["kernel/classifier"]
     rows = results.table(reports, ["negative_log_likelihood", "kernel/classifier"]).splitlines()
-    assert rows[0] == "|  | negative_log_likelihood (exact) | kernel/classifier |"
+    assert rows[0] == "|  | negative_log_likelihood (exact) ↓ | kernel/classifier ↓ |"
     assert rows[3] == "| vae | 2.5 |  |"
     message = "kernel/classifer has not been measured in made, vae; did you mean 'kernel/classifier'?"
     with pytest.raises(ConfigError, match=message):
@@ -58,7 +58,7 @@ def test_a_table_pairs_the_likelihoods_of_one_kind_image_by_image():
     values = {"made": shared, "rnn": shared + own[0], "vae": shared + own[1], "flow": shared + own[2]}
     text = results.table(reports, ["kernel/classifier", "negative_log_likelihood"], values)
     header, _, made, vae, made_too, *_ = [line.split(" | ")[2:] for line in text.splitlines()]
-    assert header[1:3] == ["negative_log_likelihood (exact) less made [95 %]", "p"]
+    assert header[1:3] == ["negative_log_likelihood (exact) less made [95 %] ↓", "p"]
     assert "less vae" not in text and "less flow" not in text, "nothing of their kind to be compared with"
     reference = scipy.stats.ttest_rel(-values["rnn"], -values["made"])
     ends = reference.confidence_interval()

@@ -5,6 +5,7 @@ All generated sets are of one size, so that what measures them is compiled once.
 
 import json
 
+import contract
 import numpy as np
 import pytest
 
@@ -40,7 +41,10 @@ def comparison(digits):
 
 
 def values(found) -> dict[str, float]:
-    return {name: measurement.value for name, measurement in found.metrics.items()}
+    """By name; each is declared, and within its range."""
+    found = {name: measurement.value for name, measurement in found.metrics.items()}
+    contract.in_range(found)
+    return found
 
 
 @pytest.fixture(scope="module")

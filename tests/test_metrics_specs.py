@@ -36,6 +36,15 @@ def test_a_column_refuses_a_second_protocol_and_says_what_differs():
     assert apart.rows["gan"][0] is None
 
 
+def test_heads_of_columns_have_arrows_towards_better_values():
+    names = ("precision/pixels", "frechet/pixels", "negative_log_likelihood (exact)", "gan_test", "gan_test_control")
+    text = markdown(table({"vae": {name: Measurement(1.0, SPEC) for name in names}}))
+    shown = (
+        "| precision/pixels ↑ | frechet/pixels ↓ | negative_log_likelihood (exact) ↓ | gan_test ↑ | gan_test_control |"
+    )
+    assert text.splitlines()[0] == f"|  {shown}"
+
+
 def test_markdown_shows_values_intervals_and_digests():
     text = markdown(table({"vae": {"fid": Measurement(1.23456, SPEC, 1.1, 1.4)}, "gan": {}}), digits=3)
     assert text.splitlines() == [

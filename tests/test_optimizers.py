@@ -61,6 +61,24 @@ def test_what_optax_lacks_is_named_with_what_is_near():
         optimizers.make(optimizers.Options("adam", arguments={"beta1": 0.5}), 1, 1)
 
 
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("adam", {"b1": "half"}, "optax.adam cannot work with {'b1': 'half'}"),
+        ("adam", {"eps": None}, "optax.adam cannot work with"),
+        ("adam", {"mu_dtype": "float33"}, "float33"),
+        ("adam", {"nesterov": "false"}, "arguments.nesterov is 'false'; it must be True or False"),
+        ("adam", {"learning_rate": 0.1}, "arguments.learning_rate is no argument"),
+        ("adamw", {"mask": None}, "arguments.mask is no argument"),
+        ("lbfgs", {}, "optax.lbfgs cannot work with"),
+    ],
+)
+def test_what_optax_cannot_work_with_is_refused_in_a_sentence(name, arguments, message):
+    with pytest.raises(ConfigError, match=f"config.optimizer.*{message}"):
+        optimizers.check(optimizers.Options(name, arguments=arguments), "config.optimizer")
+    optimizers.check(optimizers.Options("adam", arguments={"b1": 0, "nesterov": True}), "config.optimizer")
+
+
 # ----------------------------------------------------------------------------------------- the two doors of core.py
 
 

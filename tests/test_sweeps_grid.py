@@ -57,6 +57,15 @@ def test_combinators_make_the_cells_they_say():
         (lambda: make(param("model.beta", 1.0), {"model.beta": 3.0}), "is none of the settings"),
         (lambda: make(param("model.beta", 1.0), {"model.bet": 1.0}), "did you mean 'model.beta'"),
         (lambda: make(seeds(2), better="lowest"), "did you mean 'lower'"),
+        (lambda: make(seeds(2), better="higher"), "better is 'higher', but of loss lower is better; leave better out"),
+        (lambda: make(seeds(2), metric="kl", better=""), "better is ''. It must be lower or higher"),
+        (
+            lambda: make(param("optimizer.arguments.b3", 0.5)),
+            r"optimizer.arguments.b3 is no argument .* mean 'b1'|'b2'",
+        ),
+        (lambda: make(param("optimizer.arguments.b1", "x")), "optax.adam cannot work with {'b1': 'x'}"),
+        (lambda: make(param("optimizer.arguments.b1.x", 0.5)), "arguments.b1.x is not in the configuration"),
+        (lambda: make(param("optimizer.argument.b1", 0.5)), "optimizer.argument.b1 is not in the configuration"),
         (lambda: make(seeds(2), suite="all"), "must be likelihood or full"),
     ],
 )
@@ -71,6 +80,20 @@ def test_an_overlay_changes_its_keys_and_nothing_else():
     found = configs.differences(values, changed)
     assert {d.key: d.given for d in found} == {"model.beta": 4.0, "optimizer.arguments.b1": 0.5}
     assert values == base().to_dict(), "the base itself stays"
+
+
+def test_an_argument_of_an_optimiser_is_swept_like_any_option():
+    grid = product(param("optimizer.arguments.b1", 0.5, 0.9), seeds(2))
+    found = make(grid, {"optimizer.arguments.b1": 0.9}, settings={"optimizer.arguments": {"b2": 0.99}})
+    assert found.baseline == "b1=0.9" and [cell.name for cell in found.cells][:2] == ["b1=0.5,seed=0", "b1=0.5,seed=1"]
+    assert [cell.values["optimizer"]["arguments"]["b1"] for cell in found.cells] == [0.5, 0.5, 0.9, 0.9]
+    assert all(cell.values["optimizer"]["arguments"]["b2"] == 0.99 for cell in found.cells)
+
+
+def test_what_is_better_is_known_of_a_metric():
+    assert make(seeds(2), better="").measure.better == "lower"
+    assert make(seeds(2), metric="psnr", better="").measure.better == "higher"
+    assert make(seeds(2), metric="kl", better="higher").measure.better == "higher"
 
 
 def test_names_are_as_short_as_can_be_told_apart():
@@ -143,6 +166,23 @@ def test_a_file_is_an_experiment_and_its_mistakes_have_lines(tmp_path):
         experiments.load(str(tmp_path / "other.py"))
 
 
+def test_a_file_names_others_from_here_or_from_its_own_folders(tmp_path, monkeypatch):
+    (tmp_path / "project" / "configs").mkdir(parents=True)
+    (tmp_path / "project" / "experiments").mkdir()
+    head = "from genimg_jax.engine.config import experiment, load\n\n\ndef get_config(variant='full'):\n    return "
+    for place, steps in (("project/configs", 7), ("configs", 8)):
+        (tmp_path / place).mkdir(exist_ok=True)
+        (tmp_path / place / "mine.py").write_text(f'{head}experiment("vae", train={{"steps": {steps}}})\n')
+    asking = tmp_path / "project" / "experiments" / "asks.py"
+    asking.write_text(f'{head}load("configs/mine.py:tiny")\n')
+    for here, steps in ((tmp_path / "project", 7), (tmp_path / "project" / "configs", 7), (tmp_path, 8)):
+        monkeypatch.chdir(here)
+        assert configs.load(str(asking)).train.steps == steps
+    monkeypatch.chdir(tmp_path / "project" / "configs")
+    with pytest.raises(ConfigError, match=r"no config file configs/mine\.py; config files beside it: none there"):
+        configs.load("configs/mine.py")
+
+
 @pytest.mark.parametrize("name", ["beta_vae", "gan_losses", "ar_ordering", "batch_vs_lr"])
 @pytest.mark.parametrize("variant", ["full", "tiny"])
 def test_shipped_experiments_are_ones_with_enough_seeds(name, variant):
@@ -199,8 +239,32 @@ def test_planned_cells_are_not_changed(tmp_path):
     with pytest.raises(ConfigError, match=r"lacks seed=0 and has seed=2"):
         plans.plan(make(param("seed", 1, 2)), tmp_path)
     assert (tmp_path / plans.PLAN).read_bytes() == before
+    with pytest.raises(ConfigError, match=r"train.steps +stored 10, given 20"):
+        plans.plan(make(seeds(2), settings={"train.steps": 20}), tmp_path)
     safe, _ = plans.plan(make(seeds(2), settings={"train.log_every": 3}), tmp_path)
     assert safe.cells[0].values["train"]["log_every"] == 3, "what changes no result may change"
+
+
+def test_a_plan_with_relative_paths_is_the_same_plan_from_elsewhere(tmp_path, monkeypatch):
+    """As an earlier version wrote it: paths as given, digests of those, and options that it did not have yet."""
+    grid = param("tokenizer.workdir", "runs/one", "runs/two")
+    monkeypatch.chdir(tmp_path)
+    sweep, _ = planned(tmp_path / "sweep", grid, baseline={"tokenizer.workdir": "runs/one"})
+    assert [cell.values["tokenizer"]["workdir"] for cell in sweep.cells] == [
+        str(tmp_path / "runs" / name) for name in ("one", "two")
+    ]
+    file = tmp_path / "sweep" / plans.PLAN
+    stored = json.loads(file.read_text())
+    for cell, name in zip(stored["cells"], ("one", "two"), strict=True):
+        cell["values"]["tokenizer"]["workdir"], cell["digest"] = f"runs/{name}", name
+        del cell["values"]["train"]["keep"]
+    file.write_text(json.dumps(stored))
+    again, missing = plans.plan(make(grid, {"tokenizer.workdir": "runs/one"}), tmp_path / "sweep")
+    assert again == sweep and not missing
+    (tmp_path / "elsewhere").mkdir()
+    planned(tmp_path / "sweep", grid, baseline={"tokenizer.workdir": "runs/one"})
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert plans.read(tmp_path / "sweep") == sweep
 
 
 def test_names_that_no_directory_can_have_get_ones_of_their_own(tmp_path):

@@ -200,6 +200,11 @@ def test_only_names_cells_or_is_refused(finished):
     assert [c.name for c in driver.select(sweep, "train_split=trian")] == ["train_split=trian"]
     with pytest.raises(ConfigError, match="did you mean 'train_split=trian'"):
         driver.select(sweep, "train_split=train")
+    named = ("train_split=train[:25%],seed=0", "train_split=train[:25%],seed=1", "arguments={},seed=*", "seed=0")
+    sweep = sweep._replace(cells=tuple(sweep.cells[0]._replace(name=name) for name in named))
+    for name in named:
+        assert [c.name for c in driver.select(sweep, name)] == [name], "the very name that is printed"
+    assert [c.name for c in driver.select(sweep, "*train[:25%],*")] == list(named[:2])
 
 
 def test_an_evaluation_older_than_the_training_does_not_count(finished):

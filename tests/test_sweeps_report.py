@@ -90,7 +90,8 @@ def test_pairs_of_equal_seed_show_what_the_spread_over_seeds_hides(tmp_path):
 
 
 def test_higher_may_be_better(tmp_path):
-    sweep = scored(tmp_path, better="higher")
+    sweep = scored(tmp_path)
+    sweep = sweep._replace(measure=sweep.measure._replace(better="higher"))
     assert "worse: beta=2.0; no difference" in report.verdict(sweep, findings.find(sweep))
 
 

@@ -1,5 +1,6 @@
 """Flags for every command: absl's, with a config's keys as `--config.a.b=value` (ml_collections)."""
 
+import ast
 import difflib
 import pathlib
 from collections.abc import Callable, Sequence
@@ -7,6 +8,7 @@ from collections.abc import Callable, Sequence
 from absl import flags
 
 from genimg_jax.errors import ConfigError
+from genimg_jax.options import absolute, named
 
 Configured = str | Callable[[Sequence[str]], dict]
 
@@ -33,11 +35,11 @@ def parse(
     if any(a in ("-h", "-help", "--help", "--helpfull") for a in arguments):
         print(f"genimg {name}: {about}\n\nflags:\n{_help(values, config)}")
         raise SystemExit(0)
-    _refuse_repeated(given)
+    _refuse_repeated([a for a in given if not _is_list(a, values)])
     if config:
         from ml_collections import config_dict, config_flags
 
-        loaded = _load(config, path, arguments)
+        loaded = _with_dicts(_load(config, path, arguments), arguments)
         _check_keys(arguments, loaded)
         config_flags.DEFINE_config_dict("config", loaded, flag_values=values, sys_argv=[name, *arguments])
         assert isinstance(loaded, config_dict.ConfigDict)
@@ -62,6 +64,21 @@ def underscored(arguments: Sequence[str]) -> list[str]:
 
 def given(arguments: Sequence[str], name: str) -> bool:
     return any(argument.lstrip("-").partition("=")[0] == name for argument in arguments if argument.startswith("-"))
+
+
+def items(texts: Sequence[str], known: Callable[[str], bool]) -> list[str]:
+    """What a list holds, given in one flag with commas, in several flags, or both.
+
+    An item may hold commas itself: as many parts as together are `known`, such as a path that exists, are one.
+    """
+    found = []
+    for text in texts:
+        parts = text.strip(",").split(",")
+        while parts:
+            count = next((n for n in range(len(parts), 1, -1) if known(",".join(parts[:n]))), 1)
+            found.append(",".join(parts[:count]).strip())
+            parts = parts[count:]
+    return [item for item in found if item]
 
 
 def value(arguments: Sequence[str], name: str) -> str | None:
@@ -99,7 +116,7 @@ def _load(config: Configured, path: str | None, arguments: Sequence[str]):
     from genimg_jax.engine import config as configs
     from genimg_jax.engine import run
 
-    stored = configs.complete(run.read_json(pathlib.Path(workdir).expanduser(), "config.json"))
+    stored = configs.complete(run.read_json(pathlib.Path(absolute(workdir)), "config.json"))
     # Tuples come back from JSON as lists, whose overrides config_flags cannot parse.
     return ConfigDict(_tuples(stored))
 
@@ -116,6 +133,38 @@ def _overrides(arguments: Sequence[str]) -> list[str]:
     return [n.removeprefix("no").removeprefix("config.") for n in names if n.startswith(("config.", "noconfig."))]
 
 
+def _with_dicts(config, arguments: list[str]):
+    """The configuration with what flags set of options that are dicts, whole or by entry, as in
+    `--config.optimizer.arguments.b1=0.5`; these flags, of which config_flags knows entries that are there alone, are
+    taken out of the arguments."""
+    from ml_collections import ConfigDict
+
+    from genimg_jax.engine.config import dict_above
+    from genimg_jax.sweeps.grid import overlay
+
+    values, found = config.to_dict(), {}
+    for key in _overrides(arguments):
+        if not (option := dict_above(values, key)):
+            continue
+        text = _take(arguments, f"config.{key}")
+        if text is None:
+            raise ConfigError(f"--config.{key} needs a value.")
+        try:
+            found[key] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            found[key] = text
+        if key == option and not isinstance(found[key], dict):
+            raise ConfigError(f"--config.{key} is {text}; it must be a dict such as {{'b1': 0.5}}.")
+        named(f"--config.{option}", found[key] if key == option else {key[len(option) + 1 :]: found[key]})
+    return ConfigDict(overlay(values, {key: found[key] for key in sorted(found)})) if found else config
+
+
+def _is_list(argument: str, values: flags.FlagValues) -> bool:
+    """Whether it is a flag that may be given several times."""
+    name = argument.lstrip("-").partition("=")[0]
+    return argument.startswith("-") and name in values and isinstance(values[name], flags.MultiFlag)
+
+
 def _refuse_repeated(arguments: Sequence[str]) -> None:
     names = [a.lstrip("-").partition("=")[0] for a in arguments if a.startswith("-")]
     for name in names:
@@ -124,9 +173,10 @@ def _refuse_repeated(arguments: Sequence[str]) -> None:
 
 
 def _check_keys(arguments: Sequence[str], config) -> None:
-    from genimg_jax.engine.config import flatten
+    from genimg_jax.engine.config import flatten, options_of
 
-    known = flatten(config.to_dict())
+    values = config.to_dict()
+    known = {**flatten(values), **options_of(values)}
     for key in _overrides(arguments):
         if key not in known:
             last = [k for k in known if k.split(".")[-1] == key.split(".")[-1]]
@@ -157,4 +207,4 @@ def workdir(values: flags.FlagValues) -> pathlib.Path:
     """The required run directory."""
     if not values.workdir:
         raise ConfigError("which run? Give --workdir DIRECTORY.")
-    return pathlib.Path(values.workdir).expanduser()
+    return pathlib.Path(absolute(values.workdir))

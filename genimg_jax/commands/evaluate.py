@@ -9,6 +9,7 @@ from absl import flags
 
 from genimg_jax.commands import command_line, human
 from genimg_jax.errors import ConfigError, ResourceError
+from genimg_jax.options import absolute
 
 ABOUT = """how good a run is, or a set of images that any program made.
 
@@ -42,8 +43,10 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("reference", None, "what they are compared with: a source", flag_values=values)
     flags.DEFINE_string("train", "", "what their program was trained on, if known: a source", flag_values=values)
     flags.DEFINE_string("out", "", "directory for their report; GENERATED.evaluation if not given", flag_values=values)
-    flags.DEFINE_list("table", [], "runs to show in one table, of what is measured already", flag_values=values)
-    flags.DEFINE_list("columns", [], "metrics in that table; those of the README if not given", flag_values=values)
+    flags.DEFINE_multi_string("table", [], "runs to show in one table, of what is measured already", flag_values=values)
+    flags.DEFINE_multi_string(
+        "columns", [], "metrics in that table; those of the README if not given", flag_values=values
+    )
     human.define(values)
 
 
@@ -83,7 +86,7 @@ def _images(values: flags.FlagValues) -> None:
     config = values.config.to_dict()
     read = parse(data.Options, config["data"], "config.data")
     options = parse(EvaluateOptions, config["evaluate"], "config.evaluate")
-    out = pathlib.Path(values.out).expanduser() if values.out else beside(values.generated)
+    out = pathlib.Path(absolute(values.out)) if values.out else beside(values.generated)
     report = evaluation.evaluate_images(values.generated, values.reference, values.train, read, options, out)
     print(f"\n{report['samples']} images of {values.generated} beside {values.reference}\n\n{results.text(report)}")
     print(f"\nwritten: {out}: {', '.join(report['files'])}")
@@ -91,7 +94,7 @@ def _images(values: flags.FlagValues) -> None:
 
 def beside(generated: str) -> pathlib.Path:
     """GENERATED.evaluation: never within a folder of images, where a slash ends its name, and never nameless."""
-    path = os.path.abspath(os.path.expanduser(generated.replace("/:", ":")))
+    path = absolute(generated.replace("/:", ":"))
     return pathlib.Path(f"{path.removesuffix('.npz')}.evaluation")
 
 
@@ -114,9 +117,10 @@ def _of_images(arguments: Sequence[str]) -> dict[str, Any]:
 def _table(values: flags.FlagValues) -> None:
     from genimg_jax.evaluation import log_probs, results
 
-    if not values.table:
+    runs = command_line.items(values.table, lambda text: os.path.exists(absolute(text)))
+    if not runs:
         raise ConfigError("which runs? Give --table RUN,RUN,...")
-    runs = {path: pathlib.Path(path).expanduser() for path in values.table}
+    runs = {path: pathlib.Path(absolute(path)) for path in runs}
     names = [run.resolve().name for run in runs.values()]
     names = names if len(set(names)) == len(names) else list(runs)
     report = f"{values.checkpoint}-full"
@@ -125,7 +129,9 @@ def _table(values: flags.FlagValues) -> None:
         name: log_probs.read(run / "evaluation" / f"{report}.json", found[name]["metrics"])
         for name, run in zip(names, runs.values(), strict=True)
     }
-    print(results.table(found, values.columns, each))
+    measured = {metric for one in found.values() for metric in one["metrics"]}
+    columns = command_line.items(values.columns, measured.__contains__)
+    print(results.table(found, columns, each))
 
 
 def _human(values: flags.FlagValues) -> None:

@@ -1,10 +1,13 @@
 """genimg evaluate --human and --answers: a page of images for people to compare, and what their answers say."""
 
+import os
 import pathlib
 
 from absl import flags
 
+from genimg_jax.commands import command_line
 from genimg_jax.errors import ConfigError, DataError, ResourceError
+from genimg_jax.options import absolute
 
 ABOUT = """
 People compare sets of images on a page that works offline and saves a file of answers:
@@ -20,7 +23,9 @@ FLAGS = ("sets", "mode", "question", "trials", "checks", "images", "seed", "keep
 
 def define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("human", None, "page to write for people to compare sets of images", flag_values=values)
-    flags.DEFINE_list("sets", [], "for --human: what is compared, NAME=PLACE,NAME=PLACE,...", flag_values=values)
+    flags.DEFINE_multi_string(
+        "sets", [], "for --human: what is compared, NAME=PLACE,NAME=PLACE,...", flag_values=values
+    )
     modes = ["choice", "rating"]
     flags.DEFINE_enum("mode", "choice", modes, "for --human: the better of two, or 1 to 5 for one", flag_values=values)
     flags.DEFINE_string("question", "", "for --human: what people are asked", flag_values=values)
@@ -28,7 +33,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("checks", 8, "for --human: attention checks besides", 0, flag_values=values)
     flags.DEFINE_integer("images", 200, "for --human: images of each set to draw from", 1, flag_values=values)
     flags.DEFINE_integer("seed", 0, "for --human: of images, sides and order", 0, 2**31 - 1, flag_values=values)
-    flags.DEFINE_list("answers", [], "files that raters saved, to be scored", flag_values=values)
+    flags.DEFINE_multi_string("answers", [], "files that raters saved, to be scored", flag_values=values)
     flags.DEFINE_bool("keep_failed", False, "for --answers: count raters who missed checks too", flag_values=values)
 
 
@@ -36,11 +41,16 @@ def write(values: flags.FlagValues) -> None:
     """Writes the page. `values.config` has the sections `data`, for how sources are read, and `evaluate`."""
     from genimg_jax import data
     from genimg_jax.engine.images import write_whole
-    from genimg_jax.evaluation import human
+    from genimg_jax.evaluation import human, image_sets
     from genimg_jax.evaluation.human_page import page
     from genimg_jax.options import parse
 
-    named = [part.partition("=") for part in values.sets]
+    def exists(text: str) -> bool:
+        path, split = image_sets.place(text.partition("=")[2])
+        return path is not None and "," not in split
+
+    sets = command_line.items(values.sets, exists)
+    named = [part.partition("=") for part in sets]
     if not named or not all(name and place for name, _, place in named):
         raise ConfigError("which sets? Give --sets NAME=PLACE,NAME=PLACE, such as --sets data=digits,vae=runs/vae.")
     if len({name for name, _, _ in named}) < len(named):
@@ -49,7 +59,7 @@ def write(values: flags.FlagValues) -> None:
     sets = {name: human.images_of(place, values.images, values.seed, read) for name, _, place in named}
     study = human.study(sets, values.mode, values.trials, values.checks, values.question, values.seed)
     content = page(study, next(iter(sets.values())).shape[1:]).encode()
-    path = pathlib.Path(values.human).expanduser()
+    path = pathlib.Path(absolute(values.human))
     try:
         write_whole(path, content)
     except OSError as error:
@@ -63,7 +73,10 @@ def read(values: flags.FlagValues) -> None:
     from genimg_jax.engine import run
     from genimg_jax.evaluation import human, human_scores
 
-    paths = [pathlib.Path(path).expanduser() for path in values.answers]
+    answers = command_line.items(values.answers, lambda text: os.path.exists(absolute(text)))
+    if not answers:
+        raise ConfigError("which answers? Give --answers FILE,FILE,...")
+    paths = [pathlib.Path(absolute(path)) for path in answers]
     files = {}
     for path in paths:
         try:
@@ -71,6 +84,6 @@ def read(values: flags.FlagValues) -> None:
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"--answers: {path} cannot be read ({error}); give files that raters saved.") from error
     report = human_scores.scores(human.read(files), values.keep_failed)
-    out = (pathlib.Path(values.out).expanduser() if values.out else paths[0].parent) / "human.json"
+    out = (pathlib.Path(absolute(values.out)) if values.out else paths[0].parent) / "human.json"
     run.write_json(out, report)
     print(f"{human_scores.text(report)}\n\nwritten: {out}")

@@ -9,6 +9,7 @@ from absl import flags
 
 from genimg_jax.commands import command_line
 from genimg_jax.errors import ConfigError, Failure
+from genimg_jax.options import absolute
 
 ABOUT = """trains a run once more, from its configuration, and says whether the same bits come out.
 
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str]) -> None:
     values = command_line.parse("reproduce", ABOUT, define, arguments)
     if not named:
         raise ConfigError("which run? Give genimg reproduce DIRECTORY.")
-    original = pathlib.Path(named).expanduser()
+    original = pathlib.Path(absolute(named))
     with tempfile.TemporaryDirectory(prefix="genimg-reproduce-") as temporary:
         again = command_line.workdir(values) if values.workdir else pathlib.Path(temporary) / "run"
         _reproduce(original, again, pathlib.Path(temporary))

@@ -6,6 +6,7 @@ import numpy as np
 from absl import flags
 
 from genimg_jax.commands import command_line
+from genimg_jax.options import absolute
 
 ABOUT = """images of a run: DIRECTORY/grid.png, DIRECTORY/000000.png ..., DIRECTORY/images.npz.
 
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str]) -> None:
     from genimg_jax.engine import program as programs
     from genimg_jax.engine.run import check_writable
 
-    out = pathlib.Path(values.out).expanduser() if values.out else workdir / "generated"
+    out = pathlib.Path(absolute(values.out)) if values.out else workdir / "generated"
     check_writable(out, "choose another --out")
     run = restored.open_run(workdir, values.config.to_dict(), values.checkpoint, values.averaged)
     if values.relative_std is not None:

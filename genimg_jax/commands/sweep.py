@@ -6,6 +6,7 @@ from absl import flags
 
 from genimg_jax.commands import command_line
 from genimg_jax.errors import ConfigError, Failure
+from genimg_jax.options import absolute
 
 ABOUT = """runs an experiment: plans its cells, trains and evaluates what is missing, writes a report.
 
@@ -28,7 +29,9 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("max_runs", 0, "train at most so many cells this time; 0: all", flag_values=values)
     flags.DEFINE_enum("launcher", "auto", KINDS, "where cells are trained", flag_values=values)
     flags.DEFINE_integer("workers", 0, "processes on this machine; 0: one a core", flag_values=values)
-    flags.DEFINE_list("slurm", [], "a cluster's, such as partition=gpu,time=600,gpus_per_node=1", flag_values=values)
+    flags.DEFINE_multi_string(
+        "slurm", [], "a cluster's, such as partition=gpu,time=600,gpus_per_node=1", flag_values=values
+    )
     flags.DEFINE_bool("mixed", False, "compare cells of different data or code all the same", flag_values=values)
 
 
@@ -60,10 +63,11 @@ def main(arguments: Sequence[str]) -> None:
     from genimg_jax.engine import runtime
     from genimg_jax.sweeps import launchers
 
-    launcher = launchers.choose(values.launcher, values.workers, launchers.parameters(values.slurm))
+    cluster = command_line.items(values.slurm, lambda text: text.count("=") == 1)  # a value may hold commas
+    launcher = launchers.choose(values.launcher, values.workers, launchers.parameters(cluster))
     print(runtime.prepare(configs.resolve(chosen[0].values).runtime), end="\n\n")
     with driver.locked(sweep):
-        plan.write(sweep, what)
+        plan.write(sweep, absolute(what))
         outcomes = driver.run_cells(sweep, chosen, launcher, values.max_runs)
         print(f"\n{report.write(sweep, values.mixed)}")
     failed = [outcome.cell.name for outcome in outcomes if outcome.status == "failed"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from genimg_jax.options import bounded, choice
+from genimg_jax.options import bounded, choice, location
 
 if TYPE_CHECKING:  # not otherwise: a mistaken option is refused without loading JAX
     from genimg_jax import core
@@ -20,7 +20,7 @@ class Options:
 
     source: str = choice("digits", "digits", "shapes", "tfds", "folder", "npz")
     name: str = ""  # tfds: the dataset's name; empty: `path` is the prepared folder itself
-    path: str = ""  # tfds: data_dir or prepared folder; folder: the image folder; npz: the file; ~ is expanded
+    path: str = location()  # tfds: data_dir or prepared folder; folder: the image folder; npz: the file
     train_split: str = "train"  # as in TensorFlow Datasets: train, train[:90%], train[100:200], train+test
     validation_split: str = "auto"  # for choices; auto: a tenth of train_split, which training then leaves out; none
     evaluate_split: str = "test"  # what `genimg evaluate` reports on; training never reads it

@@ -21,12 +21,13 @@ from genimg_jax import core
 from genimg_jax.engine import config as configs
 from genimg_jax.engine import parallel
 from genimg_jax.errors import CheckpointError
+from genimg_jax.metrics import directions
 
 
 class Store(NamedTuple):
     directory: pathlib.Path
     manager: ocp.CheckpointManager
-    best: str  # the metric whose lowest value is best; "": the last is
+    best: str  # the metric whose best value, as declared, marks the best checkpoint; "": the last is it
 
 
 def open_store(workdir: pathlib.Path, keep: int = 1, best: str = "", read_only: bool = False) -> Store:
@@ -34,15 +35,15 @@ def open_store(workdir: pathlib.Path, keep: int = 1, best: str = "", read_only: 
     directory = workdir.absolute() / "checkpoints"
     if not read_only and jax.process_index() == 0:
         _clear(directory)
-    policies = [LatestN(keep)]
+    policies, higher = [LatestN(keep)], directions.of(best).better == "higher"
     if best:
         policies.append(
-            BestN(get_metric_fn=lambda m: m[best], reverse=True, n=1, keep_checkpoints_without_metrics=False)
+            BestN(get_metric_fn=lambda m: m[best], reverse=not higher, n=1, keep_checkpoints_without_metrics=False)
         )
     options = ocp.CheckpointManagerOptions(
         preservation_policy=AnyPreservationPolicy(policies),
         best_fn=(lambda m: m[best]) if best else None,
-        best_mode="min",
+        best_mode="max" if higher else "min",
         cleanup_tmp_directories=not read_only,
         read_only=read_only,
         create=not read_only,

@@ -12,7 +12,7 @@ import pathlib
 import re
 import traceback
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import Field, asdict, dataclass, fields
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from genimg_jax import data, families
 from genimg_jax.engine import optimizers, parallel, runtime
 from genimg_jax.errors import ConfigError
-from genimg_jax.options import bounded, choice, nearest, parse, untrained
+from genimg_jax.options import absolute, bounded, choice, location, nearest, parse, untrained
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class TrainOptions:
     sample_every: int = bounded(500, 0)  # steps between sample grids; 0: never
     samples: int = bounded(64, 1)  # images in a grid
     keep: int = bounded(2, 1)  # latest checkpoints kept, besides the best one
-    best: str = ""  # validation metric whose lowest value marks the best checkpoint; "": the last one is used
+    best: str = ""  # validation metric whose best value, by its direction, marks the best checkpoint; "": the last one
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class EvaluateOptions:
     samples: int = bounded(0, 0)  # images generated for the full suite; 0: as many as are held out
     seed: int = bounded(0, 0)  # of those images, and of whatever a metric draws
     features: str = "pixels,random_convolutions,classifier"  # what images are compared by, separated by commas
-    inception: str = ""  # weight file of Inception-v3 (.pth or .safetensors), which adds its features; "": none
+    inception: str = location()  # weight file of Inception-v3 (.pth or .safetensors), which adds its features; "": none
     neighbours: int = bounded(5, 1)  # k of precision, recall, density and coverage
     ties: str = choice("include", "include", "exclude")  # whether they count what lies on a ball's edge; prdc does not
     classifier_tests: bool = True  # whether the full suite trains classifiers on generated and on real images
@@ -53,7 +53,7 @@ class EvaluateOptions:
 
 @dataclass(frozen=True)
 class TokenizerOptions:
-    workdir: str = ""  # run over whose codes the family is trained; "": over pixels
+    workdir: str = location()  # run over whose codes the family is trained; "": over pixels
     checkpoint: str = "best"  # best, last, or a step
 
 
@@ -66,12 +66,20 @@ SECTIONS = {
     "evaluate": EvaluateOptions,
 }
 SCALARS = {"seed": 0, "resume": "", "init_from": ""}
+PATHS = {
+    "resume",
+    "init_from",
+    *(f"{name}.{f.name}" for name, kind in SECTIONS.items() for f in fields(kind) if f.metadata.get("path")),
+}
 
 # What may change between a checkpoint and the run that continues it, without changing what is computed.
 SAFE = re.compile(
     r"train\.(log_every|evaluate_every|checkpoint_every|sample_every|samples|keep|best)|(evaluate|parallel|runtime)\..*"
     r"|data\.(memory_mib|workers|evaluate_split|allow_overlap)|resume"
 )
+
+# What may lie elsewhere by then: its contents are compared, by the data's fingerprint and the tokenizer's weights.
+MOVABLE = ("data.path", "tokenizer.workdir")
 
 
 class Config(NamedTuple):
@@ -119,7 +127,7 @@ def experiment(family: str, **sections: Any) -> ConfigDict:
         }
     for name, default in SCALARS.items():
         complete[name] = sections.get(name, default)
-    return ConfigDict(complete)
+    return ConfigDict(located(complete))
 
 
 def _unknown(where: str, name: str, known: Iterable[str]) -> str:
@@ -151,13 +159,44 @@ def resolve(config: Mapping[str, Any]) -> Config:
         raise ConfigError(f"config.seed is {values['seed']}; it must be between 0 and 2**31 - 1.")
     prefix = "config.optimizer" if len(module.GROUPS) == 1 else "config.optimizer.{}"
     checked = {name: parse(kind, values[name], f"config.{name}") for name, kind in SECTIONS.items()}
+    optimizer = {g: parse(optimizers.Options, v, prefix.format(g)) for g, v in groups.items()}
+    for group, options in optimizer.items():
+        optimizers.check(options, prefix.format(group))
     return Config(
         family=values["family"],
         model=parse(module.Options, values["model"], "config.model"),
-        optimizer={g: parse(optimizers.Options, v, prefix.format(g)) for g, v in groups.items()},
+        optimizer=optimizer,
         **checked,
-        **{name: values[name] for name in SCALARS},
+        **{name: located(values)[name] for name in SCALARS},
     )
+
+
+def located(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration with its paths absolute, which is how a run records them and how they are compared."""
+
+    def place(key: str, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {name: place(f"{key}.{name}", each) for name, each in value.items()}
+        return absolute(value) if key in PATHS and isinstance(value, str) else value
+
+    return {name: place(name, value) for name, value in config.items()}
+
+
+def options_of(config: Mapping[str, Any]) -> dict[str, Field]:
+    """The field of every option in the sections that a configuration has, by flat key."""
+    kinds = {name: kind for name, kind in SECTIONS.items() if name in config}
+    if "family" in config:
+        module = families.load(config["family"])
+        kinds["model"] = module.Options
+        one = len(module.GROUPS) == 1
+        kinds |= {"optimizer" if one else f"optimizer.{group}": optimizers.Options for group in module.GROUPS}
+    return {f"{section}.{field.name}": field for section, kind in kinds.items() for field in fields(kind)}
+
+
+def dict_above(config: Mapping[str, Any], key: str) -> str:
+    """The option, such as `optimizer.arguments`, that is a dict and is `key` or holds it; "" where there is none."""
+    found = (name for name, field in options_of(config).items() if field.type in (dict, "dict"))
+    return next((name for name in found if f"{key}.".startswith(f"{name}.")), "")
 
 
 def complete(stored: Mapping[str, Any]) -> dict[str, Any]:
@@ -186,17 +225,21 @@ def load(path: str) -> ConfigDict:
     return config
 
 
+CALLING: list[pathlib.Path] = []  # files whose functions are being called: the last one asked for what is loaded now
+
+
 def call(path: str, function: str) -> Any:
     """What a function of `file.py` returns, given the variant of `file.py:variant`.
 
     Raises `ConfigError` naming file and line for whatever is wrong there.
     """
-    name, _, variant = path.partition(":")
-    file = pathlib.Path(name)
+    name, _, variant = path.rpartition(":") if ":" in path and not _find(path).is_file() else (path, "", "")
+    file = _find(name)
     if not file.is_file():
         near = ", ".join(sorted(str(p) for p in file.parent.glob("*.py"))) or "none there"
         raise ConfigError(f"no config file {name}; config files beside it: {near}.")
     source = file.read_text()
+    CALLING.append(file)
     try:
         _refuse_duplicates(file, ast.parse(source))
         spec = importlib.util.spec_from_file_location("experiment_config", file)
@@ -208,6 +251,14 @@ def call(path: str, function: str) -> Any:
     except Exception as error:
         line = getattr(error, "lineno", None) or _line(file, source, error)
         raise ConfigError(f"{file}:{line}: {type(error).__name__}: {error}") from error
+    finally:
+        CALLING.pop()
+
+
+def _find(name: str) -> pathlib.Path:
+    """The file as it is named from here; else, where a file asks for it, from one of the folders that hold that one."""
+    places = [pathlib.Path(absolute(name)), *(folder / name for folder in (CALLING[-1].parents if CALLING else ()))]
+    return next((place for place in places if place.is_file()), places[0])
 
 
 def _line(file: pathlib.Path, source: str, error: Exception) -> int:
@@ -243,7 +294,7 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def digest(config: Mapping[str, Any]) -> str:
     """What identifies a run's results: a hash of every value that is not `SAFE` to change."""
-    flat = {k: v for k, v in flatten(config).items() if not SAFE.fullmatch(k)}
+    flat = {k: v for k, v in flatten(located(config)).items() if not SAFE.fullmatch(k)}
     return hashlib.sha256(json.dumps(flat, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -256,8 +307,8 @@ class Difference(NamedTuple):
 
 def differences(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[Difference]:
     """Where two configurations differ. More steps are safe while no schedule depends on their number, and so is what
-    training does not read."""
-    one, two = flatten(stored), flatten(given)
+    training does not read, and another place of what is the same there."""
+    one, two = flatten(located(stored)), flatten(located(given))
     after = [f"model.{name}" for name in untrained(families.load(stored["family"]).Options)]
     constant = all(v == "constant" for k, v in two.items() if k.startswith("optimizer.") and k.endswith("schedule"))
     return [
@@ -265,7 +316,7 @@ def differences(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[Dif
             key,
             one.get(key),
             two.get(key),
-            bool(SAFE.fullmatch(key)) or key in after or (key == "train.steps" and constant),
+            bool(SAFE.fullmatch(key)) or key in (*after, *MOVABLE) or (key == "train.steps" and constant),
         )
         for key in sorted({*one, *two})
         if one.get(key) != two.get(key)

@@ -11,7 +11,9 @@ import optax
 
 from genimg_jax import averages, core
 from genimg_jax.errors import ConfigError
-from genimg_jax.options import bounded, choice, nearest, on
+from genimg_jax.options import bounded, choice, nearest, on, several
+
+OWN = ("learning_rate", "mask")  # arguments that options of ours set: `learning_rate`, `decay_mask`
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Options:
     clip_norm: float = bounded(0.0, 0.0, switch=True)  # largest global norm of the gradient; 0: no clipping
     decay_mask: str = choice("kernels", "kernels", "all")  # what weight decay applies to: kernels leaves vectors alone
     ema_half_life: float = bounded(0.0, 0.0, switch=True)  # of the averaged weights, in images; 0: no average
-    ema_relative_stds: tuple[float, ...] = ()  # widths of power-function averages in its place, such as (0.05, 0.1)
+    ema_relative_stds: tuple[float, ...] = several((), 1e-3, 0.288, empty=True)  # widths of power-function averages
 
 
 def make(
@@ -35,32 +37,54 @@ def make(
     precision: str = "float32",
     average: Callable[[core.Tree], core.Tree] = lambda tree: tree,
 ) -> core.Optimizer:
-    """The optimiser of one parameter group. Raises `ConfigError` for a name or argument that optax does not have."""
-    names = [n for n, v in vars(optax).items() if "learning_rate" in _parameters(v)]
-    if options.name not in names:
-        raise ConfigError(f"optimizer.name is {options.name!r}, which optax lacks{nearest(options.name, names)}")
-    factory = getattr(optax, options.name)
-    known = _parameters(factory)
-    for argument in options.arguments:
-        if argument not in known:
-            raise ConfigError(
-                f"optimizer.arguments.{argument} is no argument of optax.{options.name}{nearest(argument, known)}"
-                f" Arguments: {', '.join(known)}."
-            )
-    arguments = dict(options.arguments)
-    if options.decay_mask == "kernels" and "mask" in known:
-        arguments["mask"] = lambda params: jax.tree.map(lambda x: x.ndim > 1, params)
-    transform = factory(learning_rate(options, steps), **arguments)
+    """The optimiser of one parameter group. Raises `ConfigError` for an unknown name or argument."""
+    transform = from_optax(options, learning_rate(options, steps))
     if on(options.clip_norm):
         transform = optax.chain(optax.clip_by_global_norm(options.clip_norm), transform)
     decay = 0.5 ** (batch_size / options.ema_half_life) if on(options.ema_half_life) else None
     if decay is not None and options.ema_relative_stds:
         raise ConfigError("optimizer.ema_half_life and ema_relative_stds are both given; leave one of them out.")
-    for width in options.ema_relative_stds:
-        if not 0 < width < averages.GREATEST_RELATIVE_STD:
-            raise ConfigError(f"optimizer.ema_relative_stds has {width}; each must be between 0 and 0.288.")
     exponents = tuple(averages.exponent(width) for width in options.ema_relative_stds)
     return core.Optimizer(transform, decay, microbatches, jnp.dtype(precision), average, exponents)
+
+
+def from_optax(
+    options: Options, rate: float | optax.Schedule, where: str = "optimizer"
+) -> optax.GradientTransformation:
+    """The optax optimiser with its arguments. Raises `ConfigError` for a name or argument that optax does not have."""
+    names = [n for n, v in vars(optax).items() if "learning_rate" in _parameters(v)]
+    if options.name not in names:
+        raise ConfigError(f"{where}.name is {options.name!r}, which optax lacks{nearest(options.name, names)}")
+    factory = getattr(optax, options.name)
+    known = {name: p for name, p in inspect.signature(factory).parameters.items() if name not in OWN}
+    for argument, value in options.arguments.items():
+        if argument not in known:
+            raise ConfigError(
+                f"{where}.arguments.{argument} is no argument of optax.{options.name}{nearest(argument, known)}"
+                f" Arguments: {', '.join(known)}."
+            )
+        if isinstance(known[argument].default, bool) and not isinstance(value, bool):
+            raise ConfigError(f"{where}.arguments.{argument} is {value!r}; it must be True or False.")
+    arguments = dict(options.arguments)
+    if options.decay_mask == "kernels" and "mask" in _parameters(factory):
+        arguments["mask"] = lambda params: jax.tree.map(lambda x: x.ndim > 1, params)
+    return factory(rate, **arguments)
+
+
+def check(options: Options, where: str) -> None:
+    """Raises `ConfigError` naming `where` for whatever optax cannot make an update with. Touches no device."""
+
+    def update(tree: core.Tree) -> tuple:
+        transform = from_optax(options, options.learning_rate, where)
+        return transform.update(tree, transform.init(tree), tree)
+
+    try:
+        jax.eval_shape(update, {"w": jax.ShapeDtypeStruct((2, 2), jnp.float32)})
+    except ConfigError:
+        raise
+    except Exception as error:  # of any kind: optax checks no argument itself
+        why = " ".join(str(error).split())
+        raise ConfigError(f"{where}: optax.{options.name} cannot work with {options.arguments}: {why}") from error
 
 
 def learning_rate(options: Options, steps: int) -> optax.Schedule:

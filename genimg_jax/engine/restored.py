@@ -74,7 +74,7 @@ def tokenizer(config: Config, spec: core.Spec) -> programs.Stage | None:
 
     Raises `ConfigError` for a run that is no tokenizer, or one of other images.
     """
-    workdir = pathlib.Path(config.tokenizer.workdir).expanduser()
+    workdir = pathlib.Path(config.tokenizer.workdir)
     if not config.tokenizer.workdir:
         return None
     values = {**configs.complete(run.read_json(workdir, "config.json")), "parallel": asdict(config.parallel)}

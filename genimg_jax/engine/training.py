@@ -19,6 +19,7 @@ from genimg_jax.engine.config import Config
 from genimg_jax.engine.loop import Records
 from genimg_jax.engine.program import Program
 from genimg_jax.errors import CheckpointError, ConfigError, DataError, Failure
+from genimg_jax.metrics import directions
 
 
 def train(
@@ -56,7 +57,7 @@ def _records(values: Mapping[str, Any], workdir: pathlib.Path, config: Config) -
     parallel.join(config.parallel)
     # Checkpoints are written together; of all other files, each further process keeps its own.
     files = workdir if jax.process_index() == 0 else workdir / f"process-{jax.process_index()}"
-    return Records(values, workdir, files)
+    return Records(configs.located(values), workdir, files)
 
 
 def _train(
@@ -243,6 +244,12 @@ def _check_best(program: Program) -> None:
         why = f"train.evaluate_every is {train.evaluate_every} and data.validation_split {split!r}"
         found = f"evaluation measures {', '.join(measured)}" if measured else f"nothing is measured: {why}"
         raise ConfigError(f"train.best is {train.best!r}, but {found}.")
+    if train.best and not directions.of(train.best).better:
+        ranked = ", ".join(name for name in measured if directions.of(name).better) or "nothing"
+        raise ConfigError(
+            f"train.best is {train.best!r}, of which neither higher nor lower is better; choose {ranked}. A new metric "
+            "declares it in metrics/directions.py."
+        )
 
 
 def _check_classes(program: Program, source: Source) -> None:

@@ -25,6 +25,7 @@ from genimg_jax.engine import restored, run
 from genimg_jax.engine.images import to_uint8
 from genimg_jax.errors import ConfigError, DataError
 from genimg_jax.evaluation import image_sets
+from genimg_jax.options import absolute
 
 MODES = ("choice", "rating")
 QUESTIONS = {"choice": "Which image looks more real?", "rating": "How real does this image look?"}
@@ -69,7 +70,7 @@ class Answers(NamedTuple):
 
 def images_of(place: str, count: int, seed: int, options: data.Options) -> np.ndarray:  # -> u8[N, H, W, C]
     """`count` samples of a run directory, or so many images of a source, drawn at random where it has more."""
-    workdir = pathlib.Path(place).expanduser()
+    workdir = pathlib.Path(absolute(place))
     if (workdir / "config.json").is_file():
         opened = restored.open_run(workdir, configs.complete(run.read_json(workdir, "config.json")), "best")
         return to_uint8(programs.sample(opened.program, opened.weights, count, seed))

@@ -21,6 +21,7 @@ from genimg_jax.engine import config as configs
 from genimg_jax.engine import images, run
 from genimg_jax.engine.program import EVALUATION_SEED
 from genimg_jax.errors import ConfigError, DataError
+from genimg_jax.options import absolute
 
 CHUNK = 1024  # images read or converted at a time
 # The streams that binarisation draws from. Held-out images are those that a likelihood is measured on.
@@ -149,7 +150,7 @@ def named(text: str, options: data.Options, flag: str, split: str = "test") -> N
         return Named(dataclasses.replace(options, source=kind, name=name, path=path), said or split)
     if kind in ("digits", "shapes"):
         return Named(dataclasses.replace(options, source=kind, name=""), rest or split)
-    path, said = _place(text)
+    path, said = place(text)
     if path is None:
         raise ConfigError(
             f"{flag} {text}: there is no such folder, npz file or run directory, and it is none of tfds:NAME:SPLIT, "
@@ -168,17 +169,17 @@ def named(text: str, options: data.Options, flag: str, split: str = "test") -> N
 
 def of_run(text: str) -> data.Options | None:
     """How a run's images are read, where `text` names a run directory."""
-    path, _ = _place(text)
+    path, _ = place(text)
     if path is None or not (path / "config.json").is_file():
         return None
     return configs.resolve(configs.complete(run.read_json(path, "config.json"))).data
 
 
-def _place(text: str) -> tuple[pathlib.Path | None, str]:
+def place(text: str) -> tuple[pathlib.Path | None, str]:
     """The path that is there, if any, and the split after it."""
     colons = [i for i, character in enumerate(text) if character == ":"]
     for end in [len(text), *reversed(colons)]:
-        path = pathlib.Path(text[:end]).expanduser()
+        path = pathlib.Path(absolute(text[:end]))
         if os.path.exists(path):  # False, not an error, where a name is too long or a folder closed
             return path, text[end + 1 :]
     return None, ""

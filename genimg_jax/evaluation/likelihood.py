@@ -10,12 +10,11 @@ from genimg_jax.engine import program as programs
 from genimg_jax.engine.program import Program
 from genimg_jax.errors import ConfigError
 from genimg_jax.evaluation.image_sets import dataset
-from genimg_jax.metrics import intervals
+from genimg_jax.metrics import directions, intervals
 from genimg_jax.metrics.specs import LIKELIHOODS, Measurement, MetricSpec, Scalar
 
 KINDS = {"exact": "exact", "lower": "a bound: the true value is at most this", "estimate": "an estimate"}
 NATS, BITS, BITS_A_CODE = LIKELIHOODS
-UNITS = {NATS: "nats an image", BITS: "bits", BITS_A_CODE: "bits"}
 
 
 def measure(
@@ -82,7 +81,7 @@ def _measurement(
             "binarize": options.binarize,
             "levels": source.spec.levels,
             "passes": 1,
-            "unit": UNITS.get(name),
+            "unit": directions.of(name).unit or None,
             **stated,
         },
     )

@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping
 
 from genimg_jax.evaluation.results import Report
+from genimg_jax.metrics import directions
 
 COLUMNS = 4
 
@@ -20,7 +21,7 @@ def picture(reports: Mapping[int, Report]) -> bytes:
     with matplotlib.rc_context({"font.size": 8}):
         figure = Figure(figsize=(3 * COLUMNS, 2 * rows), layout="constrained", dpi=120)
         for place, name in enumerate(names, 1):
-            axes = figure.add_subplot(rows, COLUMNS, place, title=name)
+            axes = figure.add_subplot(rows, COLUMNS, place, title=directions.arrow(name))
             entries = {s: r["metrics"][name] for s, r in sorted(reports.items()) if name in r["metrics"]}
             axes.plot(list(entries), [float(e["value"]) for e in entries.values()], marker="o", markersize=3)
             ends = {s: e["interval"] for s, e in entries.items() if e["interval"]}

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from genimg_jax import core
 from genimg_jax.networks.grid import GridDecoder, GridEncoder, halved
 from genimg_jax.objectives.quantizers import Quantizer, finite_scalar_quantizer, vector_quantizer
-from genimg_jax.options import bounded, choice
+from genimg_jax.options import bounded, choice, several
 
 GROUPS = ("autoencoder",)
 
@@ -28,7 +28,7 @@ class Options:
     quantizer: str = choice("vq", "vq", "fsq")
     codebook_size: int = bounded(512, 2)  # of 'vq'
     features: int = bounded(32, 1)  # values of a code's vector, of 'vq'
-    levels: tuple[int, ...] = (8, 5, 5, 5)  # of each value of a code's vector, of 'fsq'; their product is the size
+    levels: tuple[int, ...] = several((8, 5, 5, 5), 2)  # of a code's values, of 'fsq'; their product is the size
     commitment: float = bounded(0.25, 0.0)  # weight of the encoder's distance from its codes, of 'vq'
     decay: float = bounded(0.99, 0.0, 1.0)  # a step, of the codes' moving averages
     revival_threshold: float = bounded(0.03, 0.0)  # share of uniform use at which a code of 'vq' is replaced

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from genimg_jax.errors import DataError
+from genimg_jax.metrics import directions
 
 Scalar = str | int | float | bool | None
 LIKELIHOODS = ("negative_log_likelihood", "bits_per_dimension", "bits_per_code")  # one log-likelihood, in three units
@@ -98,12 +99,12 @@ def cell(measurement: Measurement, digits: int = 4) -> str:
 
 
 def markdown(contents: Table, digits: int = 4) -> str:
-    """The table as GitHub draws it, a last row with the digests."""
+    """The table as GitHub draws it, heads with arrows towards better values, a last row with the digests."""
 
     def text(content: Measurement | str | None) -> str:
         return cell(content, digits) if isinstance(content, Measurement) else content or ""
 
-    lines = [["", *contents.columns], ["---"] * (len(contents.columns) + 1)]
+    lines = [["", *map(directions.arrow, contents.columns)], ["---"] * (len(contents.columns) + 1)]
     lines += [[name, *map(text, cells)] for name, cells in contents.rows.items()]
     lines += [["protocol", *(f"`{digest}`" if digest else "" for digest in contents.digests)]]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -6,16 +6,16 @@ import flax.linen as nn
 
 from genimg_jax.networks.dit import DiT
 from genimg_jax.networks.unet import UNet
-from genimg_jax.options import bounded, choice
+from genimg_jax.options import bounded, choice, several
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
     network: str = choice("unet", "unet", "dit")
     width: int = bounded(64, 1)  # channels of the U-Net's first level, features of a DiT's token
-    multipliers: tuple[int, ...] = (1, 2, 2)  # U-Net: channels of each level over width; each level halves the image
+    multipliers: tuple[int, ...] = several((1, 2, 2), 1)  # U-Net: channels of a level over width; each halves the image
     blocks: int = bounded(2, 1)  # U-Net: residual blocks a level
-    attention: tuple[int, ...] = ()  # U-Net: heights at which pixels attend to each other, besides the lowest
+    attention: tuple[int, ...] = several((), 1, empty=True)  # U-Net: heights where pixels attend, besides the lowest
     patch: int = bounded(2, 1)  # DiT: height and width of a token, in pixels
     depth: int = bounded(6, 1)  # DiT: blocks
     heads: int = bounded(4, 1)  # DiT: attention heads, which share the width

@@ -49,7 +49,7 @@ def trained(cell: Cell) -> bool:
     if not all((last_checkpoint(cell) / part).is_dir() for part in ("state", "about")):
         return False
     try:
-        return config.digest(run.read_json(cell.workdir, "config.json")) == cell.digest
+        return config.digest(config.complete(run.read_json(cell.workdir, "config.json"))) == cell.digest
     except ConfigError:
         return False
 

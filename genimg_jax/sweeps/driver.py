@@ -89,8 +89,10 @@ def _held(cell: Cell, ended: str) -> bool:
 
 
 def select(sweep: Sweep, only: str = "") -> list[Cell]:
-    """The cells whose name is `only`, or matches it as file names match `*` and `?`; "": all of them."""
-    found = [cell for cell in sweep.cells if not only or cell.name == only or fnmatch.fnmatchcase(cell.name, only)]
+    """The cell called `only`, else those whose names match it as file names match `*` and `?`; "": all of them."""
+    named = [cell for cell in sweep.cells if cell.name == only]
+    pattern = only.replace("[", "[[]")  # of a split's slice, or a list
+    found = named or [cell for cell in sweep.cells if not only or fnmatch.fnmatchcase(cell.name, pattern)]
     if not found:
         names = [cell.name for cell in sweep.cells]
         raise ConfigError(f"--only {only} is none of the {len(names)} cells{nearest(only, names)}")

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from genimg_jax.engine import config as configs
 from genimg_jax.errors import ConfigError
+from genimg_jax.metrics import directions
 from genimg_jax.options import nearest
 from genimg_jax.sweeps import grid as grids
 from genimg_jax.sweeps.grid import Grid, Point
@@ -49,8 +50,8 @@ def experiment(
     base: ConfigDict,
     grid: Grid,
     metric: str,
-    better: str,
     baseline: Mapping[str, Any],
+    better: str = "",
     settings: Mapping[str, Any] | None = None,
     also: Sequence[str] = (),
     checkpoint: str = "best",
@@ -59,13 +60,17 @@ def experiment(
     """The checked experiment: `settings` over `base`, and over that each point of `grid`.
 
     `baseline` holds what the setting to compare with sets, or as much of it as singles it out; {} where nothing but the
-    seed is swept. Raises
+    seed is swept. `better` is needed only for a metric of which metrics/directions.py does not say it. Raises
     `ConfigError` for an unknown key, a value that a key cannot have, an empty grid, two cells that are one run, and a
     baseline that is not one setting.
     """
+    declared = directions.of(metric).better
+    better = better or declared
     for name, value, allowed in (("better", better, BETTER), ("suite", suite, SUITES)):
         if value not in allowed:
             raise ConfigError(f"{name} is {value!r}{nearest(value, allowed)} It must be {' or '.join(allowed)}.")
+    if declared not in ("", better):
+        raise ConfigError(f"better is {better!r}, but of {metric} {declared} is better; leave better out.")
     if not grid:
         raise ConfigError("the grid is empty; a grid of `seeds(5)` repeats the base configuration.")
     common = grids.overlay(_plain(base.to_dict()), settings or {})
@@ -93,7 +98,7 @@ def _plain(values: Any) -> Any:
 
 
 def _cell(common: Mapping[str, Any], point: Point, name: str, setting: str) -> Planned:
-    values = _plain(grids.overlay(common, point.overrides))
+    values = _plain(configs.located(grids.overlay(common, point.overrides)))
     configs.resolve(values)
     return Planned(name, setting, point, values, configs.digest(values))
 

@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from genimg_jax.engine.config import flatten
+from genimg_jax.engine.config import dict_above, flatten
 from genimg_jax.errors import ConfigError
 from genimg_jax.options import nearest
 
@@ -87,7 +87,7 @@ def overlay(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, 
         node = values
         for name in parents:
             node = node.get(name) if isinstance(node, dict) else None
-        if not isinstance(node, dict) or last not in node:
+        if not isinstance(node, dict) or not (last in node or dict_above(base, key)):
             raise ConfigError(f"config.{key} is not in the configuration{_nearest(key, flatten(base))}")
         node[last] = copy.deepcopy(value)
     return values

@@ -112,7 +112,10 @@ def read(workdir: pathlib.Path) -> Sweep:
 def _read(workdir: pathlib.Path) -> dict[str, Any]:
     if not (workdir / PLAN).is_file():
         raise ConfigError(f"{workdir} holds no sweep: it has no {PLAN}; start one with genimg sweep experiments/...")
-    return run.read_json(workdir, PLAN)
+    plan = run.read_json(workdir, PLAN)
+    # Digests as they are now: a version before this one may have recorded relative paths, or lacked an option.
+    cells = [{**cell, "digest": configs.digest(configs.complete(cell["values"]))} for cell in plan["cells"]]
+    return {**plan, "cells": cells}
 
 
 def _place(workdir: pathlib.Path, directory: str) -> pathlib.Path:
@@ -130,7 +133,8 @@ def _changed(workdir: pathlib.Path, missing: Sequence[Mapping], added: Sequence[
     old = {record["name"]: record for record in missing}
     same = [cell for cell in added if cell.name in old]
     if same:
-        found = [d for d in configs.differences(old[same[0].name]["values"], same[0].values) if not d.safe]
+        differing = configs.differences(old[same[0].name]["values"], same[0].values)
+        found = [d for d in differing if not d.safe] or differing  # of a trained cell, such as more steps
         how = f"{len(same)} of its cells, such as {same[0].name}, are others now:\n{configs.table(found)}"
     else:
         how = f"it lacks {missing[0]['name']} and has {added[0].name}, which was not planned."

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from genimg_jax.engine.images import write_whole
 from genimg_jax.evaluation import marks
-from genimg_jax.metrics import significance
+from genimg_jax.metrics import directions, significance
 from genimg_jax.metrics.specs import LIKELIHOODS
 from genimg_jax.sweeps import findings, page
 from genimg_jax.sweeps.findings import Findings, Setting
@@ -58,14 +58,14 @@ def header(sweep: Sweep, found: Findings) -> list[str]:
     return [
         "setting",
         "seeds",
-        f"{sweep.measure.primary} [95 %]",
+        f"{directions.arrow(sweep.measure.primary)} [95 %]",
         "difference [95 %]",
         "p",
         "Holm",
         "effect",
         "detectable",
         *[f"{LIKELIHOODS[0]}: difference over images [95 %]", "p over images"] * _over_images(found),
-        *sweep.measure.also,
+        *map(directions.arrow, sweep.measure.also),
         *["selected among"] * _selected(found),
     ]
 

@@ -1,0 +1,73 @@
+"""What every metric's name says of it, declared once: which way is better, its unit, and the range that it has.
+
+`train.best`, tables, sweeps and pictures read this. A metric of a new family gets a line here.
+"""
+
+import fnmatch
+import math
+from typing import NamedTuple
+
+ARROWS = {"higher": " ↑", "lower": " ↓", "": ""}
+
+
+class Declared(NamedTuple):
+    better: str = ""  # 'higher' or 'lower'; "": neither, such as a term of a loss, or what has a value to be near to
+    unit: str = ""
+    low: float = -math.inf
+    high: float = math.inf
+
+
+SHARE = Declared("higher", low=0.0, high=1.0)
+# By name, in which * stands for anything, such as the features that a distance is measured in. The first that fits.
+DECLARED = {
+    # Families, on held-out images
+    "loss": Declared("lower"),
+    "reconstruction": Declared("lower"),
+    "psnr": Declared("higher", "dB"),
+    "kl": Declared(low=0.0),
+    "diffusion": Declared(low=0.0),
+    "prior": Declared(low=0.0),
+    "loss_generator": Declared(),  # of a game, which says nothing without the other player
+    "loss_discriminator": Declared(),
+    "logit_*": Declared(),
+    # Likelihoods
+    "negative_log_likelihood": Declared("lower", "nats an image"),
+    "bits_per_*": Declared("lower", "bits"),
+    # Distances to reference images; those corrected for their bias may be below 0
+    "frechet/*": Declared("lower", low=0.0),
+    "frechet_corrected/*": Declared("lower"),
+    "kernel/*": Declared("lower"),
+    "sliced/*": Declared("lower", low=0.0),
+    "precision/*": SHARE,
+    "recall/*": SHARE,
+    "coverage/*": SHARE,
+    "density/*": Declared("higher", low=0.0),
+    "vendi/*": Declared(low=1.0),  # to be near to that of the data
+    "inception_score/*": Declared("higher", low=1.0),
+    # Classes and attributes
+    "class_histogram": Declared("lower", low=0.0, high=1.0),
+    "gan_*_control": Declared(low=0.0, high=1.0),  # of real images
+    "gan_*_difference": Declared(low=-1.0, high=1.0),  # to be near to 0
+    "gan_*": SHARE,
+    "obeyed/*": SHARE,
+    # Memorisation
+    "copies/*": Declared("lower", low=0.0, high=1.0),
+    "data_copying/*": Declared(),  # to be near to 0
+    # Cost
+    "images_seen": Declared(unit="images", low=0.0),
+    "training_minutes": Declared("lower", "minutes", 0.0),
+    "images_a_second": Declared("higher", "images a second", 0.0),
+}
+
+
+UNKNOWN = Declared()
+
+
+def of(metric: str) -> Declared:
+    """What is declared of a metric; `UNKNOWN` where nothing is."""
+    return next((found for name, found in DECLARED.items() if fnmatch.fnmatchcase(metric, name)), UNKNOWN)
+
+
+def arrow(column: str) -> str:
+    """A column's head, such as `negative_log_likelihood (exact)`, with an arrow towards better values."""
+    return column + ARROWS[of(column.partition(" (")[0]).better]
