@@ -1,6 +1,7 @@
 """Classes and subsets, and what identifies the images of a run."""
 
 import os
+import pathlib
 import shutil
 
 import numpy as np
@@ -9,6 +10,12 @@ from PIL import Image
 
 from genimg_jax import data
 from genimg_jax.data import classes, identity
+from genimg_jax.engine import config as configs
+from genimg_jax.engine import training
+from genimg_jax.errors import DataError
+from genimg_jax.evaluation import image_sets
+
+ROOT = pathlib.Path(__file__).parents[1]
 
 
 def archive(path, label, **more):
@@ -122,6 +129,7 @@ def test_the_same_images_are_the_same_however_they_are_read(tmp_path, before, af
     recorded = recorded_of(data.Options(source="folder", path=str(tmp_path / "a"), memory_mib=before, workers=1))
     same = {"source": "folder", "path": str(tmp_path / "b"), "memory_mib": after, "workers": 0}
     assert recorded["in_memory"] == (before > 0)
+    assert recorded["class_counts"] == (20, 20) and recorded["classes"] == ["ant", "bee"]
     assert not changed(recorded, **same)
     assert not changed(recorded, **same, pixel_limit=1000, bad_images="skip", flip=True)
     for other in ({"size": 3}, {"channels": 3}, {"binarize": "threshold"}, {"limit": 39}):
@@ -146,7 +154,7 @@ def test_other_classes_are_other_data(tmp_path):
     recorded = recorded_of(options)
     os.rename(tmp_path / "train" / "ant", tmp_path / "train" / "wasp")
     said = identity.change(recorded, data.open_source(options, "train"))
-    assert said == "classes ant, bee then, bee, wasp now"
+    assert said == "class 0 was 'ant' of 2 when the run began and is 'bee' of 2 now"
 
 
 def test_archives_of_one_shape_are_told_apart_without_being_read(tmp_path):
@@ -166,3 +174,29 @@ def test_content_is_one_figure_in_memory_and_streamed(source):
     assert held.in_memory and not streamed.in_memory
     assert identity.content(streamed) == held.fingerprint == identity.content(held)
     assert streamed.fingerprint == streamed.listing == held.listing != held.fingerprint
+
+
+def test_a_record_says_how_many_of_the_split_are_trained_on(tmp_path):
+    options = folder(tmp_path)
+    record = identity.record(data.open_source(options, data.Part.TRAIN))
+    assert (record["size"], record["trained_on"]) == (40, 36)  # a tenth is for validation
+    limited = data.Options(source="folder", path=options.path, limit=10)
+    record = identity.record(data.open_source(limited, data.Part.TRAIN))
+    assert (record["size"], record["trained_on"], sum(record["class_counts"])) == (40, 10, 10)
+
+
+def test_protocols_and_caches_call_data_the_same_in_memory_and_streamed(tmp_path):
+    held, streamed = (data.Options(memory_mib=m, workers=0) for m in (64, 0))
+    names = [image_sets.dataset(options, data.open_source(options, "test")) for options in (held, streamed)]
+    assert names[0] == names[1] == f"digits {data.open_source(held, 'test').fingerprint}"
+
+
+def test_a_conditional_family_is_not_trained_where_a_class_has_no_image(tmp_path):
+    image, label = np.random.default_rng(0).integers(0, 256, (20, 8, 8), np.uint8), np.arange(20) % 2
+    np.savez(tmp_path / "a.npz", train_image=image, train_label=label, test_image=image, test_label=1 + label)
+    values = configs.load(f"{ROOT / 'configs' / 'made_digits.py'}:tiny")
+    values.update({"data": {"source": "npz", "path": str(tmp_path / "a.npz")}, "model": {"conditional": True}})
+    values.train.update({"steps": 1, "batch_size": 4})
+    with pytest.raises(DataError, match=r"'train' holds no image of 1 of 3 classes, such as '2'"):
+        training.train(configs.resolve(values), values.to_dict(), tmp_path / "run")
+    assert not (tmp_path / "run" / "manifest.json").exists()

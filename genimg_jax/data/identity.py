@@ -20,7 +20,8 @@ def record(source: Source) -> dict[str, Any]:
         "fingerprint": source.fingerprint,
         "in_memory": source.in_memory,
         "listing": source.listing,
-        "size": source.size,
+        "size": source.split_size,
+        "trained_on": source.size,
         "split": source.split,
         "spec": source.spec._asdict(),
         "stored_levels": source.stored_levels,
@@ -36,9 +37,8 @@ def change(recorded: Mapping[str, Any], source: Source) -> str:
     The pixels are compared where both were in memory, and otherwise the listings, which do not depend on how much
     memory there is. Records without a listing are older: they hold either of the two as their fingerprint.
     """
-    classes = recorded.get("classes", list(source.classes))
-    if classes != list(source.classes):
-        return f"classes {', '.join(classes) or 'none'} then, {', '.join(source.classes) or 'none'} now"
+    if renamed := other_classes(recorded, source):
+        return renamed
     then = recorded["fingerprint"]
     if recorded.get("in_memory") and source.in_memory:
         now = source.fingerprint
@@ -47,6 +47,16 @@ def change(recorded: Mapping[str, Any], source: Source) -> str:
     else:
         now = source.listing if then == source.listing else content(source)
     return "" if then == now else f"fingerprint {then} then, {now} now"
+
+
+def other_classes(recorded: Mapping[str, Any], source: Source) -> str:
+    """How the classes of a source differ from the recorded ones, which older records lack; "" where they do not."""
+    then, now = recorded.get("classes", list(source.classes)), list(source.classes)
+    if then == now:
+        return ""
+    place = next(i for i in range(max(len(then), len(now))) if then[i : i + 1] != now[i : i + 1])
+    was, is_ = (repr(names[place]) if place < len(names) else "none" for names in (then, now))
+    return f"class {place} was {was} of {len(then)} when the run began and is {is_} of {len(now)} now"
 
 
 def content(source: Source) -> str:

@@ -54,10 +54,12 @@ def open_source(options: Options, split: str | Part) -> Source:
     from genimg_jax import core  # here, because it loads JAX, which naming the options does not need
 
     stored = KINDS[options.source](options)
+    whole = select(options.train_split, stored.splits) if split == Part.TRAIN else None
     if isinstance(split, Part):
         positions, split = part(options, split, stored.splits)
     else:
         positions = select(split, stored.splits)
+    split_size = len(positions if whole is None else whole)
     positions = _limited(positions, stored, options.limit)
     recipe = Recipe(stored, positions, options, {})
     shape = _example(recipe, 0)[0].shape
@@ -85,6 +87,7 @@ def open_source(options: Options, split: str | Part) -> Source:
     return Source(
         spec=core.Spec(shape, len(stored.classes), levels if options.binarize == "none" else 2),
         size=len(positions),
+        split_size=split_size,
         fingerprint=fingerprint,
         listing=listing,
         read=read,

@@ -47,6 +47,8 @@ class Source(NamedTuple):
 
     spec: core.Spec
     size: int
+    split_size: int
+    """Examples of the split that was named, before a validation split or `limit` left some out."""
     fingerprint: str
     """SHA-256 (16 hexadecimal digits) of the pixels and labels if in memory, otherwise `listing`; `identity.content` is
     the former in either case."""

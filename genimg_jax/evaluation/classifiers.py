@@ -15,7 +15,7 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from genimg_jax.data import Source
+from genimg_jax.data import Source, identity
 from genimg_jax.engine import run
 from genimg_jax.errors import CheckpointError, DataError, ResourceError
 from genimg_jax.evaluation import recipe as recipes
@@ -54,11 +54,12 @@ def classifier(train: Source, test: Source, cache: Path, recipe: Recipe = STANDA
         raise DataError("the data has no classes to train a classifier on; compare by random_convolutions or pixels.")
     if found := shipped_for(test, recipe):
         return found
-    path = Path(cache) / f"classifier-{train.fingerprint}-{recipe.digest()}.safetensors"
+    known_by = identity.content(train)
+    path = Path(cache) / f"classifier-{known_by}-{recipe.digest()}.safetensors"
     if not path.exists():
-        return train_on_source(path, train, test, train.fingerprint, recipe)
+        return train_on_source(path, train, test, known_by, recipe)
     found = opened(path, "cached")
-    if found.record["test"] == test.fingerprint:
+    if found.record["test"] == identity.content(test):
         return found
     return found._replace(record={**found.record, **_tested(found, test)})
 
@@ -92,7 +93,7 @@ def train_on_source(
     more: Mapping[str, Any] = {},
 ) -> Classifier:
     """Train, test, and write to `path`; `more` joins the record."""
-    record = {"name": name, "class_names": list(train.classes), "train": train.fingerprint, **more}
+    record = {"name": name, "class_names": list(train.classes), "train": identity.content(train), **more}
     return train_and_keep(path, recipes.of_source(train), recipe, record, lambda found: _tested(found, test))
 
 
@@ -168,7 +169,7 @@ def _correct(found: Classifier, source: Source, count: int, binarized: bool = Fa
 
 
 def _tested(found: Classifier, test: Source) -> dict[str, Any]:
-    record = {"test": test.fingerprint, "test_images": test.size}
+    record = {"test": identity.content(test), "test_images": test.size}
     record["test_accuracy"] = _correct(found, test, test.size) / test.size
     if test.spec.image_shape[-1] == 1:
         record["test_accuracy_binarized"] = _correct(found, test, test.size, True) / test.size

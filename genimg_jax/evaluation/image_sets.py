@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from genimg_jax import core, data, progress
-from genimg_jax.data import Source, loading, opening, transforms
+from genimg_jax.data import Source, identity, loading, opening, transforms
 from genimg_jax.engine import config as configs
 from genimg_jax.engine import images, run
 from genimg_jax.engine.program import EVALUATION_SEED
@@ -79,7 +79,7 @@ def of_source(source: Source, options: data.Options, split: str, stream: str = H
 
 def dataset(options: data.Options, source: Source) -> str:
     """What a protocol calls it: a name for people, and the hash that tells it from others."""
-    return f"{options.name or options.source} {source.fingerprint}"
+    return f"{options.name or options.source} {identity.content(source)}"
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

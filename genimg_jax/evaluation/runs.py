@@ -13,14 +13,14 @@ import jax
 import numpy as np
 
 from genimg_jax import core
-from genimg_jax.data import Part, Source, open_source
+from genimg_jax.data import Part, Source, identity, open_source
 from genimg_jax.engine import config as configs
 from genimg_jax.engine import program as programs
 from genimg_jax.engine import restored, run
 from genimg_jax.engine.config import TrainOptions
 from genimg_jax.engine.images import write_whole
 from genimg_jax.engine.program import Program
-from genimg_jax.errors import ConfigError
+from genimg_jax.errors import ConfigError, DataError
 from genimg_jax.evaluation import classes, image_sets, likelihood, log_probs, marks, suite, trajectory
 from genimg_jax.evaluation.image_sets import ImageSet
 from genimg_jax.evaluation.results import Report
@@ -91,9 +91,11 @@ def _open(
     if which not in SUITES:
         raise ConfigError(f"there is no suite {which!r}{nearest(which, SUITES)} There are {', '.join(SUITES)}.")
     values = configs.complete(run.read_json(workdir, "config.json")) if values is None else values
-    program, weights, step, _ = restored.open_run(workdir, values, checkpoint, averaged)
+    program, weights, step, dataset = restored.open_run(workdir, values, checkpoint, averaged)
     read, options = program.config.data, program.config.evaluate
     source = open_source(read, part)
+    if "label" in program.family.conditions and (renamed := identity.other_classes(dataset, source)):
+        raise DataError(f"the model's classes are not those of the images that it is evaluated on: {renamed}.")
     if which != "full":
         return Opened(workdir, program, part, source, averaged, None), weights, step
     if program.family.sample is None:
@@ -126,7 +128,7 @@ def _evaluate(opened: Opened, weights: core.Weights, step: int, checkpoint: str)
         "split": source.split,
         "examples": source.size,
         "protocol": {
-            "data": source.fingerprint,
+            "data": identity.content(source),
             "binarize": read.binarize,
             "levels": source.spec.levels,
             "weights": "averaged" if opened.averaged else "as trained",
