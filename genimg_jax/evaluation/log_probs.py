@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from genimg_jax.data import Source
+from genimg_jax.data import Source, identity
 from genimg_jax.errors import DataError
 from genimg_jax.evaluation.likelihood import NATS
 from genimg_jax.metrics.specs import Measurement
@@ -18,7 +18,7 @@ def arrays(values: np.ndarray, measured: Mapping[str, Measurement], source: Sour
     """What `NAME-log_prob.npz` holds beside the report `NAME.json`: the values in nats, row i that of image i of the
     split; the images' fingerprint; and the digest of the likelihood's protocol."""  # f64[N]
     digest = measured[NATS].spec.digest()
-    return {"log_prob": values, "data": np.array(source.fingerprint), "digest": np.array(digest)}
+    return {"log_prob": values, "data": np.array(identity.content(source)), "digest": np.array(digest)}
 
 
 def read(report_file: pathlib.Path, metrics: Mapping[str, Any]) -> np.ndarray | None:
