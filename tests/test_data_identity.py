@@ -134,18 +134,20 @@ def test_the_same_images_are_the_same_however_they_are_read(tmp_path, before, af
     assert not changed(recorded, **same, pixel_limit=1000, bad_images="skip", flip=True)
     for other in ({"size": 3}, {"channels": 3}, {"binarize": "threshold"}, {"limit": 39}):
         assert "fingerprint" in changed(recorded, **same, **other)
-    # An older record holds one fingerprint: of the pixels, or of the listing.
+    # An older record does not say whether its fingerprint is of the pixels or of the listing.
     older = {key: recorded[key] for key in ("fingerprint", "size", "spec", "stored_levels")}
     assert not changed(older, **same)
     assert "fingerprint" in changed(older, **same, size=3)
 
 
-def test_edited_pixels_are_noticed_in_memory_whatever_the_size_of_the_file(tmp_path):
+@pytest.mark.parametrize("memory", [64, 0])
+def test_edited_pixels_of_a_run_in_memory_are_noticed_whatever_the_size_of_the_file(tmp_path, memory):
     options = folder(tmp_path)
     recorded, file = recorded_of(options), tmp_path / "train" / "ant" / "1.bmp"
     size = os.path.getsize(file)
     Image.fromarray(np.full((6, 6), 9, np.uint8)).save(file)
     assert os.path.getsize(file) == size
+    options = data.Options(source="folder", path=options.path, memory_mib=memory, workers=0)
     assert "fingerprint" in identity.change(recorded, data.open_source(options, "train"))
 
 

@@ -19,7 +19,6 @@ def record(source: Source) -> dict[str, Any]:
     return {
         "fingerprint": source.fingerprint,
         "in_memory": source.in_memory,
-        "listing": source.listing,
         "size": source.split_size,
         "trained_on": source.size,
         "split": source.split,
@@ -34,18 +33,15 @@ def record(source: Source) -> dict[str, Any]:
 def change(recorded: Mapping[str, Any], source: Source) -> str:
     """How a source differs from the recorded one; "" where it is the same.
 
-    The pixels are compared where both were in memory, and otherwise the listings, which do not depend on how much
-    memory there is. Records without a listing are older: they hold either of the two as their fingerprint.
+    A run that began with its images in memory recorded the hash of their pixels, for which a source that is now
+    streamed is read once; one that streamed them recorded their listing, which is the same in memory. Older records do
+    not say which of the two they hold.
     """
     if renamed := other_classes(recorded, source):
         return renamed
     then = recorded["fingerprint"]
-    if recorded.get("in_memory") and source.in_memory:
-        now = source.fingerprint
-    elif "listing" in recorded:
-        then, now = recorded["listing"], source.listing
-    else:
-        now = source.listing if then == source.listing else content(source)
+    listed = not recorded.get("in_memory", True) or then == source.listing
+    now = source.listing if listed else content(source)
     return "" if then == now else f"fingerprint {then} then, {now} now"
 
 
