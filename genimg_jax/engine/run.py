@@ -147,13 +147,21 @@ def environment() -> dict[str, Any]:
             "dirty": bool(difference),
             "diff_hash": hashlib.sha256(difference.encode()).hexdigest()[:16] if difference else None,
         },
-        "versions": {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in PACKAGES},
+        "versions": {"python": platform.python_version()} | {package: _version(package) for package in PACKAGES},
         "devices": [str(d.device_kind) for d in jax.devices()],
         "processes": jax.process_count(),
         "cores": cores(),
         "machine": platform.machine(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
     }
+
+
+def _version(package: str) -> str | None:
+    """None where it is not installed, as this package is not when it runs from a checkout."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 class MetricsLog:
