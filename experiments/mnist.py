@@ -1,5 +1,5 @@
-"""Every family on MNIST under one protocol: trains each configuration, evaluates it, prints a table in 256 levels and one
-of binarised images.
+"""Every family on MNIST under one protocol: trains each configuration, evaluates it, prints two tables: images in 256
+levels, and binarised ones.
 
     python experiments/mnist.py --workdir runs/mnist                 # one after another: hours of two cores
     python experiments/mnist.py --workdir runs/mnist --jobs 12       # side by side on one GPU: minutes
