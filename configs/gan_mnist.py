@@ -1,4 +1,5 @@
-"""A convolutional GAN (DCGAN, Radford et al. 2016) on MNIST, its generator averaged.
+"""A class-conditional convolutional GAN (DCGAN, Radford et al. 2016) with R1 (Mescheder et al. 2018) on MNIST, its
+generator averaged: about 11 minutes of two cores.
 
 Prepared data is found in TFDS_DATA_DIR, or where data.path says.
 """
@@ -8,21 +9,21 @@ from genimg_jax.engine.config import experiment
 
 def get_config(variant: str = "full"):
     tiny = variant == "tiny"
+    adam = {"learning_rate": 1e-3, "arguments": {"b1": 0.5}}
     return experiment(
         "gan",
         model={
             "network": "conv",
-            "width": 4 if tiny else 32,
+            "width": 4 if tiny else 48,
             "latent": 8 if tiny else 64,
-            "discriminator_normalization": "batch",
+            "penalty": "r1",
+            "penalty_weight": 0.3,
+            "conditional": True,
         },
         data={"source": "tfds", "name": "mnist", "limit": 64 if tiny else 0},
-        optimizer={
-            "generator": {"learning_rate": 2e-4, "arguments": {"b1": 0.5}, "ema_half_life": 10_000.0},
-            "discriminator": {"learning_rate": 2e-4, "arguments": {"b1": 0.5}},
-        },
+        optimizer={"generator": {**adam, "ema_half_life": 10_000.0}, "discriminator": adam},
         train={
-            "steps": 4 if tiny else 8_000,
+            "steps": 4 if tiny else 6_000,
             "batch_size": 16 if tiny else 64,
             "log_every": 2 if tiny else 100,
             "evaluate_every": 2 if tiny else 2_000,

@@ -60,6 +60,9 @@ def training(name: str, row: Row, tiny: bool) -> list[list[str]]:
 
 def suite(name: str, row: Row, binarize: str, samples: int) -> list[list[str]]:
     command = ["evaluate", "--workdir", name, "--suite", "full", f"--config.evaluate.samples={samples}", *row.sampling]
+    command.append("--config.evaluate.features=pixels,classifier")
+    if binarize == "dynamic":
+        command.append("--config.evaluate.classifier_tests=False")
     if row.binarize != "dynamic":
         command += [f"--config.data.binarize={binarize}", "--config.evaluate.likelihood=False"]
     return [command]
@@ -88,7 +91,7 @@ def main() -> None:
     parser.add_argument("--workdir", type=pathlib.Path, required=True)
     parser.add_argument("--only", default=",".join(ROWS), help="rows, separated by commas")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
-    parser.add_argument("--samples", type=int, default=2000, help="generated images of each row")
+    parser.add_argument("--samples", type=int, default=5000, help="generated images of each row")
     parser.add_argument("--tiny", action="store_true", help="the tiny variant of each configuration, as a rehearsal")
     options = parser.parse_args()
     options.workdir.mkdir(parents=True, exist_ok=True)
