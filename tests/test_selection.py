@@ -1,5 +1,8 @@
 """The best checkpoint is chosen on validation images, and its figure on test images has no optimism: shown on noise."""
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 
@@ -54,6 +57,17 @@ def test_the_best_checkpoint_is_that_of_the_validation_images_alone(on_noise):
     assert report["selection"] == {"evaluated": 1, "split": "validation", "metric": "loss", "candidates": 20}
     assert evaluation.evaluate_run(on_noise, checkpoint="4")["selection"] == {"evaluated": 2}
     assert evaluation.evaluate_run(on_noise, checkpoint="4", part=Part.VALIDATION)["selection"] == {"evaluated": 1}
+
+
+def test_a_run_that_knew_two_splits_is_said_to_be_chosen_on_the_reported_one(on_noise, tmp_path):
+    shutil.copytree(on_noise, tmp_path / "run")
+    path = tmp_path / "run" / "config.json"
+    stored = json.loads(path.read_text())
+    del stored["data"]["validation_split"], stored["data"]["allow_overlap"]
+    path.write_text(json.dumps(stored))
+    report = evaluation.evaluate_run(tmp_path / "run")
+    assert report["selection"]["split"] == "test"
+    assert "data.validation_split 'test' and data.evaluate_split 'test' share 3000 images" in report["split"]
 
 
 def test_a_figure_chosen_on_validation_has_no_optimism_and_one_chosen_on_test_has(on_noise):

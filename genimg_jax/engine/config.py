@@ -99,12 +99,20 @@ class Config(NamedTuple):
     init_from: str  # another run directory to take matching parameters from
 
 
-def experiment(family: str, **sections: Any) -> ConfigDict:
-    """A complete configuration: what is given, over the defaults.
+def experiment(
+    family: str, variant: str = "", variants: Mapping[str, Mapping[str, Any]] | None = None, **sections: Any
+) -> ConfigDict:
+    """A complete configuration: the sections over the defaults, and the variant over both.
 
     The sections and `model` and `optimizer` are dicts; `optimizer` holds one dict a parameter group where the family
-    has several. Raises `ConfigError` naming the nearest key for one that is unknown.
+    has several. `variants` holds what each variant changes, by its name. Raises `ConfigError` naming the nearest key or
+    variant for one that is unknown.
     """
+    variants = variants or {}
+    if variant and variant not in variants:
+        found = f"Variants: {', '.join(variants)}." if variants else "It has none."
+        raise ConfigError(f"there is no variant {variant!r} of this configuration{nearest(variant, variants)} {found}")
+    sections = _overlay(sections, variants.get(variant, {}))
     module = families.load(family)
     kinds = {"model": module.Options, **SECTIONS}
     known = [*kinds, "optimizer", *SCALARS]
@@ -128,6 +136,12 @@ def experiment(family: str, **sections: Any) -> ConfigDict:
     for name, default in SCALARS.items():
         complete[name] = sections.get(name, default)
     return ConfigDict(located(complete))
+
+
+def _overlay(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The values with the changes in them, dict by dict."""
+    both = {k: _overlay(values[k], v) for k, v in changes.items() if isinstance(v, Mapping) and k in values}
+    return {**values, **changes, **both}
 
 
 def _unknown(where: str, name: str, known: Iterable[str]) -> str:
