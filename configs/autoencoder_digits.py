@@ -3,27 +3,40 @@
 from genimg_jax.engine.config import experiment
 
 
-def get_config(variant: str = "full"):
-    tiny = variant == "tiny"
+def get_config(variant: str = ""):
     return experiment(
         "autoencoder",
         model={
-            "width": 16 if tiny else 256,
-            "depth": 1 if tiny else 2,
-            "latent": 4 if tiny else 8,
+            "width": 256,
+            "depth": 2,
+            "latent": 8,
             "corruption": "gaussian",
-            "components": 3 if tiny else 20,
-            "bank": 32 if tiny else 4096,
+            "components": 20,
+            "bank": 4096,
         },
         data={"source": "digits"},
         optimizer={"learning_rate": 1e-3},
         train={
-            "steps": 6 if tiny else 4000,
-            "batch_size": 16 if tiny else 128,
-            "log_every": 2 if tiny else 50,
-            "evaluate_every": 4 if tiny else 500,
-            "checkpoint_every": 4 if tiny else 1000,
-            "sample_every": 4 if tiny else 1000,
+            "steps": 4000,
+            "batch_size": 128,
+            "log_every": 50,
+            "evaluate_every": 500,
+            "checkpoint_every": 1000,
+            "sample_every": 1000,
             "best": "loss",
         },
+        variants={
+            "tiny": {
+                "model": {"width": 16, "depth": 1, "latent": 4, "components": 3, "bank": 32},
+                "train": {
+                    "steps": 6,
+                    "batch_size": 16,
+                    "log_every": 2,
+                    "evaluate_every": 4,
+                    "checkpoint_every": 4,
+                    "sample_every": 4,
+                },
+            }
+        },
+        variant=variant,
     )

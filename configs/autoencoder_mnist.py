@@ -6,29 +6,45 @@ Prepared data is found in TFDS_DATA_DIR, or where data.path says.
 from genimg_jax.engine.config import experiment
 
 
-def get_config(variant: str = "full"):
-    tiny = variant == "tiny"
+def get_config(variant: str = ""):
     return experiment(
         "autoencoder",
         model={
             "network": "conv",
-            "width": 4 if tiny else 32,
-            "latent": 4 if tiny else 16,
+            "width": 32,
+            "latent": 16,
             "loss": "cross_entropy",
             "corruption": "masking",
-            "components": 3 if tiny else 30,
-            "bank": 32 if tiny else 4096,
+            "components": 30,
+            "bank": 4096,
         },
-        data={"source": "tfds", "name": "mnist", "limit": 64 if tiny else 0},
-        optimizer={"learning_rate": 1e-3, "schedule": "cosine", "ema_half_life": 0.0 if tiny else 50_000.0},
+        data={"source": "tfds", "name": "mnist"},
+        optimizer={"learning_rate": 1e-3, "schedule": "cosine", "ema_half_life": 50_000.0},
         train={
-            "steps": 4 if tiny else 5_000,
-            "batch_size": 16 if tiny else 128,
-            "log_every": 2 if tiny else 50,
-            "evaluate_every": 2 if tiny else 1_000,
-            "checkpoint_every": 2 if tiny else 1_000,
-            "sample_every": 2 if tiny else 1_000,
+            "steps": 5_000,
+            "batch_size": 128,
+            "log_every": 50,
+            "evaluate_every": 1_000,
+            "checkpoint_every": 1_000,
+            "sample_every": 1_000,
             "best": "loss",
         },
-        evaluate={"batch_size": 16 if tiny else 500},
+        evaluate={"batch_size": 500},
+        variants={
+            "tiny": {
+                "model": {"width": 4, "latent": 4, "components": 3, "bank": 32},
+                "data": {"limit": 64},
+                "optimizer": {"ema_half_life": 0.0},
+                "train": {
+                    "steps": 4,
+                    "batch_size": 16,
+                    "log_every": 2,
+                    "evaluate_every": 2,
+                    "checkpoint_every": 2,
+                    "sample_every": 2,
+                },
+                "evaluate": {"batch_size": 16},
+            }
+        },
+        variant=variant,
     )

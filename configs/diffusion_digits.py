@@ -3,33 +3,56 @@
 from genimg_jax.engine.config import experiment
 
 
-def get_config(variant: str = "full"):
-    tiny = variant == "tiny"
+def get_config(variant: str = ""):
     return experiment(
         "diffusion",
         model={
             "network": "unet",
-            "width": 4 if tiny else 32,
-            "multipliers": (1,) if tiny else (1, 2),
+            "width": 32,
+            "multipliers": (1, 2),
             "blocks": 1,
-            "heads": 1 if tiny else 4,
+            "heads": 4,
             "conditional": True,
             "guidance": 1.5,
-            "solver": "dpm_solver" if tiny else "heun",
-            "steps": 3 if tiny else 18,
-            "evaluate_times": 2 if tiny else 16,
-            "likelihood_steps": 2 if tiny else 64,
-            "likelihood_probes": 1 if tiny else 4,
+            "solver": "heun",
+            "steps": 18,
+            "evaluate_times": 16,
+            "likelihood_steps": 64,
+            "likelihood_probes": 4,
         },
         data={"source": "digits"},
-        optimizer={"learning_rate": 1e-3, "schedule": "cosine", "ema_half_life": 0.0 if tiny else 10_000.0},
+        optimizer={"learning_rate": 1e-3, "schedule": "cosine", "ema_half_life": 10_000.0},
         train={
-            "steps": 6 if tiny else 3000,
-            "batch_size": 16 if tiny else 64,
-            "log_every": 2 if tiny else 50,
-            "evaluate_every": 4 if tiny else 500,
-            "checkpoint_every": 4 if tiny else 500,
-            "sample_every": 4 if tiny else 1000,
+            "steps": 3000,
+            "batch_size": 64,
+            "log_every": 50,
+            "evaluate_every": 500,
+            "checkpoint_every": 500,
+            "sample_every": 1000,
             "best": "loss",
         },
+        variants={
+            "tiny": {
+                "model": {
+                    "width": 4,
+                    "multipliers": (1,),
+                    "heads": 1,
+                    "solver": "dpm_solver",
+                    "steps": 3,
+                    "evaluate_times": 2,
+                    "likelihood_steps": 2,
+                    "likelihood_probes": 1,
+                },
+                "optimizer": {"ema_half_life": 0.0},
+                "train": {
+                    "steps": 6,
+                    "batch_size": 16,
+                    "log_every": 2,
+                    "evaluate_every": 4,
+                    "checkpoint_every": 4,
+                    "sample_every": 4,
+                },
+            }
+        },
+        variant=variant,
     )

@@ -3,16 +3,15 @@
 from genimg_jax.engine.config import experiment
 
 
-def get_config(variant: str = "full"):
-    tiny = variant == "tiny"
+def get_config(variant: str = ""):
     adam = {"learning_rate": 1e-3, "arguments": {"b1": 0.5}}
     return experiment(
         "gan",
         model={
             "network": "mlp",
-            "width": 16 if tiny else 256,
-            "depth": 1 if tiny else 3,
-            "latent": 8 if tiny else 32,
+            "width": 256,
+            "depth": 3,
+            "latent": 32,
             "penalty": "r1",
             "penalty_weight": 0.1,
             "conditional": True,
@@ -23,13 +22,28 @@ def get_config(variant: str = "full"):
             "discriminator": adam,
         },
         train={
-            "steps": 6 if tiny else 4000,
-            "batch_size": 16 if tiny else 64,
-            "log_every": 2 if tiny else 50,
-            "evaluate_every": 4 if tiny else 1000,
-            "checkpoint_every": 4 if tiny else 1000,
-            "sample_every": 4 if tiny else 1000,
-            "samples": 16 if tiny else 100,
+            "steps": 4000,
+            "batch_size": 64,
+            "log_every": 50,
+            "evaluate_every": 1000,
+            "checkpoint_every": 1000,
+            "sample_every": 1000,
+            "samples": 100,
         },
         runtime={"cpu_tuning": False},  # made for convolutions: it slows networks without any
+        variants={
+            "tiny": {
+                "model": {"width": 16, "depth": 1, "latent": 8},
+                "train": {
+                    "steps": 6,
+                    "batch_size": 16,
+                    "log_every": 2,
+                    "evaluate_every": 4,
+                    "checkpoint_every": 4,
+                    "sample_every": 4,
+                    "samples": 16,
+                },
+            }
+        },
+        variant=variant,
     )

@@ -7,29 +7,45 @@ Prepared data is found in TFDS_DATA_DIR, or where data.path says.
 from genimg_jax.engine.config import experiment
 
 
-def get_config(variant: str = "full"):
-    tiny = variant == "tiny"
+def get_config(variant: str = ""):
     adam = {"learning_rate": 1e-3, "arguments": {"b1": 0.5}}
     return experiment(
         "gan",
         model={
             "network": "conv",
-            "width": 4 if tiny else 48,
-            "latent": 8 if tiny else 64,
+            "width": 48,
+            "latent": 64,
             "penalty": "r1",
             "penalty_weight": 0.3,
             "conditional": True,
         },
-        data={"source": "tfds", "name": "mnist", "limit": 64 if tiny else 0},
+        data={"source": "tfds", "name": "mnist"},
         optimizer={"generator": {**adam, "ema_half_life": 10_000.0}, "discriminator": adam},
         train={
-            "steps": 4 if tiny else 6_000,
-            "batch_size": 16 if tiny else 64,
-            "log_every": 2 if tiny else 100,
-            "evaluate_every": 2 if tiny else 2_000,
-            "checkpoint_every": 2 if tiny else 2_000,
-            "sample_every": 2 if tiny else 1_000,
-            "samples": 16 if tiny else 100,
+            "steps": 6_000,
+            "batch_size": 64,
+            "log_every": 100,
+            "evaluate_every": 2_000,
+            "checkpoint_every": 2_000,
+            "sample_every": 1_000,
+            "samples": 100,
         },
-        evaluate={"batch_size": 16 if tiny else 500},
+        evaluate={"batch_size": 500},
+        variants={
+            "tiny": {
+                "model": {"width": 4, "latent": 8},
+                "data": {"limit": 64},
+                "train": {
+                    "steps": 4,
+                    "batch_size": 16,
+                    "log_every": 2,
+                    "evaluate_every": 2,
+                    "checkpoint_every": 2,
+                    "sample_every": 2,
+                    "samples": 16,
+                },
+                "evaluate": {"batch_size": 16},
+            }
+        },
+        variant=variant,
     )

@@ -6,36 +6,52 @@ Give the folder: --config.data.path=PATH/emoji64
 from genimg_jax.engine.config import experiment
 
 
-def get_config(variant: str = "full"):
-    tiny = variant == "tiny"
+def get_config(variant: str = ""):
     return experiment(
         "diffusion",
         model={
             "network": "unet",
-            "width": 4 if tiny else 64,
+            "width": 64,
             "multipliers": (1, 2),
             "blocks": 1,
-            "solver": "dpm_solver" if tiny else "heun",
-            "steps": 3 if tiny else 18,
-            "evaluate_times": 2 if tiny else 8,
+            "solver": "heun",
+            "steps": 18,
+            "evaluate_times": 8,
         },
-        data={"source": "folder", "path": "emoji64", "limit": 64 if tiny else 0},
+        data={"source": "folder", "path": "emoji64"},
         tokenizer={"workdir": "runs/vq_emoji"},
         optimizer={
             "learning_rate": 1e-3,
             "schedule": "cosine",
-            "warmup_steps": 0 if tiny else 100,
+            "warmup_steps": 100,
             "clip_norm": 10.0,
-            "ema_half_life": 0.0 if tiny else 5_000.0,
+            "ema_half_life": 5_000.0,
         },
         train={
-            "steps": 4 if tiny else 2_000,
-            "batch_size": 16 if tiny else 32,
-            "log_every": 2 if tiny else 50,
-            "evaluate_every": 2 if tiny else 500,
-            "checkpoint_every": 2 if tiny else 500,
-            "sample_every": 2 if tiny else 1_000,
+            "steps": 2_000,
+            "batch_size": 32,
+            "log_every": 50,
+            "evaluate_every": 500,
+            "checkpoint_every": 500,
+            "sample_every": 1_000,
             "best": "loss",
         },
-        evaluate={"batch_size": 16 if tiny else 90},
+        evaluate={"batch_size": 90},
+        variants={
+            "tiny": {
+                "model": {"width": 4, "solver": "dpm_solver", "steps": 3, "evaluate_times": 2},
+                "data": {"limit": 64},
+                "optimizer": {"warmup_steps": 0, "ema_half_life": 0.0},
+                "train": {
+                    "steps": 4,
+                    "batch_size": 16,
+                    "log_every": 2,
+                    "evaluate_every": 2,
+                    "checkpoint_every": 2,
+                    "sample_every": 2,
+                },
+                "evaluate": {"batch_size": 16},
+            }
+        },
+        variant=variant,
     )

@@ -3,21 +3,35 @@
 from genimg_jax.engine.config import experiment
 
 
-def get_config(variant: str = "full"):
-    tiny = variant == "tiny"
+def get_config(variant: str = ""):
     return experiment(
         "transformer",
-        model={"width": 8 if tiny else 64, "depth": 1 if tiny else 4, "heads": 2 if tiny else 4},
+        model={"width": 64, "depth": 4, "heads": 4},
         data={"source": "digits"},
         tokenizer={"workdir": "runs/vq_digits"},
-        optimizer={"learning_rate": 2e-3, "schedule": "cosine", "warmup_steps": 0 if tiny else 100, "clip_norm": 10.0},
+        optimizer={"learning_rate": 2e-3, "schedule": "cosine", "warmup_steps": 100, "clip_norm": 10.0},
         train={
-            "steps": 6 if tiny else 2000,
-            "batch_size": 16 if tiny else 64,
-            "log_every": 2 if tiny else 50,
-            "evaluate_every": 4 if tiny else 500,
-            "checkpoint_every": 4 if tiny else 1000,
-            "sample_every": 4 if tiny else 1000,
+            "steps": 2000,
+            "batch_size": 64,
+            "log_every": 50,
+            "evaluate_every": 500,
+            "checkpoint_every": 1000,
+            "sample_every": 1000,
             "best": "loss",
         },
+        variants={
+            "tiny": {
+                "model": {"width": 8, "depth": 1, "heads": 2},
+                "optimizer": {"warmup_steps": 0},
+                "train": {
+                    "steps": 6,
+                    "batch_size": 16,
+                    "log_every": 2,
+                    "evaluate_every": 4,
+                    "checkpoint_every": 4,
+                    "sample_every": 4,
+                },
+            }
+        },
+        variant=variant,
     )

@@ -6,31 +6,48 @@ Give the folder: --config.data.path=PATH/emoji64
 from genimg_jax.engine.config import experiment
 
 
-def get_config(variant: str = "full"):
-    tiny = variant == "tiny"
+def get_config(variant: str = ""):
     return experiment(
         "transformer",
-        model={"width": 8 if tiny else 128, "depth": 1 if tiny else 4, "heads": 2 if tiny else 4},
-        data={"source": "folder", "path": "emoji64", "limit": 64 if tiny else 0},
+        model={"width": 128, "depth": 4, "heads": 4},
+        data={"source": "folder", "path": "emoji64"},
         tokenizer={"workdir": "runs/vq_emoji"},
         optimizer={
             "name": "adamw",
             "arguments": {"weight_decay": 0.1},
             "learning_rate": 2e-3,
             "schedule": "cosine",
-            "warmup_steps": 0 if tiny else 100,
+            "warmup_steps": 100,
             "clip_norm": 100.0,
-            "ema_half_life": 0.0 if tiny else 3_000.0,
+            "ema_half_life": 3_000.0,
         },
         train={
-            "steps": 4 if tiny else 800,
-            "batch_size": 16 if tiny else 32,
-            "log_every": 2 if tiny else 50,
-            "evaluate_every": 2 if tiny else 200,
-            "checkpoint_every": 2 if tiny else 200,
-            "sample_every": 2 if tiny else 400,
+            "steps": 800,
+            "batch_size": 32,
+            "log_every": 50,
+            "evaluate_every": 200,
+            "checkpoint_every": 200,
+            "sample_every": 400,
             "best": "loss",
         },
-        evaluate={"batch_size": 16 if tiny else 90},
-        runtime={"host_devices": 1 if tiny else 2},
+        evaluate={"batch_size": 90},
+        runtime={"host_devices": 2},
+        variants={
+            "tiny": {
+                "model": {"width": 8, "depth": 1, "heads": 2},
+                "data": {"limit": 64},
+                "optimizer": {"warmup_steps": 0, "ema_half_life": 0.0},
+                "train": {
+                    "steps": 4,
+                    "batch_size": 16,
+                    "log_every": 2,
+                    "evaluate_every": 2,
+                    "checkpoint_every": 2,
+                    "sample_every": 2,
+                },
+                "evaluate": {"batch_size": 16},
+                "runtime": {"host_devices": 1},
+            }
+        },
+        variant=variant,
     )

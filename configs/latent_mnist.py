@@ -6,30 +6,46 @@ Prepared data is found in TFDS_DATA_DIR, or where data.path says.
 from genimg_jax.engine.config import experiment
 
 
-def get_config(variant: str = "full"):
-    tiny = variant == "tiny"
+def get_config(variant: str = ""):
     return experiment(
         "transformer",
-        model={"width": 8 if tiny else 128, "depth": 1 if tiny else 4, "heads": 2 if tiny else 4},
-        data={"source": "tfds", "name": "mnist", "limit": 64 if tiny else 0},
+        model={"width": 128, "depth": 4, "heads": 4},
+        data={"source": "tfds", "name": "mnist"},
         tokenizer={"workdir": "runs/vq_mnist"},
         optimizer={
             "name": "adamw",
             "arguments": {"weight_decay": 0.01},
             "learning_rate": 2e-3,
             "schedule": "cosine",
-            "warmup_steps": 0 if tiny else 100,
+            "warmup_steps": 100,
             "clip_norm": 100.0,
-            "ema_half_life": 0.0 if tiny else 10_000.0,
+            "ema_half_life": 10_000.0,
         },
         train={
-            "steps": 4 if tiny else 3_200,
-            "batch_size": 16 if tiny else 64,
-            "log_every": 2 if tiny else 50,
-            "evaluate_every": 2 if tiny else 800,
-            "checkpoint_every": 2 if tiny else 800,
-            "sample_every": 2 if tiny else 1_600,
+            "steps": 3_200,
+            "batch_size": 64,
+            "log_every": 50,
+            "evaluate_every": 800,
+            "checkpoint_every": 800,
+            "sample_every": 1_600,
             "best": "loss",
         },
-        evaluate={"batch_size": 16 if tiny else 200},
+        evaluate={"batch_size": 200},
+        variants={
+            "tiny": {
+                "model": {"width": 8, "depth": 1, "heads": 2},
+                "data": {"limit": 64},
+                "optimizer": {"warmup_steps": 0, "ema_half_life": 0.0},
+                "train": {
+                    "steps": 4,
+                    "batch_size": 16,
+                    "log_every": 2,
+                    "evaluate_every": 2,
+                    "checkpoint_every": 2,
+                    "sample_every": 2,
+                },
+                "evaluate": {"batch_size": 16},
+            }
+        },
+        variant=variant,
     )

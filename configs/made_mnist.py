@@ -6,21 +6,37 @@ Prepared data is found in TFDS_DATA_DIR, or where data.path says.
 from genimg_jax.engine.config import experiment
 
 
-def get_config(variant: str = "full"):
-    tiny = variant == "tiny"
+def get_config(variant: str = ""):
     return experiment(
         "made",
-        model={"width": 784 if tiny else 1000, "likelihood": "bernoulli"},
-        data={"source": "tfds", "name": "mnist", "binarize": "dynamic", "limit": 64 if tiny else 0},
-        optimizer={"learning_rate": 1e-3, "schedule": "cosine", "ema_half_life": 0.0 if tiny else 100_000.0},
+        model={"width": 1000, "likelihood": "bernoulli"},
+        data={"source": "tfds", "name": "mnist", "binarize": "dynamic"},
+        optimizer={"learning_rate": 1e-3, "schedule": "cosine", "ema_half_life": 100_000.0},
         train={
-            "steps": 4 if tiny else 18_000,
-            "batch_size": 16 if tiny else 128,
-            "log_every": 2 if tiny else 500,
-            "evaluate_every": 2 if tiny else 2_000,
-            "checkpoint_every": 2 if tiny else 6_000,
-            "sample_every": 2 if tiny else 18_000,
+            "steps": 18_000,
+            "batch_size": 128,
+            "log_every": 500,
+            "evaluate_every": 2_000,
+            "checkpoint_every": 6_000,
+            "sample_every": 18_000,
             "best": "loss",
         },
-        evaluate={"batch_size": 16 if tiny else 500},
+        evaluate={"batch_size": 500},
+        variants={
+            "tiny": {
+                "model": {"width": 784},
+                "data": {"limit": 64},
+                "optimizer": {"ema_half_life": 0.0},
+                "train": {
+                    "steps": 4,
+                    "batch_size": 16,
+                    "log_every": 2,
+                    "evaluate_every": 2,
+                    "checkpoint_every": 2,
+                    "sample_every": 2,
+                },
+                "evaluate": {"batch_size": 16},
+            }
+        },
+        variant=variant,
     )

@@ -3,32 +3,55 @@
 from genimg_jax.engine.config import experiment
 
 
-def get_config(variant: str = "full"):
-    tiny = variant == "tiny"
+def get_config(variant: str = ""):
     return experiment(
         "meanflow",
         model={
             "network": "dit",
-            "patch": 4 if tiny else 2,
-            "width": 8 if tiny else 64,
-            "depth": 1 if tiny else 4,
-            "heads": 1 if tiny else 4,
+            "patch": 2,
+            "width": 64,
+            "depth": 4,
+            "heads": 4,
             "conditional": True,
-            "guidance": 1.0 if tiny else 1.5,
-            "evaluate_times": 2 if tiny else 16,
-            "likelihood_steps": 2 if tiny else 64,
-            "likelihood_probes": 1 if tiny else 4,
+            "guidance": 1.5,
+            "evaluate_times": 16,
+            "likelihood_steps": 64,
+            "likelihood_probes": 4,
         },
         data={"source": "digits"},
-        optimizer={"learning_rate": 1e-3, "schedule": "cosine", "ema_half_life": 0.0 if tiny else 10_000.0},
+        optimizer={"learning_rate": 1e-3, "schedule": "cosine", "ema_half_life": 10_000.0},
         train={
-            "steps": 6 if tiny else 6000,
-            "batch_size": 16 if tiny else 64,
-            "log_every": 2 if tiny else 50,
-            "evaluate_every": 4 if tiny else 1000,
-            "checkpoint_every": 4 if tiny else 1000,
-            "sample_every": 4 if tiny else 2000,
+            "steps": 6000,
+            "batch_size": 64,
+            "log_every": 50,
+            "evaluate_every": 1000,
+            "checkpoint_every": 1000,
+            "sample_every": 2000,
             "best": "loss",
         },
         runtime={"cpu_tuning": False},  # made for convolutions: it slows networks without any
+        variants={
+            "tiny": {
+                "model": {
+                    "patch": 4,
+                    "width": 8,
+                    "depth": 1,
+                    "heads": 1,
+                    "guidance": 1.0,
+                    "evaluate_times": 2,
+                    "likelihood_steps": 2,
+                    "likelihood_probes": 1,
+                },
+                "optimizer": {"ema_half_life": 0.0},
+                "train": {
+                    "steps": 6,
+                    "batch_size": 16,
+                    "log_every": 2,
+                    "evaluate_every": 4,
+                    "checkpoint_every": 4,
+                    "sample_every": 4,
+                },
+            }
+        },
+        variant=variant,
     )

@@ -3,25 +3,38 @@
 from genimg_jax.engine.config import experiment
 
 
-def get_config(variant: str = "full"):
-    tiny = variant == "tiny"
+def get_config(variant: str = ""):
     return experiment(
         "pixelcnn",
         model={
-            "features": 4 if tiny else 32,
-            "layers": 1 if tiny else 6,
+            "features": 32,
+            "layers": 6,
             "first_reach": 2,
             "likelihood": "bernoulli",
         },
         data={"source": "digits", "binarize": "dynamic"},
         optimizer={"learning_rate": 2e-3, "schedule": "cosine"},
         train={
-            "steps": 6 if tiny else 1000,
-            "batch_size": 16 if tiny else 64,
-            "log_every": 2 if tiny else 50,
-            "evaluate_every": 4 if tiny else 250,
-            "checkpoint_every": 4 if tiny else 1000,
-            "sample_every": 4 if tiny else 1000,
+            "steps": 1000,
+            "batch_size": 64,
+            "log_every": 50,
+            "evaluate_every": 250,
+            "checkpoint_every": 1000,
+            "sample_every": 1000,
             "best": "loss",
         },
+        variants={
+            "tiny": {
+                "model": {"features": 4, "layers": 1},
+                "train": {
+                    "steps": 6,
+                    "batch_size": 16,
+                    "log_every": 2,
+                    "evaluate_every": 4,
+                    "checkpoint_every": 4,
+                    "sample_every": 4,
+                },
+            }
+        },
+        variant=variant,
     )

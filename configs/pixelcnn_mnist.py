@@ -8,32 +8,54 @@ data.path says.
 from genimg_jax.engine.config import experiment
 
 
-def get_config(variant: str = "full"):
-    tiny, large = variant == "tiny", variant == "large"
+def get_config(variant: str = ""):
     return experiment(
         "pixelcnn",
         model={
-            "features": 4 if tiny else 96 if large else 32,
-            "layers": 2 if tiny else 14 if large else 10,
+            "features": 32,
+            "layers": 10,
             "likelihood": "bernoulli",
         },
-        data={"source": "tfds", "name": "mnist", "binarize": "dynamic", "limit": 64 if tiny else 0},
+        data={"source": "tfds", "name": "mnist", "binarize": "dynamic"},
         optimizer={
-            "learning_rate": 1e-3 if large else 2e-3,
+            "learning_rate": 2e-3,
             "schedule": "cosine",
-            "warmup_steps": 0 if tiny else 200,
-            "ema_half_life": 0.0 if tiny else 20_000.0,
+            "warmup_steps": 200,
+            "ema_half_life": 20_000.0,
         },
         train={
-            "steps": 4 if tiny else 20_000 if large else 9_000,
-            "batch_size": 16 if tiny else 64 if large else 32,
-            "precision": "bfloat16" if large else "float32",
-            "log_every": 2 if tiny else 100,
-            "evaluate_every": 2 if tiny else 3_000,
-            "checkpoint_every": 2 if tiny else 1_000,
-            "sample_every": 2 if tiny else 9_000,
+            "steps": 9_000,
+            "batch_size": 32,
+            "precision": "float32",
+            "log_every": 100,
+            "evaluate_every": 3_000,
+            "checkpoint_every": 1_000,
+            "sample_every": 9_000,
             "best": "loss",
         },
-        evaluate={"batch_size": 16 if tiny else 200},
-        runtime={"host_devices": 1 if tiny else 2},
+        evaluate={"batch_size": 200},
+        runtime={"host_devices": 2},
+        variants={
+            "tiny": {
+                "model": {"features": 4, "layers": 2},
+                "data": {"limit": 64},
+                "optimizer": {"warmup_steps": 0, "ema_half_life": 0.0},
+                "train": {
+                    "steps": 4,
+                    "batch_size": 16,
+                    "log_every": 2,
+                    "evaluate_every": 2,
+                    "checkpoint_every": 2,
+                    "sample_every": 2,
+                },
+                "evaluate": {"batch_size": 16},
+                "runtime": {"host_devices": 1},
+            },
+            "large": {
+                "model": {"features": 96, "layers": 14},
+                "optimizer": {"learning_rate": 0.001},
+                "train": {"steps": 20_000, "batch_size": 64, "precision": "bfloat16"},
+            },
+        },
+        variant=variant,
     )

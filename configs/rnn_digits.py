@@ -3,20 +3,33 @@
 from genimg_jax.engine.config import experiment
 
 
-def get_config(variant: str = "full"):
-    tiny = variant == "tiny"
+def get_config(variant: str = ""):
     return experiment(
         "rnn",
-        model={"cell": "gru", "width": 16 if tiny else 256, "order": "row", "likelihood": "bernoulli"},
+        model={"cell": "gru", "width": 256, "order": "row", "likelihood": "bernoulli"},
         data={"source": "digits", "binarize": "dynamic"},
         optimizer={"learning_rate": 1e-3},
         train={
-            "steps": 6 if tiny else 4000,
-            "batch_size": 16 if tiny else 128,
-            "log_every": 2 if tiny else 50,
-            "evaluate_every": 4 if tiny else 500,
-            "checkpoint_every": 4 if tiny else 1000,
-            "sample_every": 4 if tiny else 1000,
+            "steps": 4000,
+            "batch_size": 128,
+            "log_every": 50,
+            "evaluate_every": 500,
+            "checkpoint_every": 1000,
+            "sample_every": 1000,
             "best": "loss",
         },
+        variants={
+            "tiny": {
+                "model": {"width": 16},
+                "train": {
+                    "steps": 6,
+                    "batch_size": 16,
+                    "log_every": 2,
+                    "evaluate_every": 4,
+                    "checkpoint_every": 4,
+                    "sample_every": 4,
+                },
+            }
+        },
+        variant=variant,
     )

@@ -7,35 +7,57 @@
 from genimg_jax.engine.config import experiment
 
 
-def get_config(variant: str = "full"):
-    tiny, small = variant == "tiny", variant == "small"
+def get_config(variant: str = ""):
     return experiment(
         "transformer",
         model={
-            "width": 8 if tiny else 64 if small else 256,
-            "depth": 1 if tiny else 4 if small else 8,
-            "heads": 2 if tiny else 4,
+            "width": 256,
+            "depth": 8,
+            "heads": 4,
         },
-        data={"source": "tfds", "name": "mnist", "binarize": "dynamic", "limit": 64 if tiny else 0},
+        data={"source": "tfds", "name": "mnist", "binarize": "dynamic"},
         optimizer={
             "name": "adamw",
             "arguments": {"weight_decay": 0.01},
-            "learning_rate": 2e-3 if small else 1e-3,
+            "learning_rate": 1e-3,
             "schedule": "cosine",
-            "warmup_steps": 0 if tiny else 500,
+            "warmup_steps": 500,
             "clip_norm": 100.0,
-            "ema_half_life": 0.0 if tiny else 20_000.0,
+            "ema_half_life": 20_000.0,
         },
         train={
-            "steps": 4 if tiny else 8_000 if small else 25_000,
-            "batch_size": 16 if tiny or small else 128,
-            "precision": "float32" if tiny or small else "bfloat16",
-            "log_every": 2 if tiny else 100,
-            "evaluate_every": 2 if tiny else 5_000,
-            "checkpoint_every": 2 if tiny else 1_000,
-            "sample_every": 2 if tiny else 25_000,
+            "steps": 25_000,
+            "batch_size": 128,
+            "precision": "bfloat16",
+            "log_every": 100,
+            "evaluate_every": 5_000,
+            "checkpoint_every": 1_000,
+            "sample_every": 25_000,
             "best": "loss",
         },
-        evaluate={"batch_size": 16 if tiny else 100},
-        runtime={"host_devices": 2 if small else 1},
+        evaluate={"batch_size": 100},
+        variants={
+            "tiny": {
+                "model": {"width": 8, "depth": 1, "heads": 2},
+                "data": {"limit": 64},
+                "optimizer": {"warmup_steps": 0, "ema_half_life": 0.0},
+                "train": {
+                    "steps": 4,
+                    "batch_size": 16,
+                    "precision": "float32",
+                    "log_every": 2,
+                    "evaluate_every": 2,
+                    "checkpoint_every": 2,
+                    "sample_every": 2,
+                },
+                "evaluate": {"batch_size": 16},
+            },
+            "small": {
+                "model": {"width": 64, "depth": 4},
+                "optimizer": {"learning_rate": 0.002},
+                "train": {"steps": 8_000, "batch_size": 16, "precision": "float32"},
+                "runtime": {"host_devices": 2},
+            },
+        },
+        variant=variant,
     )

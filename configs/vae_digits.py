@@ -3,27 +3,40 @@
 from genimg_jax.engine.config import experiment
 
 
-def get_config(variant: str = "full"):
-    tiny = variant == "tiny"
+def get_config(variant: str = ""):
     return experiment(
         "vae",
         model={
             "network": "mlp",
-            "width": 16 if tiny else 256,
-            "depth": 1 if tiny else 2,
-            "latent": 4 if tiny else 16,
+            "width": 256,
+            "depth": 2,
+            "latent": 16,
             "likelihood": "bernoulli",
         },
         data={"source": "digits", "binarize": "dynamic"},
         optimizer={"learning_rate": 1e-3},
         train={
-            "steps": 6 if tiny else 4000,
-            "batch_size": 16 if tiny else 128,
-            "log_every": 2 if tiny else 50,
-            "evaluate_every": 4 if tiny else 500,
-            "checkpoint_every": 4 if tiny else 1000,
-            "sample_every": 4 if tiny else 1000,
+            "steps": 4000,
+            "batch_size": 128,
+            "log_every": 50,
+            "evaluate_every": 500,
+            "checkpoint_every": 1000,
+            "sample_every": 1000,
             "best": "loss",
         },
         runtime={"cpu_tuning": False},  # made for convolutions: it slows networks without any
+        variants={
+            "tiny": {
+                "model": {"width": 16, "depth": 1, "latent": 4},
+                "train": {
+                    "steps": 6,
+                    "batch_size": 16,
+                    "log_every": 2,
+                    "evaluate_every": 4,
+                    "checkpoint_every": 4,
+                    "sample_every": 4,
+                },
+            }
+        },
+        variant=variant,
     )

@@ -6,32 +6,48 @@ Give the folder: --config.data.path=PATH/emoji64
 from genimg_jax.engine.config import experiment
 
 
-def get_config(variant: str = "full"):
-    tiny = variant == "tiny"
+def get_config(variant: str = ""):
     return experiment(
         "vae",
         model={
             "network": "conv",
-            "width": 4 if tiny else 32,
-            "latent": 8 if tiny else 128,
+            "width": 32,
+            "latent": 128,
             "likelihood": "discretized_logistic",
-            "evaluate_samples": 3 if tiny else 100,
+            "evaluate_samples": 100,
         },
-        data={"source": "folder", "path": "emoji64", "limit": 64 if tiny else 0},
+        data={"source": "folder", "path": "emoji64"},
         optimizer={
             "learning_rate": 5e-4,
             "schedule": "cosine",
-            "warmup_steps": 0 if tiny else 500,
+            "warmup_steps": 500,
             "clip_norm": 1000.0,
         },
         train={
-            "steps": 4 if tiny else 4_000,
-            "batch_size": 16 if tiny else 64,
-            "log_every": 2 if tiny else 50,
-            "evaluate_every": 2 if tiny else 500,
-            "checkpoint_every": 2 if tiny else 500,
-            "sample_every": 2 if tiny else 500,
+            "steps": 4_000,
+            "batch_size": 64,
+            "log_every": 50,
+            "evaluate_every": 500,
+            "checkpoint_every": 500,
+            "sample_every": 500,
             "best": "loss",
         },
-        evaluate={"batch_size": 16 if tiny else 90},
+        evaluate={"batch_size": 90},
+        variants={
+            "tiny": {
+                "model": {"width": 4, "latent": 8, "evaluate_samples": 3},
+                "data": {"limit": 64},
+                "optimizer": {"warmup_steps": 0},
+                "train": {
+                    "steps": 4,
+                    "batch_size": 16,
+                    "log_every": 2,
+                    "evaluate_every": 2,
+                    "checkpoint_every": 2,
+                    "sample_every": 2,
+                },
+                "evaluate": {"batch_size": 16},
+            }
+        },
+        variant=variant,
     )

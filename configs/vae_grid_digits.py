@@ -4,28 +4,41 @@ is trained over. Its codes need not be normally distributed, only smooth: the KL
 from genimg_jax.engine.config import experiment
 
 
-def get_config(variant: str = "full"):
-    tiny = variant == "tiny"
+def get_config(variant: str = ""):
     return experiment(
         "vae",
         model={
             "network": "grid",
-            "width": 4 if tiny else 32,
+            "width": 32,
             "depth": 1,
             "latent": 2,
             "likelihood": "discretized_logistic",
             "beta": 0.3,
-            "evaluate_samples": 3 if tiny else 100,
+            "evaluate_samples": 100,
         },
         data={"source": "digits"},
         optimizer={"learning_rate": 2e-3, "schedule": "cosine", "clip_norm": 1000.0},
         train={
-            "steps": 6 if tiny else 1000,
-            "batch_size": 16 if tiny else 64,
-            "log_every": 2 if tiny else 50,
-            "evaluate_every": 4 if tiny else 250,
-            "checkpoint_every": 4 if tiny else 250,
-            "sample_every": 4 if tiny else 500,
+            "steps": 1000,
+            "batch_size": 64,
+            "log_every": 50,
+            "evaluate_every": 250,
+            "checkpoint_every": 250,
+            "sample_every": 500,
             "best": "reconstruction",
         },
+        variants={
+            "tiny": {
+                "model": {"width": 4, "evaluate_samples": 3},
+                "train": {
+                    "steps": 6,
+                    "batch_size": 16,
+                    "log_every": 2,
+                    "evaluate_every": 4,
+                    "checkpoint_every": 4,
+                    "sample_every": 4,
+                },
+            }
+        },
+        variant=variant,
     )

@@ -6,30 +6,46 @@ Prepared data is found in TFDS_DATA_DIR, or where data.path says.
 from genimg_jax.engine.config import experiment
 
 
-def get_config(variant: str = "full"):
-    tiny = variant == "tiny"
+def get_config(variant: str = ""):
     return experiment(
         "vae",
         model={
             "network": "mlp",
-            "width": 16 if tiny else 512,
-            "depth": 1 if tiny else 2,
-            "latent": 4 if tiny else 40,
+            "width": 512,
+            "depth": 2,
+            "latent": 40,
             "likelihood": "bernoulli",
-            "kl_warmup": 0.0 if tiny else 10_000.0,
-            "evaluate_samples": 3 if tiny else 500,
+            "kl_warmup": 10_000.0,
+            "evaluate_samples": 500,
         },
-        data={"source": "tfds", "name": "mnist", "binarize": "dynamic", "limit": 64 if tiny else 0},
-        optimizer={"learning_rate": 1e-3, "schedule": "cosine", "ema_half_life": 0.0 if tiny else 200_000.0},
+        data={"source": "tfds", "name": "mnist", "binarize": "dynamic"},
+        optimizer={"learning_rate": 1e-3, "schedule": "cosine", "ema_half_life": 200_000.0},
         train={
-            "steps": 4 if tiny else 100_000,
-            "batch_size": 16 if tiny else 128,
-            "log_every": 2 if tiny else 200,
-            "evaluate_every": 2 if tiny else 5_000,
-            "checkpoint_every": 2 if tiny else 5_000,
-            "sample_every": 2 if tiny else 20_000,
+            "steps": 100_000,
+            "batch_size": 128,
+            "log_every": 200,
+            "evaluate_every": 5_000,
+            "checkpoint_every": 5_000,
+            "sample_every": 20_000,
             "best": "loss",
         },
-        evaluate={"batch_size": 16 if tiny else 500},
+        evaluate={"batch_size": 500},
         runtime={"cpu_tuning": False},  # made for convolutions: it slows networks without any
+        variants={
+            "tiny": {
+                "model": {"width": 16, "depth": 1, "latent": 4, "kl_warmup": 0.0, "evaluate_samples": 3},
+                "data": {"limit": 64},
+                "optimizer": {"ema_half_life": 0.0},
+                "train": {
+                    "steps": 4,
+                    "batch_size": 16,
+                    "log_every": 2,
+                    "evaluate_every": 2,
+                    "checkpoint_every": 2,
+                    "sample_every": 2,
+                },
+                "evaluate": {"batch_size": 16},
+            }
+        },
+        variant=variant,
     )

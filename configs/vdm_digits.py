@@ -3,8 +3,7 @@
 from genimg_jax.engine.config import experiment
 
 
-def get_config(variant: str = "full"):
-    tiny = variant == "tiny"
+def get_config(variant: str = ""):
     return experiment(
         "diffusion",
         model={
@@ -14,28 +13,43 @@ def get_config(variant: str = "full"):
             "times": "uniform_times",
             "solver": "ancestral",
             "grid": "log_uniform",
-            "steps": 3 if tiny else 100,
+            "steps": 100,
             "least": 1e-5,  # as low as the learned path goes
-            "width": 4 if tiny else 32,
-            "multipliers": (1,) if tiny else (1, 2),
+            "width": 32,
+            "multipliers": (1, 2),
             "blocks": 1,
-            "evaluate_times": 2 if tiny else 16,
-            "likelihood_steps": 2 if tiny else 128,
+            "evaluate_times": 16,
+            "likelihood_steps": 128,
         },
         data={"source": "digits"},
         optimizer={
             "learning_rate": 1e-3,
             "schedule": "cosine",
             "clip_norm": 1.0,
-            "ema_half_life": 0.0 if tiny else 10_000.0,
+            "ema_half_life": 10_000.0,
         },
         train={
-            "steps": 6 if tiny else 6000,
-            "batch_size": 16 if tiny else 64,
-            "log_every": 2 if tiny else 50,
-            "evaluate_every": 4 if tiny else 1000,
-            "checkpoint_every": 4 if tiny else 1000,
-            "sample_every": 4 if tiny else 2000,
+            "steps": 6000,
+            "batch_size": 64,
+            "log_every": 50,
+            "evaluate_every": 1000,
+            "checkpoint_every": 1000,
+            "sample_every": 2000,
             "best": "loss",
         },
+        variants={
+            "tiny": {
+                "model": {"steps": 3, "width": 4, "multipliers": (1,), "evaluate_times": 2, "likelihood_steps": 2},
+                "optimizer": {"ema_half_life": 0.0},
+                "train": {
+                    "steps": 6,
+                    "batch_size": 16,
+                    "log_every": 2,
+                    "evaluate_every": 4,
+                    "checkpoint_every": 4,
+                    "sample_every": 4,
+                },
+            }
+        },
+        variant=variant,
     )

@@ -3,25 +3,38 @@
 from genimg_jax.engine.config import experiment
 
 
-def get_config(variant: str = "full"):
-    tiny = variant == "tiny"
+def get_config(variant: str = ""):
     return experiment(
         "vq",
         model={
-            "width": 8 if tiny else 32,
+            "width": 32,
             "halvings": 1,
-            "codebook_size": 16 if tiny else 64,
-            "features": 4 if tiny else 16,
+            "codebook_size": 64,
+            "features": 16,
         },
         data={"source": "digits"},
         optimizer={"learning_rate": 2e-3, "schedule": "cosine"},
         train={
-            "steps": 6 if tiny else 1000,
-            "batch_size": 16 if tiny else 64,
-            "log_every": 2 if tiny else 50,
-            "evaluate_every": 4 if tiny else 250,
-            "checkpoint_every": 4 if tiny else 250,
-            "sample_every": 4 if tiny else 250,
+            "steps": 1000,
+            "batch_size": 64,
+            "log_every": 50,
+            "evaluate_every": 250,
+            "checkpoint_every": 250,
+            "sample_every": 250,
             "best": "loss",
         },
+        variants={
+            "tiny": {
+                "model": {"width": 8, "codebook_size": 16, "features": 4},
+                "train": {
+                    "steps": 6,
+                    "batch_size": 16,
+                    "log_every": 2,
+                    "evaluate_every": 4,
+                    "checkpoint_every": 4,
+                    "sample_every": 4,
+                },
+            }
+        },
+        variant=variant,
     )

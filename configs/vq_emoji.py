@@ -6,26 +6,42 @@ Give the folder: --config.data.path=PATH/emoji64
 from genimg_jax.engine.config import experiment
 
 
-def get_config(variant: str = "full"):
-    tiny = variant == "tiny"
+def get_config(variant: str = ""):
     return experiment(
         "vq",
         model={
-            "width": 4 if tiny else 32,
+            "width": 32,
             "halvings": 2,
-            "codebook_size": 32 if tiny else 512,
-            "features": 4 if tiny else 32,
+            "codebook_size": 512,
+            "features": 32,
         },
-        data={"source": "folder", "path": "emoji64", "limit": 64 if tiny else 0},
-        optimizer={"learning_rate": 1e-3, "schedule": "cosine", "warmup_steps": 0 if tiny else 100},
+        data={"source": "folder", "path": "emoji64"},
+        optimizer={"learning_rate": 1e-3, "schedule": "cosine", "warmup_steps": 100},
         train={
-            "steps": 4 if tiny else 2_000,
-            "batch_size": 16 if tiny else 32,
-            "log_every": 2 if tiny else 50,
-            "evaluate_every": 2 if tiny else 500,
-            "checkpoint_every": 2 if tiny else 500,
-            "sample_every": 2 if tiny else 500,
+            "steps": 2_000,
+            "batch_size": 32,
+            "log_every": 50,
+            "evaluate_every": 500,
+            "checkpoint_every": 500,
+            "sample_every": 500,
             "best": "loss",
         },
-        evaluate={"batch_size": 16 if tiny else 90},
+        evaluate={"batch_size": 90},
+        variants={
+            "tiny": {
+                "model": {"width": 4, "codebook_size": 32, "features": 4},
+                "data": {"limit": 64},
+                "optimizer": {"warmup_steps": 0},
+                "train": {
+                    "steps": 4,
+                    "batch_size": 16,
+                    "log_every": 2,
+                    "evaluate_every": 2,
+                    "checkpoint_every": 2,
+                    "sample_every": 2,
+                },
+                "evaluate": {"batch_size": 16},
+            }
+        },
+        variant=variant,
     )

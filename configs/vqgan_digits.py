@@ -3,16 +3,15 @@
 from genimg_jax.engine.config import experiment
 
 
-def get_config(variant: str = "full"):
-    tiny = variant == "tiny"
+def get_config(variant: str = ""):
     return experiment(
         "vqgan",
         model={
-            "width": 8 if tiny else 32,
+            "width": 32,
             "halvings": 1,
-            "codebook_size": 16 if tiny else 64,
-            "features": 4 if tiny else 16,
-            "discriminator_width": 8 if tiny else 32,
+            "codebook_size": 64,
+            "features": 16,
+            "discriminator_width": 32,
             "discriminator_depth": 1,
         },
         data={"source": "digits"},
@@ -21,11 +20,25 @@ def get_config(variant: str = "full"):
             "discriminator": {"learning_rate": 5e-4, "schedule": "cosine", "arguments": {"b1": 0.5}},
         },
         train={
-            "steps": 6 if tiny else 1000,
-            "batch_size": 16 if tiny else 64,
-            "log_every": 2 if tiny else 50,
-            "evaluate_every": 4 if tiny else 250,
-            "checkpoint_every": 4 if tiny else 250,
-            "sample_every": 4 if tiny else 250,
+            "steps": 1000,
+            "batch_size": 64,
+            "log_every": 50,
+            "evaluate_every": 250,
+            "checkpoint_every": 250,
+            "sample_every": 250,
         },
+        variants={
+            "tiny": {
+                "model": {"width": 8, "codebook_size": 16, "features": 4, "discriminator_width": 8},
+                "train": {
+                    "steps": 6,
+                    "batch_size": 16,
+                    "log_every": 2,
+                    "evaluate_every": 4,
+                    "checkpoint_every": 4,
+                    "sample_every": 4,
+                },
+            }
+        },
+        variant=variant,
     )

@@ -14,7 +14,7 @@ def get_experiment(variant: str = "full"):
     tiny = variant == "tiny"
     return experiment(
         question="Does the order of the pixels matter to MADE, and does a mixture of orders help?",
-        base=load(f"{CONFIGS}/made_digits.py:{variant}"),
+        base=load(f"{CONFIGS}/made_digits.py{':tiny' * tiny}"),
         settings={"train.steps": 6 if tiny else 2000},
         grid=product(
             param("model.order", "raster", "random"),

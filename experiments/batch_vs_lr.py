@@ -15,7 +15,7 @@ def get_experiment(variant: str = "full"):
     steps = [images // size for size in sizes]
     return experiment(
         question="Which learning rate suits which batch size, after the same number of images?",
-        base=load(f"{CONFIGS}/vae_digits.py:{variant}"),
+        base=load(f"{CONFIGS}/vae_digits.py{':tiny' * tiny}"),
         settings={"train.best": ""},  # the last checkpoint: of more steps the best is the best of more
         grid=product(
             zipped(

@@ -13,7 +13,7 @@ def get_experiment(variant: str = "full"):
     tiny = variant == "tiny"
     return experiment(
         question="What does a VAE of digits give up for a larger beta?",
-        base=load(f"{CONFIGS}/vae_digits.py:{variant}"),
+        base=load(f"{CONFIGS}/vae_digits.py{':tiny' * tiny}"),
         grid=product(
             param("model.beta", 1.0, 4.0) if tiny else param("model.beta", 0.25, 0.5, 1.0, 2.0, 4.0, 8.0),
             seeds(2 if tiny else 5),

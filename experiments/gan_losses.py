@@ -18,7 +18,7 @@ def get_experiment(variant: str = "full"):
     )
     return experiment(
         question="Which adversarial loss and which penalty make the better GAN of digits?",
-        base=load(f"{CONFIGS}/gan_digits.py:{variant}"),
+        base=load(f"{CONFIGS}/gan_digits.py{':tiny' * tiny}"),
         settings={
             "train.steps": 6 if tiny else 3000,
             "evaluate.samples": 1000,

@@ -45,7 +45,7 @@ ROWS = {
     "made": Row("made_mnist.py", "dynamic"),
     "pixelcnn": Row("pixelcnn_mnist.py", "dynamic"),
     "rnn_pixel": Row("rnn_mnist.py:pixel", "dynamic"),
-    "rnn_row": Row("rnn_mnist.py:row", "dynamic"),
+    "rnn_row": Row("rnn_mnist.py", "dynamic"),
 }
 TOKENIZERS = {row.tokenizer for row in ROWS.values()}
 

@@ -177,6 +177,16 @@ def test_other_things_a_file_can_lack(tmp_path):
         configs.load(str(tmp_path / "your.py"))
 
 
+def test_a_variant_changes_what_it_names_and_another_name_is_refused():
+    full, tiny = (configs.load(f"configs/vae_digits.py{variant}") for variant in ("", ":tiny"))
+    assert (full.train.steps, tiny.train.steps) == (4000, 6)
+    assert full.data == tiny.data and full.train.best == tiny.train.best
+    with pytest.raises(ConfigError, match=r"vae_digits\.py:\d+: there is no variant 'tinny'.*did you mean 'tiny'"):
+        configs.load("configs/vae_digits.py:tinny")
+    with pytest.raises(ConfigError, match=r"config\.model\.wdith is not an option; did you mean 'width'"):
+        configs.experiment("vae", "small", {"small": {"model": {"wdith": 3}}})
+
+
 def test_a_variant_is_passed_on_and_defaults_are_filled_in():
     tiny, full = configs.load(name_of("vae_digits")), configs.load(str(ROOT / "configs" / "vae_digits.py"))
     assert tiny.model.width < full.model.width
