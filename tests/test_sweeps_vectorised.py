@@ -174,7 +174,7 @@ def test_a_run_that_is_not_finite_fails_alone(tmp_path):
     fails["optimizer"]["learning_rate"] = 3e38
     first, failure, last = training.train_together(runs)
     assert first is None and last is None and isinstance(failure, NumericsError)
-    assert "the parameters of model are not finite at step" in str(failure)
+    assert "the parameters of model overflow at step" in str(failure)
     assert [tiny_runs.steps(w)[-1:] for _, w in runs] == [[6], [], [6]]
     alone = runs_in(tmp_path / "alone", optimizer__name="sgd", optimizer__clip_norm=0.0)[2]
     values = {**alone[0], "parallel": {**alone[0]["parallel"], "devices": 1}}

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 
 from genimg_jax import core, progress
 from genimg_jax.data import Source
@@ -146,16 +147,16 @@ def _check_updated(window: list[dict[str, float]], skipped: dict[str, int], step
 
 
 def _check_finite(state: core.TrainState, step: int) -> None:
-    """Raises `NumericsError` rather than let weights be saved that are not finite."""
+    """Raises `NumericsError` rather than let weights be saved that are lost: not finite, or too large to be squared."""
     for group, tree in state.params.items():
         if not np.isfinite(_norm(tree)):
             raise NumericsError(
-                f"the parameters of {group} are not finite at step {step}, which is not saved; earlier checkpoints are "
+                f"the parameters of {group} overflow at step {step}, which is not saved; earlier checkpoints are "
                 "kept. Lower the learning rate, or set clip_norm."
             )
 
 
-_norm = jax.jit(core.global_norm)
+_norm = jax.jit(optax.tree.norm)
 
 
 def _save_grids(
