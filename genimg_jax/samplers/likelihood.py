@@ -113,23 +113,30 @@ def log_density(
     vectors = _basis(image) if probes is None else probes
     least, greatest = jnp.asarray(least, image.dtype), jnp.asarray(greatest, image.dtype)
     levels, rates = (x.astype(image.dtype) for x in _levels(steps, least, greatest))
-    weights = jnp.asarray(_gregory(steps), image.dtype)
+    weights = rates[::2] * jnp.asarray(_gregory(steps), image.dtype)
+    reaches, shares = jnp.array([0.5, 0.5, 1.0], image.dtype), jnp.array([2.0, 2.0, 1.0], image.dtype) / 6
 
     def visit(state, at):
         (scaled, total), (weight, levels, rates) = state, at
         change, products = _divergence(_velocity(denoise, levels[0]), scaled, vectors)
-        first = rates[0] * change
-        second = rates[1] * _velocity(denoise, levels[1])(scaled + 0.5 * first)
-        third = rates[1] * _velocity(denoise, levels[1])(scaled + 0.5 * second)
-        fourth = rates[2] * _velocity(denoise, levels[2])(scaled + third)
-        scaled = scaled + (first + 2 * (second + third) + fourth) / 6
-        return (scaled, total + weight * rates[0] * products), None
 
+        def stage(state, at):
+            (slope, moved), (level, rate, reach, share) = state, at
+            slope = rate * _velocity(denoise, level)(scaled + reach * slope)
+            return (slope, moved + share * slope), None
+
+        first = rates[0] * change
+        stages = jnp.stack([levels[1], *levels[1:]]), jnp.stack([rates[1], *rates[1:]]), reaches, shares
+        (_, moved), _ = jax.lax.scan(stage, (first, first / 6), stages)
+        return (scaled + moved, total + weight * products), None
+
+    def of_steps(values, last):  # f32[2 steps + 1] -> f32[steps + 1, 3]: the start, middle and end of each, and `last`
+        return jnp.concatenate([jnp.stack([values[:-2:2], values[1::2], values[2::2]], axis=1), jnp.full((1, 3), last)])
+
+    # The trace at the end is taken in one more step, which goes nowhere: the network is compiled once less.
     start = image / jnp.sqrt(1 + levels[0] ** 2), jnp.zeros(vectors.shape[:2], image.dtype)
-    thirds = (jnp.stack([x[:-2:2], x[1::2], x[2::2]], axis=1) for x in (levels, rates))
-    (scaled, total), _ = jax.lax.scan(visit, start, (weights[:-1], *thirds))
-    _, products = _divergence(_velocity(denoise, levels[-1]), scaled, vectors)
-    total = total + weights[-1] * rates[-1] * products
+    every = weights, of_steps(levels, levels[-1]), of_steps(rates, jnp.zeros_like(rates[-1]))
+    (scaled, total), _ = jax.lax.scan(visit, start, every)
     return _finish(scaled, total, (levels[0], levels[-1]), probes is None)
 
 
