@@ -52,7 +52,7 @@ def get_config(variant: str = ""):
                     "steps": 3,
                     "dequantize": False,
                     "evaluate_times": 2,
-                    "likelihood_steps": 2,
+                    "likelihood_steps": 4,
                 },
                 "data": {"limit": 64},
                 "optimizer": {"warmup_steps": 0, "ema_half_life": 0.0},

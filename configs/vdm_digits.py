@@ -39,7 +39,7 @@ def get_config(variant: str = ""):
         },
         variants={
             "tiny": {
-                "model": {"steps": 3, "width": 4, "multipliers": (1,), "evaluate_times": 2, "likelihood_steps": 2},
+                "model": {"steps": 3, "width": 4, "multipliers": (1,), "evaluate_times": 2, "likelihood_steps": 4},
                 "optimizer": {"ema_half_life": 0.0},
                 "train": {
                     "steps": 6,
