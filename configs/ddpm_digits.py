@@ -21,7 +21,7 @@ def get_config(variant: str = "full"):
             "multipliers": (1,) if tiny else (1, 2),
             "blocks": 1,
             "evaluate_times": 2 if tiny else 16,
-            "likelihood_steps": 2 if tiny else 64,
+            "likelihood_steps": 4 if tiny else 32,
             "likelihood_probes": 1 if tiny else 4,
         },
         data={"source": "digits"},

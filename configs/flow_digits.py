@@ -19,7 +19,7 @@ def get_config(variant: str = "full"):
             "guidance": 1.5,
             "steps": 3 if tiny else 32,
             "evaluate_times": 2 if tiny else 16,
-            "likelihood_steps": 2 if tiny else 64,
+            "likelihood_steps": 4 if tiny else 32,
             "likelihood_probes": 1 if tiny else 4,
         },
         data={"source": "digits"},

@@ -22,7 +22,7 @@ def get_config(variant: str = "full"):
             "steps": 3 if tiny else 18,
             "dequantize": not tiny,
             "evaluate_times": 2 if tiny else 4,
-            "likelihood_steps": 2 if tiny else 32,
+            "likelihood_steps": 4 if tiny else 32,
             "likelihood_probes": 1,
         },
         data={"source": "tfds", "name": "mnist", "limit": 64 if tiny else 0},

@@ -16,7 +16,7 @@ def get_config(variant: str = "full"):
             "conditional": True,
             "guidance": 1.0 if tiny else 1.5,
             "evaluate_times": 2 if tiny else 16,
-            "likelihood_steps": 2 if tiny else 64,
+            "likelihood_steps": 4 if tiny else 32,
             "likelihood_probes": 1 if tiny else 4,
         },
         data={"source": "digits"},

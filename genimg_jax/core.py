@@ -103,6 +103,9 @@ class Family(NamedTuple):
     """The keys that `sample` and `decode` need in their condition, such as 'label'."""
     log_prob: Callable[[Weights, Batch, jax.Array], jax.Array] | None = None
     """(weights, batch, key) -> f32[B], the natural logarithm of the probability mass of each image."""
+    log_prob_at_half: Callable[[Weights, Batch, jax.Array], jax.Array] | None = None
+    """`log_prob` of the same draws with half of its steps or samples: f32[B]. None: it depends on no such count, or in
+    its variance alone. What the halving changes is the error of an estimate, or how loose a bound is at least."""
     bound: str | None = None
     """What `log_prob` is: 'exact', 'lower' (a lower bound in expectation) or 'estimate'."""
     likelihood_of: Spec | None = None

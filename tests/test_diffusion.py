@@ -381,7 +381,7 @@ def test_faults_of_the_sampler_are_caught(ideal, monkeypatch, fault):
     if fault == "noise":  # too much of it is put back in
         monkeypatch.setitem(prediction.SOLVERS, "heun", lambda steps: prediction.sde.ddim(1.05))
     else:
-        monkeypatch.setitem(diffusion.GRIDS, "karras", lambda path: lambda *ends: denoising.grids.karras()(*ends)[:-10])
+        monkeypatch.setitem(diffusion.GRIDS, "karras", lambda path: lambda *ends: diffusion.grids.karras()(*ends)[:-10])
     with pytest.raises(AssertionError):
         check_moments(diffusion, steps=60)
 

@@ -256,6 +256,7 @@ def test_each_family_is_given_the_codes_that_it_can_model():
     # A tokenizer that has whole numbers and nothing else: they are dequantised, and the likelihood is of them.
     dequantised = latent(priors(flow), first._replace(continuous=None))
     assert dequantised.likelihood_of == first.codes and dequantised.bound == "estimate"
+    assert dequantised.log_prob_at_half is not None
     assert "dequantisation" in dequantised.protocol
     with pytest.raises(ConfigError, match=r"codes are real numbers, and the family models whole ones.* diffusion or"):
         latent(priors(transformer), first._replace(codes=None))

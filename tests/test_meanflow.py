@@ -102,7 +102,7 @@ GUIDED = {"classes": 2, "toy": CLASSES[1], "guidance": GUIDANCE, "label_dropout"
 def test_guidance_is_learned(ideal):
     check_fixed_point(**GUIDED)
     family, _ = ideal_network.made(meanflow, classes=2, guidance=GUIDANCE)
-    assert family.log_prob is None
+    assert family.log_prob is None and family.log_prob_at_half is None
     with pytest.raises(ConfigError, match="label_dropout=0"):
         ideal_network.made(meanflow, classes=2, guidance=GUIDANCE, label_dropout=0.0)
 

@@ -8,7 +8,7 @@ import pytest
 
 from genimg_jax.core import item_keys
 from genimg_jax.objectives import paths, targets
-from genimg_jax.samplers import grids, likelihood
+from genimg_jax.samplers import likelihood
 
 RNG = np.random.default_rng(0)
 SIZE = 4
@@ -27,15 +27,11 @@ def data(toy, count):
     return jnp.asarray(toys.draw(toy, np.random.default_rng(1), count), jnp.float32)
 
 
-def levels(steps):
-    return grids.log_uniform(steps, LEAST, GREATEST)[-2::-1]
-
-
 @pytest.mark.parametrize("toy", [GAUSSIAN, MIXTURE], ids=["gaussian", "mixture"])
 def test_log_density_is_the_analytic_one(toy):
     """The start's density is that of pure noise: at the greatest level the data's own share is below the tolerance."""
     x = data(toy, 8)
-    found = jax.jit(lambda x: likelihood.log_density(toys.denoiser(toy), x, levels(400)))(x)
+    found = jax.jit(lambda x: likelihood.log_density(toys.denoiser(toy), x, LEAST, GREATEST, 64))(x)
     np.testing.assert_allclose(found.log_prob, exact(toy, x, LEAST), atol=2e-3)
     np.testing.assert_array_equal(found.standard_error, 0)
     change = exact(toy, x, LEAST) - exact(toy, found.latent, GREATEST)
@@ -61,7 +57,7 @@ def test_directions_in_parts_are_those_at_once(monkeypatch):
     x, found = data(MIXTURE, 3), []
     for at_once in (32, 1, 2, 3):
         monkeypatch.setattr(likelihood, "AT_ONCE", at_once)
-        run = jax.jit(lambda x: likelihood.log_density(toys.denoiser(MIXTURE), x, levels(9)).log_prob)
+        run = jax.jit(lambda x: likelihood.log_density(toys.denoiser(MIXTURE), x, LEAST, GREATEST, 9).log_prob)
         found.append(np.asarray(run(x)))
     np.testing.assert_allclose(found[1:], np.broadcast_to(found[0], (3, 3)), rtol=1e-5)
 
@@ -74,17 +70,24 @@ def test_adaptive_log_density_says_where_it_failed():
     assert np.isnan(found(x).log_prob).all()
 
 
-def test_order_of_fixed_steps_is_2():
+def test_order_of_fixed_steps_is_4():
     with jax.enable_x64(True):
         x = jnp.asarray(toys.draw(MIXTURE, np.random.default_rng(2), 4))
         found = [
-            jax.jit(lambda x, n=n: likelihood.log_density(toys.denoiser(MIXTURE), x, levels(n)))(x)
-            for n in (65, 129, 257)
+            jax.jit(lambda x, n=n: likelihood.log_density(toys.denoiser(MIXTURE), x, LEAST, GREATEST, n))(x)
+            for n in (32, 64, 128)
         ]
         start = exact(MIXTURE, x, LEAST)
         errors = [np.abs(start - exact(MIXTURE, f.latent, GREATEST) - f.log_volume).max() for f in found]
-    order = -np.polyfit(np.log([64, 128, 256]), np.log(errors), 1)[0]
-    assert abs(order - 2) < 0.25, errors
+    order = -np.polyfit(np.log([32, 64, 128]), np.log(errors), 1)[0]
+    assert abs(order - 4) < 0.5, errors
+
+
+@pytest.mark.parametrize("steps", range(2, 12))
+def test_end_corrections_integrate_cubics_exactly(steps):
+    x = np.linspace(0, 1, steps + 1)
+    weights = likelihood._gregory(steps) / steps
+    np.testing.assert_allclose([weights @ x**k for k in range(4)], [1 / (k + 1) for k in range(4)], rtol=1e-12)
 
 
 def test_hutchinson_is_within_its_standard_error():
@@ -94,9 +97,9 @@ def test_hutchinson_is_within_its_standard_error():
 
     @jax.jit
     def run(x, keys):
-        denoise, grid = toys.denoiser(MIXTURE), levels(60)
+        arguments = toys.denoiser(MIXTURE), x, LEAST, GREATEST, 32
         probes = likelihood.rademacher(keys, 16, (SIZE,))
-        return likelihood.log_density(denoise, x, grid), likelihood.log_density(denoise, x, grid, probes)
+        return likelihood.log_density(*arguments), likelihood.log_density(*arguments, probes)
 
     truth, estimate = run(x, keys)
     scores = np.asarray((estimate.log_prob - truth.log_prob) / estimate.standard_error)
@@ -129,9 +132,8 @@ def test_every_path_has_the_same_density(path, target):
         return targets.convert(path, t, x, ideal(z, level), targets.image_target, target)
 
     x = data(MIXTURE, 4).reshape(4, 2, 2, 1)
-    grid = grids.log_uniform(200, LEAST, 50.0)[-2::-1]
     found, expected = (
-        jax.jit(lambda x, d=d: likelihood.log_density(d, x, grid))(x).log_prob
+        jax.jit(lambda x, d=d: likelihood.log_density(d, x, LEAST, 50.0, 32))(x).log_prob
         for d in (targets.denoiser(path, target, predict), ideal)
     )
     np.testing.assert_allclose(found, expected, atol=5e-3)

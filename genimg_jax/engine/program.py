@@ -104,7 +104,10 @@ def functions(config: Config, spec: core.Spec, stored_levels: int, tokenizer: St
 
     def per_example(name: str, weights: core.Weights, raw: core.Batch, seed: jax.Array) -> core.Metrics:
         batch = prepare(raw, seed, "evaluate-data", 0, False)
-        values = getattr(family, name)(weights, batch, core.stream(seed, name))
+        key = core.stream(seed, name)
+        values = getattr(family, name)(weights, batch, key)
+        if name == "log_prob" and family.log_prob_at_half:
+            return {name: values, "log_prob_at_half": family.log_prob_at_half(weights, batch, key)}
         return values if isinstance(values, dict) else {name: values}
 
     def sample(weights: core.Weights, index: jax.Array, condition: core.Batch, seed: jax.Array) -> jax.Array:

@@ -1,6 +1,7 @@
 """Held-out loss and likelihood of a run, over one exact pass, under a protocol that has a digest."""
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -14,7 +15,14 @@ from genimg_jax.metrics import directions, intervals
 from genimg_jax.metrics.specs import LIKELIHOODS, Measurement, MetricSpec, Scalar
 
 KINDS = {"exact": "exact", "lower": "a bound: the true value is at most this", "estimate": "an estimate"}
+GIVEN = {"label": "the class"}  # what a reader calls a condition, where that is not its name
 NATS, BITS, BITS_A_CODE = LIKELIHOODS
+# By the kind of `log_prob`: what the mean of `log_prob` less `log_prob_at_half` is called, and what it means.
+CHANGES = {"estimate": "discretisation_error", "lower": "bound_gap"}
+MEANINGS = {
+    "estimate": ("discretisation", "what half of the steps change is added to both ends of the interval"),
+    "lower": ("gap", "still about bound_gap or more, which is what half of the samples change"),
+}
 
 
 def measure(
@@ -23,6 +31,9 @@ def measure(
     """The means over all of `source` of what the family's `evaluate` gives, and of the negative log-likelihood where
     it has one and `config.evaluate.likelihood` asks for it: in nats an image, and in bits a dimension or a code. Then
     also the log-likelihood of each image, f64[N] in the order of `source`.
+
+    Where the family has `log_prob_at_half`, its difference is measured too. The mean difference is the error of an
+    estimate and widens its interval on both sides. A bound's interval is that of its expectation, whatever its gap.
 
     Raises `ConfigError` where the images are not of the kind that the run was trained on.
     """
@@ -34,12 +45,30 @@ def measure(
     }
     if not program.config.evaluate.likelihood or program.family.log_prob is None:
         return found, None
-    negative = -programs.evaluate(program, weights, source, "log_prob")["log_prob"].astype(np.float64)
+    values = programs.evaluate(program, weights, source, "log_prob")
+    logs = {name: value.astype(np.float64) for name, value in values.items()}
+    negative, stated, error = -logs["log_prob"], protocol(program), 0.0
+    if "log_prob_at_half" in logs:
+        change, name = logs["log_prob"] - logs["log_prob_at_half"], CHANGES[program.family.bound]
+        found[name] = _measurement(name, change, source, options, stated)
+        error = abs(found[name].value) if program.family.bound == "estimate" else 0.0
     codes = program.family.likelihood_of
-    bits = negative / (math.prod((codes or program.spec).image_shape) * math.log(2))
-    for name, values in ((NATS, negative), (BITS_A_CODE if codes else BITS, bits)):
-        found[name] = _measurement(name, values, source, options, protocol(program))
-    return found, -negative
+    nats_a_bit = math.prod((codes or program.spec).image_shape) * math.log(2)
+    for name, unit in ((NATS, 1.0), (BITS_A_CODE if codes else BITS, nats_a_bit)):
+        found[name] = _measurement(name, negative / unit, source, options, stated, error / unit)
+    return found, logs["log_prob"]
+
+
+def warnings(measured: Mapping[str, Measurement]) -> dict[str, Scalar]:
+    """A sentence for a reader where the discretisation error of an estimate exceeds its statistical error."""
+    error, nats = measured.get(CHANGES["estimate"]), measured.get(NATS)
+    if error is None or nats.low is None:
+        return {}
+    of_images = (nats.high - nats.low) / 2 - abs(error.value)
+    if abs(error.value) <= of_images:
+        return {}
+    found = f"half of the steps change the mean by {abs(error.value):.3g} nats, and other images by {of_images:.3g}"
+    return {"warning": f"{found}; raise model.likelihood_steps, or lower model.likelihood_tolerance if it is not 0"}
 
 
 def other_images(program: Program, source: Source) -> str:
@@ -58,6 +87,10 @@ def protocol(program: Program) -> dict[str, Scalar]:
     if program.family.log_prob is None:
         return dict(program.family.protocol)
     stated: dict[str, Scalar] = {"log-likelihood": KINDS[program.family.bound], **program.family.protocol}
+    if program.family.conditions:
+        stated["given"] = ", ".join(GIVEN.get(name, name) for name in program.family.conditions)
+    if program.family.log_prob_at_half:
+        stated.update([MEANINGS[program.family.bound]])
     if codes := program.family.likelihood_of:
         height, width, channels = codes.image_shape
         stated["of"] = f"{height}x{width}x{channels} codes of {codes.levels} values, not of pixels"
@@ -65,8 +98,14 @@ def protocol(program: Program) -> dict[str, Scalar]:
 
 
 def _measurement(
-    name: str, values: np.ndarray, source: Source, options: data.Options, stated: dict[str, Scalar]
-) -> Measurement:  # [N]
+    name: str,
+    values: np.ndarray,
+    source: Source,
+    options: data.Options,
+    stated: dict[str, Scalar],
+    error: float = 0.0,
+) -> Measurement:
+    """The mean of the values [N], with Student's interval, wider by `error` on both sides."""
     spec = MetricSpec(
         metric=name,
         features=None,
@@ -88,4 +127,4 @@ def _measurement(
     if len(values) < 2 or not np.isfinite(values).all():  # JSON and a reader are told so, and no interval is made up
         return Measurement(float(np.mean(values)), spec)
     interval = intervals.mean(values)
-    return Measurement(interval.estimate, spec, interval.low, interval.high)
+    return Measurement(interval.estimate, spec, interval.low - error, interval.high + error)

@@ -122,6 +122,7 @@ def _evaluate(opened: Opened, weights: core.Weights, step: int, checkpoint: str)
     problem = likelihood.other_images(program, source) if comparison else ""
     measured, log_prob = ({}, None) if problem else likelihood.measure(program, weights, source, read)
     stated = likelihood.protocol(program) if program.config.evaluate.likelihood and not problem else {}
+    stated |= likelihood.warnings(measured)
     report = {
         "checkpoint": checkpoint,
         "step": step,

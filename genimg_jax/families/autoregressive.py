@@ -68,7 +68,6 @@ def autoregressive(
         conditions=("label",) if classes else (),
         log_prob=log_prob,
         bound="exact",
-        protocol={"given": "the class"} if classes else {},
         complete=complete,
         completion=f"ancestral in {order} order; {ancestral.completion_protocol(candidates)}",
     )

@@ -5,6 +5,7 @@ the loop over noise levels in evaluation and the likelihood by the probability-f
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -19,10 +20,11 @@ from genimg_jax.objectives.couplings import Coupling, independent_coupling
 from genimg_jax.objectives.paths import Path, noise_level
 from genimg_jax.objectives.weightings import independent, stratified
 from genimg_jax.options import bounded, on
-from genimg_jax.samplers import grids, ode
+from genimg_jax.samplers import ode
 from genimg_jax.samplers.likelihood import adaptive_log_density, log_density, rademacher
 
 GROUPS = ("model",)
+UNBIASED = "unbiased, and its noise is part of the interval"  # which is over images, each with draws of its own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Options(backbone.Options):
     least: float = bounded(0.002, 1e-5, static=True)  # lowest noise level of likelihoods and of most samplers' grids
     greatest: float = bounded(80.0, 1.0, static=True)  # noise level that sampling starts from
     evaluate_times: int = bounded(8, 1, trained=False)  # noise levels at which `evaluate` measures each image
-    likelihood_steps: int = bounded(64, 2, trained=False)  # Heun steps of `log_prob`, or the noise levels of a bound
+    likelihood_steps: int = bounded(32, 4, trained=False)  # of the ODE of `log_prob`, or the noise levels of a bound
     likelihood_tolerance: float = bounded(0.0, 0.0, static=True, trained=False)  # of adaptive steps; 0: fixed ones
     likelihood_probes: int = bounded(4, 0, trained=False)  # random directions for `log_prob`'s trace; 0: the exact one
 
@@ -155,7 +157,7 @@ def family(
     def bound(weights, batch, key):
         return -measured(weights, batch, key, options.likelihood_steps)["loss"]
 
-    def estimate(weights, batch, key):
+    def estimate(steps, tolerance, weights, batch, key):
         """The log density at the image with uniform noise as wide as a level, times that width a value."""
         params, keys = weights.params["model"], core.item_keys(key, batch["index"])
         image, denoiser = dequantized(core.fold_in(keys, 0), batch["image"]), model.denoiser(params, label(batch))
@@ -163,11 +165,10 @@ def family(
         if options.likelihood_probes:
             probes = rademacher(core.fold_in(keys, 1), options.likelihood_probes, spec.image_shape)
         ends = level_range(options, model.path(params))
-        if options.likelihood_tolerance:
-            found = adaptive_log_density(denoiser, image, *ends, probes, options.likelihood_tolerance)
+        if tolerance:
+            found = adaptive_log_density(denoiser, image, *ends, probes, tolerance)
         else:
-            rising = grids.karras()(options.likelihood_steps + 1, *ends)[-2::-1]
-            found = log_density(denoiser, image, rising, probes)
+            found = log_density(denoiser, image, *ends, steps, probes)
         return found.log_prob + math.prod(spec.image_shape) * math.log(width)
 
     made = core.Family(
@@ -182,24 +183,30 @@ def family(
     )
     if not spec.levels:
         return made
-    protocol = (_bound_protocol if model.bounded else _estimate_protocol)(options)
+    if model.bounded:
+        return made._replace(log_prob=bound, bound="lower", protocol=_bound_protocol(options))
+    steps, tolerance = options.likelihood_steps, options.likelihood_tolerance
     return made._replace(
-        log_prob=bound if model.bounded else estimate,
-        bound="lower" if model.bounded else "estimate",
-        protocol={**protocol, "given": "the class, without guidance"} if classes else protocol,
+        log_prob=functools.partial(estimate, steps, tolerance),
+        # Steps twice as long make an error 2^5 times as great in each, which is what a tolerance is of.
+        log_prob_at_half=functools.partial(estimate, steps // 2, 32 * tolerance),
+        bound="estimate",
+        protocol=_estimate_protocol(options),
     )
 
 
 def _bound_protocol(options: Options) -> dict[str, Any]:
-    return {"bound": f"variational, in continuous time, {options.likelihood_steps} noise levels an image"}
+    drawn = f"{options.likelihood_steps} random noise levels an image: {UNBIASED}"
+    return {"bound": f"variational, in continuous time, {drawn}", "guidance": "none"}
 
 
 def _estimate_protocol(options: Options) -> dict[str, Any]:
     adaptive = f"Dormand-Prince to a tolerance of {options.likelihood_tolerance:g} a step"
-    fixed, probes = f"{options.likelihood_steps} Heun steps", options.likelihood_probes
+    fixed, probes = f"{options.likelihood_steps} Runge-Kutta steps of order 4", options.likelihood_probes
     return {
         "solver": f"probability-flow ODE, {adaptive if options.likelihood_tolerance else fixed}",
         "noise levels": f"{options.least} to {options.greatest}, or the path's where narrower",
-        "trace": f"Hutchinson, {probes} random sign vectors an image" if probes else "exact",
-        "dequantisation": "uniform, one draw an image",
+        "guidance": "none",
+        "trace": f"Hutchinson, {probes} random sign vectors an image: {UNBIASED}" if probes else "exact",
+        "dequantisation": f"uniform, one draw an image: {UNBIASED}",
     }

@@ -63,6 +63,10 @@ def latent(
         own, frozen = stages(weights)
         return prior.log_prob(own, coded(frozen, batch, key), key)
 
+    def log_prob_at_half(weights, batch, key):
+        own, frozen = stages(weights)
+        return prior.log_prob_at_half(own, coded(frozen, batch, key), key)
+
     def encode(weights, batch, key):
         return codes.encode(weights.frozen, batch, key)
 
@@ -97,6 +101,7 @@ def latent(
         sample=None if prior.sample is None else sample,
         conditions=tuple(dict.fromkeys((*prior.conditions, *tokenizer.conditions))),
         log_prob=None if prior.log_prob is None else log_prob,
+        log_prob_at_half=prior.log_prob_at_half and log_prob_at_half,
         bound=prior.bound,
         likelihood_of=spec if whole else None,
         protocol=protocol,

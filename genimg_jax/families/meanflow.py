@@ -104,7 +104,8 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
     family = denoising.family(options, spec, optimizers, model)
     if options.guidance == 1.0:
         return family
-    return family._replace(log_prob=None, bound=None, protocol={})  # a guided flow's density is not that of images
+    # A guided flow's density is not that of images.
+    return family._replace(log_prob=None, log_prob_at_half=None, bound=None, protocol={})
 
 
 def spans(options: Options, uniform: jax.Array, keys: jax.Array) -> core.Batch:

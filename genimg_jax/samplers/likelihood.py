@@ -1,20 +1,25 @@
 """Log densities by the probability-flow ODE: Chen et al. 2018 and Song et al. 2021, section 4.3.
 
-In the logarithm u of the noise level the ODE is dz/du = z - denoise(z), and the log density along it changes by
--trace of its Jacobian. From data at the least level up to the greatest, where the density is that of the samplers'
-start, N(0, greatest^2): log p(x) = log N(z; 0, greatest^2) + the integral of trace(1 - d denoise / dz) du. It is the
-density of the data with noise of the least level in it, and does not depend on the path that a model was trained on.
+In the logarithm u of the noise level the ODE is dz/du = z - denoise(z). It is solved for y = z / sqrt(1 + level^2),
+whose scale hardly changes: dy/du = y / (1 + level^2) - denoise(z) / sqrt(1 + level^2), with Jacobian J. From data at
+the least level up to the greatest, where the density is that of the samplers' start, N(0, greatest^2): log p(x) =
+log N(z; 0, greatest^2) + log |dz/dx|, and the last term is the integral of trace J du plus that of the scale in closed
+form. It is the density of the data with noise of the least level in it, and does not depend on the path that a model
+was trained on.
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from genimg_jax.samplers.ode import Denoise, denoise_all
 
 AT_ONCE = 32  # directions of a Jacobian that are in memory together
+PIVOT = 6.0  # noise level from which on steps are equal in its inverse, and no longer in its logarithm
 
 
 class LogDensity(NamedTuple):
@@ -37,60 +42,109 @@ def _basis(image: jax.Array) -> jax.Array:  # [B, ...] -> [D, B, ...]
     return jnp.broadcast_to(jnp.eye(size).reshape(size, 1, *image.shape[1:]), (size, *image.shape))
 
 
-def _field(denoise: Denoise, noisy: jax.Array, level: jax.Array, vectors: jax.Array):
-    """dz/du, and v . (v - J v) for each vector, J the denoiser's Jacobian."""
-    # [B, ...], f32[], [K, B, ...] -> [B, ...], f32[K, B]
-
-    def clean(z: jax.Array) -> jax.Array:
-        return denoise_all(denoise, z, level)
-
-    denoised, derivative = jax.linearize(clean, noisy)
-
-    def along(vector: jax.Array):
-        return jnp.sum(vector * (vector - derivative(vector)), axis=tuple(range(1, noisy.ndim)))
-
-    return noisy - denoised, jax.lax.map(along, vectors, batch_size=AT_ONCE)
+def _velocity(denoise: Denoise, level: jax.Array) -> Callable[[jax.Array], jax.Array]:
+    """dy/du as a function of y, at one noise level."""  # f32[] -> ([B, ...] -> [B, ...])
+    spread = jnp.sqrt(1 + level**2)
+    return lambda scaled: scaled / spread**2 - denoise_all(denoise, spread * scaled, level) / spread
 
 
-def _finish(latent: jax.Array, products: jax.Array, greatest: jax.Array, exact: bool) -> LogDensity:
+def _divergence(velocity: Callable, scaled: jax.Array, vectors: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The velocity, and v . J v for each vector, J its Jacobian."""  # [B, ...], [K, B, ...] -> [B, ...], f32[K, B]
+    change, derivative = jax.linearize(velocity, scaled)
+
+    def along(vector: jax.Array) -> jax.Array:
+        return jnp.sum(vector * derivative(vector), axis=tuple(range(1, scaled.ndim)))
+
+    return change, jax.lax.map(along, vectors, batch_size=AT_ONCE)
+
+
+def _finish(scaled: jax.Array, products: jax.Array, ends: tuple[jax.Array, jax.Array], exact: bool) -> LogDensity:
     """Exact: the integrals of the basis add up. Estimated: each probe's integral is an estimate of the whole."""
-    # [B, ...], [K, B] -> LogDensity
+    # [B, ...], [K, B], (least, greatest) -> LogDensity
     if exact:
         volume, error = products.sum(axis=0), jnp.zeros_like(products[0])
     else:
         volume, error = products.mean(axis=0), products.std(axis=0, ddof=1) / math.sqrt(len(products))
-    size = math.prod(latent.shape[1:])
+    (least, greatest), size = ends, math.prod(scaled.shape[1:])
+    volume = volume + 0.5 * size * (jnp.log1p(greatest**2) - jnp.log1p(least**2))
+    latent = scaled * jnp.sqrt(1 + greatest**2)
     squares = jnp.sum((latent / greatest) ** 2, axis=tuple(range(1, latent.ndim)))
     prior = -0.5 * squares - size * (jnp.log(greatest) + 0.5 * math.log(2 * math.pi))
     return LogDensity(prior + volume, error, latent, volume)
 
 
-def log_density(denoise: Denoise, image: jax.Array, levels: jax.Array, probes: jax.Array | None = None) -> LogDensity:
-    """In fixed steps of Heun's method over rising noise levels above 0.
+def _levels(steps: int, least: jax.Array, greatest: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The noise levels at both ends and in the middle of each step, and how much of u a step is there.
 
-    `probes` are those of `rademacher`; None is the exact trace, at the cost of one derivative a pixel.
-    """  # [B, ...], f32[steps + 1], [K, B, ...] -> LogDensity
+    Steps are equal in -log(1 + PIVOT / level): data has structure at every order of magnitude up to its own, and
+    from there on the ODE is smooth in the inverse of the level, however great that becomes.
+    """  # -> f32[2 steps + 1], f32[2 steps + 1]
+    warped = jnp.linspace(jnp.log1p(PIVOT / least), jnp.log1p(PIVOT / greatest), 2 * steps + 1)
+    levels = PIVOT / jnp.expm1(warped)
+    return levels, (1 + levels / PIVOT) * (warped[0] - warped[-1]) / steps
+
+
+def _gregory(steps: int) -> np.ndarray:
+    """Weights of `steps` + 1 equally spaced values in their integral: the trapezoidal rule corrected at its ends.
+
+    Gregory's rule of order 4. Integrands that are flat at both ends, as these nearly are, are integrated to a far
+    higher order. For 2 and 3 steps it is Simpson's rule.
+    """  # -> f64[steps + 1]
+    weights, correction = np.ones(steps + 1), np.array([-5 / 8, 1 / 6, -1 / 24])
+    weights[:3] += correction
+    weights[-3:] += correction[::-1]
+    return weights
+
+
+def log_density(
+    denoise: Denoise,
+    image: jax.Array,
+    least: float | jax.Array,
+    greatest: float | jax.Array,
+    steps: int,
+    probes: jax.Array | None = None,
+) -> LogDensity:
+    """In 2 or more fixed steps of the classical Runge-Kutta method of order 4.
+
+    The trace does not feed back into the ODE, so it is taken once a step, where the step begins: a step costs four
+    evaluations of the denoiser and the derivatives of one. `probes` are those of `rademacher`; None is the exact
+    trace, at the cost of one derivative a pixel.
+    """  # [B, ...], f32[], f32[], [K, B, ...] -> LogDensity
     vectors = _basis(image) if probes is None else probes
+    least, greatest = jnp.asarray(least, image.dtype), jnp.asarray(greatest, image.dtype)
+    levels, rates = (x.astype(image.dtype) for x in _levels(steps, least, greatest))
+    weights = rates[::2] * jnp.asarray(_gregory(steps), image.dtype)
+    reaches, shares = jnp.array([0.5, 0.5, 1.0], image.dtype), jnp.array([2.0, 2.0, 1.0], image.dtype) / 6
 
-    def visit(state, ends):
-        (noisy, total), (level, following) = state, ends
-        # z in steps of the level and the volume in steps of its logarithm: exact where the denoiser is constant.
-        width, log_width = following - level, jnp.log(following / level)
-        change, products = _field(denoise, noisy, level, vectors)
-        change_after, products_after = _field(denoise, noisy + width / level * change, following, vectors)
-        noisy = noisy + 0.5 * width * (change / level + change_after / following)
-        return (noisy, total + 0.5 * log_width * (products + products_after)), None
+    def visit(state, at):
+        (scaled, total), (weight, levels, rates) = state, at
+        change, products = _divergence(_velocity(denoise, levels[0]), scaled, vectors)
 
-    start = image, jnp.zeros(vectors.shape[:2], image.dtype)
-    (latent, products), _ = jax.lax.scan(visit, start, (levels[:-1], levels[1:]))
-    return _finish(latent, products, levels[-1], probes is None)
+        def stage(state, at):
+            (slope, moved), (level, rate, reach, share) = state, at
+            slope = rate * _velocity(denoise, level)(scaled + reach * slope)
+            return (slope, moved + share * slope), None
+
+        first = rates[0] * change
+        stages = jnp.stack([levels[1], *levels[1:]]), jnp.stack([rates[1], *rates[1:]]), reaches, shares
+        (_, moved), _ = jax.lax.scan(stage, (first, first / 6), stages)
+        return (scaled + moved, total + weight * products), None
+
+    def of_steps(values, last):  # f32[2 steps + 1] -> f32[steps + 1, 3]: the start, middle and end of each, and `last`
+        return jnp.concatenate([jnp.stack([values[:-2:2], values[1::2], values[2::2]], axis=1), jnp.full((1, 3), last)])
+
+    # The trace at the end is taken in one more step, which goes nowhere: the network is compiled once less.
+    start = image / jnp.sqrt(1 + levels[0] ** 2), jnp.zeros(vectors.shape[:2], image.dtype)
+    every = weights, of_steps(levels, levels[-1]), of_steps(rates, jnp.zeros_like(rates[-1]))
+    (scaled, total), _ = jax.lax.scan(visit, start, every)
+    return _finish(scaled, total, (levels[0], levels[-1]), probes is None)
 
 
 def adaptive_log_density(
     denoise: Denoise,
     image: jax.Array,
-    least: float,
-    greatest: float,
+    least: float | jax.Array,
+    greatest: float | jax.Array,
     probes: jax.Array | None = None,
     tolerance: float = 1e-5,
     most_steps: int = 1000,
@@ -102,18 +156,18 @@ def adaptive_log_density(
     import diffrax  # here, as it takes seconds and only adaptive likelihoods need it
 
     vectors = _basis(image) if probes is None else probes
-    ends = jnp.log(jnp.asarray((least, greatest), image.dtype))
+    ends = jnp.asarray((least, greatest), image.dtype)
 
     def field(log_level: jax.Array, state: tuple[jax.Array, jax.Array], vectors: jax.Array):
-        return _field(denoise, state[0], jnp.exp(log_level), vectors)
+        return _divergence(_velocity(denoise, jnp.exp(log_level)), state[0], vectors)
 
-    def solve(image: jax.Array, vectors: jax.Array):  # [...], [K, ...]: one image, as a batch of its own
+    def solve(scaled: jax.Array, vectors: jax.Array):  # [...], [K, ...]: one image, as a batch of its own
         solution = diffrax.diffeqsolve(
             diffrax.ODETerm(field),
             diffrax.Dopri5(),
-            *ends,
+            *jnp.log(ends),
             None,
-            (image[None], jnp.zeros((len(vectors), 1), image.dtype)),
+            (scaled[None], jnp.zeros((len(vectors), 1), scaled.dtype)),
             args=vectors[:, None],
             stepsize_controller=diffrax.PIDController(rtol=tolerance, atol=tolerance),
             max_steps=most_steps,
@@ -123,5 +177,6 @@ def adaptive_log_density(
         failed = solution.result != diffrax.RESULTS.successful
         return tuple(jnp.where(failed, jnp.nan, y[-1]) for y in solution.ys)
 
-    latent, products = jax.vmap(solve, in_axes=(0, 1), out_axes=(0, 1))(image, vectors)
-    return _finish(latent[:, 0], products[:, :, 0], jnp.asarray(greatest, image.dtype), probes is None)
+    start = image / jnp.sqrt(1 + ends[0] ** 2)
+    scaled, products = jax.vmap(solve, in_axes=(0, 1), out_axes=(0, 1))(start, vectors)
+    return _finish(scaled[:, 0], products[:, :, 0], tuple(ends), probes is None)
