@@ -70,7 +70,7 @@ def test_a_source_is_opened_by_its_part():
     digits = data.Options()
     train, validation, test = (data.open_source(digits, p) for p in Part)
     assert [s.size for s in (train, validation, test)] == [1350, 150, 297]
-    assert [s.split for s in (train, validation, test)] == ["train", "a tenth of train", "test"]
+    assert [s.split for s in (train, validation, test)] == ["train", "a slice of train", "test"]
     whole = data.open_source(digits, "train").read(np.arange(1500))["image"].reshape(1500, -1)
     parts = [s.read(np.arange(s.size))["image"].reshape(s.size, -1) for s in (train, validation)]
     assert sorted(map(bytes, np.concatenate(parts))) == sorted(map(bytes, whole))

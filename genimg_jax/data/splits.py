@@ -61,10 +61,15 @@ def part(options: Options, chosen: Part, available: Mapping[str, range]) -> tupl
             f"{'; '.join(shared.values())}: figures on them would be too good. Name disjoint splits, such as "
             "train[:90%] and train[90%:], or set data.allow_overlap=True, which every report then states."
         )
-    name = getattr(options, chosen)
-    name = f"a tenth of {options.train_split}" if chosen == Part.VALIDATION and name == "auto" else name
     stated = [sentence for pair, sentence in shared.items() if chosen in pair]
+    name = title(options, chosen)
     return parts[chosen], f"{name} ({'; '.join(stated)})" if stated else name
+
+
+def title(options: Options, part: Part) -> str:
+    """What a report calls the split of a part."""
+    name = getattr(options, part)
+    return f"a slice of {options.train_split}" if part == Part.VALIDATION and name == "auto" else name
 
 
 def _named(options: Options, part: Part) -> str:

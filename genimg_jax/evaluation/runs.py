@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from genimg_jax import core
-from genimg_jax.data import Part, Source, identity, open_source
+from genimg_jax.data import Part, Source, identity, open_source, splits
 from genimg_jax.engine import config as configs
 from genimg_jax.engine import program as programs
 from genimg_jax.engine import restored, run
@@ -181,7 +181,7 @@ def _selection(opened: Opened, step: int, checkpoint: str) -> dict[str, Any]:
         for line in run.read_metrics(opened.workdir)
         if line["split"] == "evaluation" and _saved(line["step"], config.train)
     ]
-    split = opened.source.split if opened.part == Part.VALIDATION else config.data.validation_split
+    split = opened.source.split if opened.part == Part.VALIDATION else splits.title(config.data, Part.VALIDATION)
     return {**found, "split": split, "metric": best, "candidates": len(ranked)}
 
 
