@@ -36,6 +36,15 @@ def test_a_large_validation_split_is_capped_and_a_tiny_one_leaves_training_somet
     assert [len(part(options(), p, tiny)[0]) for p in (Part.TRAIN, Part.VALIDATION)] == [1, 1]
 
 
+def test_the_drawn_validation_split_leaves_training_every_class():
+    labels = np.zeros(1300, np.int32)
+    alone = positions(Part.VALIDATION)[0]  # drawn, were it not the only image of its class
+    labels[alone] = 1
+    parts = [part(options(), p, SPLITS, labels)[0] for p in (Part.TRAIN, Part.VALIDATION)]
+    assert alone in parts[0] and alone not in parts[1]
+    assert [len(p) for p in parts] == [901, 99]
+
+
 def test_without_validation_everything_is_trained_on():
     assert len(positions(Part.TRAIN, validation_split="none")) == 1000
     with pytest.raises(DataError, match=r"data\.validation_split is 'none', which leaves no images"):

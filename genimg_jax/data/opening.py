@@ -56,7 +56,7 @@ def open_source(options: Options, split: str | Part) -> Source:
     stored = KINDS[options.source](options)
     whole = select(options.train_split, stored.splits) if split == Part.TRAIN else None
     if isinstance(split, Part):
-        positions, split = part(options, split, stored.splits)
+        positions, split = part(options, split, stored.splits, stored.labels)
     else:
         positions = select(split, stored.splits)
     split_size = len(positions if whole is None else whole)

@@ -30,18 +30,23 @@ class Part(enum.StrEnum):
     EVALUATE = "evaluate_split"
 
 
-def part(options: Options, chosen: Part, available: Mapping[str, range]) -> tuple[np.ndarray, str]:
+def part(
+    options: Options, chosen: Part, available: Mapping[str, range], labels: np.ndarray | None = None
+) -> tuple[np.ndarray, str]:
     """The positions of a part, and what a report calls it: the split, and with which parts it shares examples.
 
     A `validation_split` of 'auto' is a tenth of `train_split`, at most `LARGEST` examples, drawn by a fixed permutation
-    and left out of training. Raises DataError where two parts share examples and `allow_overlap` is False, or where
-    `chosen` is a validation split of 'none'.
+    and left out of training. It takes no image of a class that training would then lack, where `labels` i32[positions]
+    tell. Raises DataError where two parts share examples and `allow_overlap` is False, or where `chosen` is a validation
+    split of 'none'.
     """  # -> i64[N]
     train, validation = select(options.train_split, available), np.empty(0, np.int64)
     if options.validation_split == "auto":
         order = np.random.default_rng([SHUFFLE, len(train)]).permutation(len(train))
         drawn = np.zeros(len(train), bool)
         drawn[order[: min(-(-len(train) // 10), LARGEST, len(train) - 1)]] = True
+        if labels is not None:
+            drawn &= np.isin(labels[train], labels[train[~drawn]])
         train, validation = train[~drawn], train[drawn]
     elif options.validation_split != "none":
         validation = select(options.validation_split, available)
