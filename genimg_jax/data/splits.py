@@ -37,8 +37,8 @@ def part(
 
     A `validation_split` of 'auto' is a tenth of `train_split`, at most `LARGEST` examples, drawn by a fixed permutation
     and left out of training. It takes no image of a class that training would then lack, where `labels` i32[positions]
-    tell. Raises DataError where two parts share examples and `allow_overlap` is False, or where `chosen` is a validation
-    split of 'none'.
+    tell. Raises DataError where two parts share examples and `allow_overlap` is False, or where `chosen` is a
+    validation split of 'none'.
     """  # -> i64[N]
     train, validation = select(options.train_split, available), np.empty(0, np.int64)
     if options.validation_split == "auto":
