@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from genimg_jax import data
-from genimg_jax.data import identity, loading, pixels
+from genimg_jax.data import identity, loading, npz, pixels
+from genimg_jax.data.file_rows import FileRows
 from genimg_jax.errors import DataError
 
 LIMIT = data.Options().pixel_limit
@@ -357,6 +358,53 @@ def test_archives_that_grow_too_large_for_memory_are_streamed(tmp_path):
             np.testing.assert_array_equal(one[name], other[name])
 
 
+def test_labels_of_archives_are_numbers_or_names(tmp_path):
+    image = np.zeros((3, 6, 5), np.uint8)
+    for label, classes, expected, names in (
+        (["dog", "ant", "dog"], None, [1, 0, 1], ("ant", "dog")),
+        (["10", "9", "x"], None, [1, 0, 2], ("9", "10", "x")),
+        (["dog", "ant", "dog"], ["dog", "cat", "ant"], [0, 2, 0], ("dog", "cat", "ant")),
+        ([2, 0, 2], ["dog", "cat", "ant"], [2, 0, 2], ("dog", "cat", "ant")),
+    ):
+        arrays = {"label": np.array(label)} | ({} if classes is None else {"classes": np.array(classes)})
+        np.savez(tmp_path / "named.npz", image=image, **arrays)
+        source = open_npz(tmp_path / "named.npz")
+        np.testing.assert_array_equal(source.read(np.arange(3))["label"], expected)
+        assert source.classes == names
+
+
+def test_large_archives_are_read_where_they_lie(tmp_path, monkeypatch):
+    monkeypatch.setattr(npz, "HARMLESS_BYTES", 100)
+    images, labels = np.random.default_rng(0).integers(0, 256, (40, 120, 119, 3), np.uint8), np.arange(40) % 3
+    arrays = {
+        "first_image": images[:30],
+        "first_label": labels[:30],
+        "test_image": images[30:],
+        "test_label": labels[30:],
+    }
+    np.savez(tmp_path / "plain.npz", **arrays)
+    np.savez_compressed(tmp_path / "packed.npz", **arrays)
+    np.savez(tmp_path / "fortran.npz", **{k: np.asfortranarray(x) for k, x in arrays.items()})
+    some = np.array([39, 0, 30, 30])
+    for name in ("plain", "packed", "fortran"):
+        path = str(tmp_path / f"{name}.npz")
+        stored = npz.open_npz(data.Options(source="npz", path=path))
+        read, label = stored.read(some)
+        np.testing.assert_array_equal(np.stack(read), images[some])
+        np.testing.assert_array_equal(label, labels[some])
+        assert all(isinstance(held, FileRows) for held in stored.read.args[1].values()) == (name != "fortran")
+    # Larger than memory, and read by other processes.
+    for name in ("plain", "packed"):
+        source = open_npz(tmp_path / f"{name}.npz", "first", memory_mib=1, workers=1)
+        (batch,) = loading.evaluation_batches(source, 30)
+        np.testing.assert_array_equal(batch["image"], images[:30])
+    content = bytearray((tmp_path / "plain.npz").read_bytes())
+    content[1000] ^= 1
+    (tmp_path / "plain.npz").write_bytes(content)
+    with pytest.raises(DataError, match=r"plain\.npz' cannot be read as an npz archive: Bad CRC"):
+        open_npz(tmp_path / "plain.npz")
+
+
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
@@ -367,6 +415,16 @@ def test_archives_that_grow_too_large_for_memory_are_streamed(tmp_path):
         ({"image": np.zeros((2, 3, 3), np.uint8), "label": np.zeros(3, int)}, "label"),
         ({"image": np.zeros((2, 3, 3), np.uint8), "label": np.array([-1, 0])}, "label"),
         ({"image": np.zeros((2, 3, 3), np.uint8), "label": np.array([0.0, 1.0])}, "integers"),
+        (
+            {"image": np.zeros((2, 3, 3), np.uint8), "label": np.array([0, 2]), "classes": np.array(["a", "b"])},
+            "is 2, ",
+        ),
+        (
+            {"image": np.zeros((2, 3, 3), np.uint8), "label": np.array(["a", "c"]), "classes": np.array(["a"])},
+            "is 'c',",
+        ),
+        ({"image": np.zeros((2, 3, 3), np.uint8), "label": np.array([0, 1]), "classes": np.array(["a", "a"])}, "once"),
+        ({"image": np.zeros((2, 3, 3), np.uint8), "label": np.array([0, 1]), "classes": np.arange(2)}, "the name of"),
         ({"image": np.zeros((2, 3, 3), np.uint8), "label": np.array([0, 2**40])}, "65,535"),
         ({"image": np.zeros((2, 3, 3), np.uint8), "caption": np.arange(2)}, "strings"),
         ({"image": np.zeros((2, 3, 3), np.uint8), "mask": np.zeros((2, 4, 3), np.uint8)}, "mask"),
@@ -387,7 +445,8 @@ def test_archives_of_anything_else_are_errors(tmp_path, arrays, message):
 
 def test_archives_made_to_exhaust_memory_are_refused_unread(tmp_path, monkeypatch):
     np.savez_compressed(tmp_path / "bomb.npz", image=np.zeros((80, 1024, 1024), np.uint8))
-    np.savez(tmp_path / "large.npz", image=np.zeros((2, 1024, 1024), np.uint8))
+    noise = np.random.default_rng(0).integers(0, 256, (2, 1024, 1024), np.uint8)
+    np.savez(tmp_path / "large.npz", image=np.asfortranarray(noise))
     monkeypatch.setattr(np, "load", None)  # nothing may get as far as that
     with pytest.raises(DataError, match="inflates"):
         open_npz(tmp_path / "bomb.npz")

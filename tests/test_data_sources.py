@@ -65,12 +65,20 @@ def test_a_slice_of_a_prepared_folder_streams_as_it_loads():
 
 
 @shared
+def test_a_version_may_follow_the_name_of_a_prepared_dataset():
+    plain = data.open_source(data.Options(**MNIST), "test[:3]")
+    for name in ("mnist:3.0.1", "mnist/3.0.1", "mnist:3.*.*"):
+        assert data.open_source(data.Options(**{**MNIST, "name": name}), "test[:3]").fingerprint == plain.fingerprint
+
+
+@shared
 @pytest.mark.parametrize(
     ("options", "split", "message"),
     [
         (MNIST, "validation", "no split 'validation'.*test, train"),
         ({**MNIST, "name": "mnits"}, "train", "no dataset 'mnits'"),
         ({**MNIST, "path": "/nowhere"}, "train", "tfds build mnist --file_format=array_record --data_dir=/nowhere"),
+        ({**MNIST, "name": "mnist:3.0.2"}, "train", "'mnist:3.0.2' in .* is no prepared dataset .*only: 3.0.1"),
         ({**MNIST, "name": ""}, "train", "no prepared dataset"),
     ],
 )

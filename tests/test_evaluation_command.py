@@ -9,13 +9,16 @@ import pytest
 from PIL import Image
 from tiny_runs import steps, train
 
+from genimg_jax import data
 from genimg_jax.__main__ import main
 from genimg_jax.commands import report
 from genimg_jax.commands.evaluate import beside
-from genimg_jax.data import shapes
+from genimg_jax.data import open_source, shapes
 from genimg_jax.engine import images, restored
+from genimg_jax.engine import program as programs
 from genimg_jax.evaluation import attributes, evaluate_run, image_sets, suite
 from genimg_jax.evaluation import recipe as recipes
+from genimg_jax.evaluation.labels import renumbered, shares_of
 from genimg_jax.metrics import features
 
 COUNT = 60
@@ -44,20 +47,109 @@ def full(workdir):
 
 @pytest.fixture(scope="module")
 def generated(workdir, tmp_path_factory):
-    """The run's images as other programs would leave them: an archive with labels, and a folder of a folder a class."""
+    """The run's images as other programs would leave them: archives with labels, and a folder of a folder a class."""
     place = tmp_path_factory.mktemp("generated")
-    flags = ["--count", str(COUNT), "--seed", "0", "--nosingles", "--out", str(place)]
-    assert main(["sample", "--workdir", str(workdir), *flags]) == 0
-    made = np.load(place / "images.npz")
-    np.testing.assert_array_equal(made["label"], np.arange(COUNT) % 10)
-    np.savez(place / "unlabelled.npz", image=made["image"])
-    for i, (image, label) in enumerate(zip(made["image"], made["label"], strict=True)):
-        images.save_png(place / "folder" / str(label) / f"{i}.png", image)
+    opened = restored.open_run(workdir, json.loads((workdir / "config.json").read_text()), "best")
+    held_out = open_source(data.Options(), "test")
+    label = shares_of(held_out.read(np.arange(held_out.size))["label"], COUNT, 0)
+    image = images.to_uint8(programs.sample(opened.program, opened.weights, COUNT, 0, label))
+    np.savez(place / "images.npz", image=image, label=label)
+    np.savez(place / "unlabelled.npz", image=image)
+    np.savez(place / "named.npz", image=image, label=label.astype(str))
+    for i in range(COUNT):
+        images.save_png(place / "folder" / str(label[i]) / f"{i}.png", image[i])
     return place
 
 
 def figures(report: dict, *without: str) -> dict[str, float]:
     return {name: entry["value"] for name, entry in report["metrics"].items() if not name.startswith(without)}
+
+
+def test_the_folder_that_sample_writes_is_evaluated_as_its_samples(workdir, tmp_path):
+    made, cheap = tmp_path / "made", CHEAP[1:]
+    assert main(["sample", "--workdir", str(workdir), "--count", "34", "--seed", "2", "--out", str(made)]) == 0
+    with np.load(made / "images.npz") as archive:
+        np.testing.assert_array_equal(archive["label"], np.arange(34) % 10)
+        np.savez(tmp_path / "same.npz", image=archive["image"], label=archive["label"])
+    reports = []
+    for place in (made, f"{made}/", tmp_path / "same.npz"):
+        assert evaluate("--generated", place, "--reference", "digits", "--out", tmp_path / "out", *cheap) == 0
+        reports.append(found_of(tmp_path / "out"))
+    assert all(found["samples"] == 34 and "gan_test" in found["metrics"] for found in reports)
+    assert all(found["metrics"] == reports[-1]["metrics"] for found in reports)
+    # Names say which class a number is, whatever the order.
+    order = np.random.default_rng(0).permutation(10)
+    with np.load(made / "images.npz") as archive:
+        arrays = {"image": archive["image"], "label": order.argsort()[archive["label"]]}
+    np.savez(tmp_path / "other.npz", **arrays, classes=order.astype(str))
+    assert (
+        evaluate("--generated", tmp_path / "other.npz", "--reference", "digits", "--out", tmp_path / "out", *cheap) == 0
+    )
+    assert found_of(tmp_path / "out")["metrics"] == reports[-1]["metrics"]
+
+
+def test_samples_carry_the_names_of_their_classes(workdir, tmp_path):
+    names = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+    shutil.copytree(workdir, tmp_path / "run")
+    manifest = json.loads((workdir / "manifest.json").read_text())
+    manifest["dataset"]["classes"] = names
+    (tmp_path / "run" / "manifest.json").write_text(json.dumps(manifest))
+    flags = ["--workdir", str(tmp_path / "run"), "--count", "30", "--nosingles", "--out", str(tmp_path / "made")]
+    assert main(["sample", *flags]) == 0
+    with np.load(tmp_path / "made" / "images.npz") as archive:
+        assert archive["classes"].tolist() == names
+        np.testing.assert_array_equal(archive["label"], np.arange(30) % 10)
+        # A reference of the same classes, in an order of its own.
+        np.savez(tmp_path / "real.npz", image=archive["image"], label=np.array(names)[archive["label"]])
+    seen = image_sets.of_source(*opened_as(tmp_path / "made")), image_sets.of_source(*opened_as(tmp_path / "real.npz"))
+    assert seen[1].classes == tuple(sorted(names)) and (seen[0].labels != seen[1].labels).any()
+    np.testing.assert_array_equal(renumbered(seen[0], seen[1]).labels, seen[1].labels)
+
+
+def opened_as(path):
+    place = image_sets.named(str(path), data.Options(), "--generated")
+    return image_sets.open_named(place, "--generated"), place.options, place.split
+
+
+def test_interpolations_are_evaluated_under_the_classes_of_their_rows(workdir, tmp_path):
+    flags = ["--workdir", str(workdir), "--nosingles"]
+    out = ["--out", str(tmp_path / "rows")]
+    assert main(["sample", *flags, "--interpolate", "3", "--steps", "4", *out]) == 0
+    with np.load(tmp_path / "rows" / "images.npz") as archive:
+        np.testing.assert_array_equal(archive["label"], np.repeat([0, 1, 2], 4))
+        assert len(archive["image"]) == 12
+    assert evaluate("--generated", tmp_path / "rows", "--reference", "digits", "--out", tmp_path / "out", *CHEAP) == 0
+    assert found_of(tmp_path / "out")["samples"] == 12
+
+
+def test_classes_are_asked_for_in_the_shares_of_the_held_out_images(workdir, tmp_path, monkeypatch):
+    """Seven of ten are of class 0, whatever the number of images and their order."""
+    image, label = np.zeros((30, 8, 8), np.uint8), np.repeat(np.arange(10), [21, *[1] * 9])
+    np.savez(tmp_path / "unequal.npz", test_image=image, test_label=label, train_image=image, train_label=label)
+    seen = []
+    monkeypatch.setattr(suite, "measure", lambda comparison, made, *_: seen.append(made) or suite.Found({}))
+    monkeypatch.setattr(suite, "prepare", prepared)
+    shutil.copytree(workdir, tmp_path / "run")
+    values = json.loads((workdir / "config.json").read_text())
+    values["data"] |= {"source": "npz", "path": str(tmp_path / "unequal.npz")}
+    values["evaluate"] |= {"features": "pixels", "samples": 20}
+    report = evaluate_run(tmp_path / "run", values, which="full")
+    asked = np.bincount(seen[0].labels, minlength=10)
+    assert asked[0] == 14 and sorted(asked[1:]) == [0, 0, 0, 1, 1, 1, 1, 1, 1]
+    assert report["protocol"]["classes asked for"] == seen[0].asked == "as held out"
+    # They are what the images were drawn of, not only what they are called.
+    opened = restored.open_run(workdir, values, "best")
+    again = programs.sample(opened.program, opened.weights, 20, 0, seen[0].labels)
+    expected = image_sets.of_generated(again, REFERENCE, data.Options(), "", 0)
+    np.testing.assert_array_equal(seen[0].images, expected.images)
+
+
+REFERENCE = image_sets.ImageSet(np.zeros((1, 8, 8, 1), np.uint8), 256, None, (), "reference")
+
+
+def prepared(options, read, reference, *_):
+    nothing = dict.fromkeys(suite.Comparison._fields)
+    return suite.Comparison(**{**nothing, "options": options, "data": read, "reference": reference})
 
 
 FACTS = ("images_", "training_")
@@ -101,7 +193,8 @@ def test_neither_batch_size_nor_what_came_after_a_checkpoint_changes_a_figure(wo
 
 
 def test_the_same_images_from_a_run_an_archive_and_a_folder(workdir, full, generated, capsys):
-    places = {"images.npz": generated / "images.evaluation", "folder": generated / "folder.evaluation"}
+    names = ("images.npz", "named.npz", "folder")
+    places = {name: generated / f"{name.removesuffix('.npz')}.evaluation" for name in names}
     for name, place in places.items():
         slash = "/" * (name == "folder")  # as a shell completes it
         assert evaluate("--generated", f"{generated / name}{slash}", "--reference", workdir, *CHEAP) == 0
@@ -345,6 +438,11 @@ FEW = ["--generated", "PLACE/eights.npz", "--reference", "PLACE/eights.npz"]
         (["--generated", "RUN:test", "--reference", "digits"], "is a run directory"),
         (["--generated", "PLACE/few.npz", "--reference", "digits", "--config.evaluate.features="], "names nothing"),
         ([*FEW, "--config.evaluate.features=classifier"], "the training set is not known, and no classifier of such"),
+        (
+            ["--generated", "PLACE/named.npz", "--reference", "digits"],
+            "named.npz: the images are of the classes 'a', 'b', which the reference lacks; call them",
+        ),
+        (["--generated", "PLACE/adm.npz", "--reference", "digits"], "adm.npz' holds arr_0: save u8 images as `image`"),
         ([*FEW, "--train", "PLACE/nines.npz"], "the training images alone have '8', '9'; give sources of the same"),
         ([*FEW, "--train", "PLACE/large.npz"], "training images are 9 x 9 x 1 and the reference's 8 x 8"),
         ([*FEW, "--train", "PLACE/held.npz"], "has no split train; name one as"),
@@ -383,6 +481,8 @@ def test_a_mistake_is_answered_with_a_sentence(flags, message, workdir, tmp_path
     np.savez(tmp_path / "eights.npz", image=grey, label=np.arange(30) % 8)
     np.savez(tmp_path / "nines.npz", image=grey, label=np.arange(30) % 10)
     np.savez(tmp_path / "held.npz", test_image=grey)
+    np.savez(tmp_path / "named.npz", image=grey, label=np.array(["a", "b"]).repeat(15))
+    np.savez(tmp_path / "adm.npz", grey)
     before = sorted(path.name for path in tmp_path.iterdir())
     given = [flag.replace("PLACE", str(tmp_path)).replace("RUN", str(workdir)) for flag in flags]
     assert evaluate(*given) == 2

@@ -1,19 +1,24 @@
 """Generated and real images are put on one grid, and drawn alike where the data is drawn."""
 
 import dataclasses
+import pathlib
 
 import numpy as np
 import pytest
 
 from genimg_jax import core, data
 from genimg_jax.data import open_source, transforms
+from genimg_jax.data.file_rows import FileRows
+from genimg_jax.engine import images
 from genimg_jax.engine.program import EVALUATION_SEED
-from genimg_jax.errors import ConfigError
-from genimg_jax.evaluation import image_sets
-from genimg_jax.evaluation.image_sets import ImageSet, check_alike, named, of_generated, of_source, renumbered
+from genimg_jax.errors import ConfigError, ResourceError
+from genimg_jax.evaluation import distances, image_sets
+from genimg_jax.evaluation.image_sets import ImageSet, named, of_generated, of_source
+from genimg_jax.evaluation.labels import check_alike, labelled, renumbered, shares_of, to_ask
 
 DIGITS = data.Options()
 BINARY = data.Options(binarize="dynamic")
+PREPARED = pathlib.Path(__file__).parents[2] / "shared" / "data" / "tfds" / "mnist" / "3.0.1"
 
 
 def like(levels, classes=()):
@@ -79,24 +84,26 @@ def test_images_of_another_size_are_refused():
 
 
 def test_labels_are_numbered_as_the_reference_numbers_its_classes():
-    images = ImageSet(np.zeros((3, 4, 4, 1), np.uint8), 256, np.array([0, 1, 0]), ("dog", "ant"), "made")
-    np.testing.assert_array_equal(renumbered(images, like(256, ("ant", "cat", "dog"))).labels, [2, 0, 2])
-    found = renumbered(images, like(256, ("ant", "cat")))
+    labelled = ImageSet(np.zeros((3, 4, 4, 1), np.uint8), 256, np.array([0, 1, 0]), ("dog", "ant"), "made")
+    np.testing.assert_array_equal(renumbered(labelled, like(256, ("ant", "cat", "dog"))).labels, [2, 0, 2])
+    found = renumbered(labelled, like(256, ("ant", "cat")))
     assert found.labels is None and found.unlabelled == "the images are of the classes 'dog', which the reference lacks"
-    found = renumbered(images._replace(labels=None), like(256, ("ant", "dog")))
+    found = renumbered(labelled._replace(labels=None), like(256, ("ant", "dog")))
     assert found.labels is None and found.unlabelled == "the images were not asked to be of any class"
 
 
 def test_numbers_are_places_among_classes_that_have_names():
-    images = ImageSet(np.zeros((3, 4, 4, 1), np.uint8), 256, np.array([0, 3, 2]), tuple("0123"), "made")
-    np.testing.assert_array_equal(renumbered(images, like(256, ("ant", "bee", "cat", "dog", "eel"))).labels, [0, 3, 2])
+    labelled = ImageSet(np.zeros((3, 4, 4, 1), np.uint8), 256, np.array([0, 3, 2]), tuple("0123"), "made")
+    np.testing.assert_array_equal(
+        renumbered(labelled, like(256, ("ant", "bee", "cat", "dog", "eel"))).labels, [0, 3, 2]
+    )
     # A folder of folders 0 to 10 is in the order of their names.
-    folders = images._replace(classes=("0", "1", "10", "2"))
+    folders = labelled._replace(classes=("0", "1", "10", "2"))
     names = tuple("abcdefghijkl")
     np.testing.assert_array_equal(renumbered(folders, like(256, names)).labels, [0, 2, 10])
     # Too few of them, or numbers of other classes.
     for classes in (("ant", "bee", "cat"), ("0", "2", "3", "4")):
-        found = renumbered(images, like(256, classes))
+        found = renumbered(labelled, like(256, classes))
         assert found.labels is None and "which the reference lacks" in found.unlabelled
 
 
@@ -139,6 +146,9 @@ def test_sources_are_named_in_short(tmp_path):
 
     assert of("tfds:mnist:test") == of("tfds:mnist") == ("tfds", "mnist", "", "test", None)
     assert of("tfds:mnist:train[:90%]")[3] == "train[:90%]"
+    for name in ("mnist:3.0.1", "mnist/3.0.1", "wmt:3.*.*", "cats/small-1.5:1.0.0"):
+        assert of(f"tfds:{name}")[1::2] == (name, "test")
+        assert of(f"tfds:{name}:train[:90%]+test")[1::2] == (name, "train[:90%]+test")
     assert of("digits:train[10:20]")[::3] == ("digits", "train[10:20]")
     assert of(str(tmp_path / "a:b.npz")) == ("npz", "", str(tmp_path / "a:b.npz"), "test", None)
     assert of(f"{tmp_path / 'a:b.npz'}:train[:3]")[2:4] == (str(tmp_path / "a:b.npz"), "train[:3]")
@@ -149,6 +159,102 @@ def test_sources_are_named_in_short(tmp_path):
         of(str(tmp_path / "folder"))
     with pytest.raises(ConfigError, match="--reference nowhere: there is no such folder"):
         of("nowhere")
+
+
+def test_a_folder_of_samples_is_named_as_its_archive(tmp_path):
+    (tmp_path / "made").mkdir()
+    images.save_npz(tmp_path / "made" / "images.npz", 5, [np.zeros((5, 6, 6, 1), np.uint8)])
+    found = named(str(tmp_path / "made"), DIGITS, "--generated")
+    assert (found.options.source, found.options.path) == ("npz", str(tmp_path / "made" / "images.npz"))
+    assert found.split == "train"
+    # So is it where it is trained on.
+    folder = data.Options(source="folder", path=str(tmp_path / "made"))
+    assert open_source(folder, "train").size == 5
+
+
+@pytest.mark.skipif(not PREPARED.is_dir(), reason="MNIST is not prepared here")
+def test_a_prepared_folder_is_a_source(tmp_path):
+    by_folder, by_name = (
+        open_source(options, split)
+        for options, split, _ in (
+            named(f"{PREPARED}:test[:9]", DIGITS, "--reference"),
+            named("tfds:mnist/3.0.1:test[:9]", data.Options(path=str(PREPARED.parents[1])), "--reference"),
+        )
+    )
+    assert by_folder.fingerprint == by_name.fingerprint
+    assert named(str(PREPARED), DIGITS, "--train", "train").split == "train"
+    # The folder above it, as long as it holds one version.
+    assert named(f"{PREPARED.parent}:train", DIGITS, "--reference").options.path == str(PREPARED)
+
+
+def test_a_large_set_stays_in_a_file_and_is_the_same(tmp_path, monkeypatch):
+    source = open_source(BINARY, "test")
+    whole = of_source(source, BINARY, "test")
+    made = np.random.default_rng(0).uniform(-1, 1, (300, 8, 8, 1)).astype(np.float32)
+    generated = of_generated(made, whole, BINARY, "made", 3)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(image_sets, "IN_MEMORY", 5000)
+    monkeypatch.setattr(image_sets, "MOST_VALUES", 64 * 70)
+    filed = of_source(source, BINARY, "test"), of_generated(iter(np.split(made, [7, 200])), whole, BINARY, "made", 3)
+    for one, other in zip(filed, (whole, generated), strict=True):
+        assert isinstance(one.images, FileRows) and isinstance(other.images, np.ndarray)
+        assert one.images.shape == other.images.shape
+        np.testing.assert_array_equal(one.images[:], other.images)
+        some = np.array([200, 3, 3])
+        np.testing.assert_array_equal(one.images[some], other.images[some])
+        np.testing.assert_array_equal(one.images[7], other.images[7])
+        np.testing.assert_array_equal(
+            np.concatenate(list(image_sets.batches(one))), np.concatenate(list(image_sets.batches(other)))
+        )
+        assert one.images[np.array([], int)].shape == (0, 8, 8, 1)
+    np.testing.assert_array_equal(filed[0].labels, whole.labels)
+    assert len(list(tmp_path.iterdir())) == 2
+    del filed, one
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "nowhere"))
+    with pytest.raises(
+        ResourceError, match=r"cannot be kept in .*nowhere \(No such file or directory, after 0 MiB\); set TMPDIR"
+    ):
+        of_source(source, BINARY, "test")
+
+
+@pytest.mark.parametrize("count", [3, 100, 1000, 2001])
+def test_classes_are_asked_for_in_the_shares_of_the_held_out_ones(count):
+    held_out = np.repeat([0, 2, 3], [500, 480, 20]).astype(np.int32)
+    labels = shares_of(held_out, count, 0)
+    wanted = np.bincount(held_out, minlength=5) * count / 1000
+    assert labels.dtype == np.int32 and np.abs(np.bincount(labels, minlength=5) - wanted).max() < 1
+    np.testing.assert_array_equal(shares_of(held_out[::-1], count, 0), labels)
+    if count >= 100:
+        assert (shares_of(held_out, count, 1) != labels).any()
+        # In no order: any part of them has about the same shares.
+        assert abs(np.mean(labels[: count // 2] == 0) - 0.5) < 5 * 0.5 / (count // 2) ** 0.5
+
+
+def test_the_shares_that_classes_were_asked_for_in_are_stated():
+    reference = ImageSet(np.zeros((10, 4, 4, 1), np.uint8), 256, np.repeat([0, 1], [9, 1]), ("a", "b"), "reference")
+    made = np.zeros((20, 4, 4, 1), np.float32)
+    for labels, said in (
+        (np.repeat([0, 1], [18, 2]), "as held out"),
+        (np.arange(20) % 2, "equally often"),
+        (np.zeros(20, int), "in other shares"),
+        (None, ""),
+    ):
+        found = of_generated(made, reference, DIGITS, "made", 0)
+        found = found if labels is None else labelled(found, labels, ("a", "b"), reference)
+        assert found.asked == said
+        stated = distances.spec("any", None, found, reference, 0, {}).protocol
+        assert stated.get("classes asked for", "") == said
+    assert labelled(found, np.zeros(20, int), ("a", "b"), reference._replace(labels=None)).asked == ""
+    assert labelled(found, np.zeros(20, int), ("c", "b"), reference).asked == ""
+
+
+def test_classes_that_a_reference_calls_otherwise_are_asked_for_in_turn():
+    reference = ImageSet(np.zeros((10, 4, 4, 1), np.uint8), 256, np.repeat([0, 1], [9, 1]), ("b", "c"), "reference")
+    asked = to_ask(("a", "c", "b"), reference, 20, 0)
+    np.testing.assert_array_equal(np.bincount(asked, minlength=3), [0, 2, 18])
+    for other in (reference._replace(labels=None), reference._replace(classes=("b", "d"))):
+        np.testing.assert_array_equal(to_ask(("a", "c", "b"), other, 5, 0), [0, 1, 2, 0, 1])
 
 
 def test_training_images_are_never_held_out_ones_unless_said(tmp_path):

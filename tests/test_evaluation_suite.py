@@ -13,8 +13,9 @@ from genimg_jax import data
 from genimg_jax.data import open_source
 from genimg_jax.engine.config import EvaluateOptions
 from genimg_jax.errors import ConfigError, ResourceError
-from genimg_jax.evaluation import classifiers, distances, image_sets, results, suite
+from genimg_jax.evaluation import classifiers, distances, results, suite
 from genimg_jax.evaluation.image_sets import ImageSet, of_source
+from genimg_jax.metrics import features as networks
 from genimg_jax.metrics.specs import Measurement, MetricSpec
 
 READ = data.Options()
@@ -154,6 +155,27 @@ def test_a_covariance_that_no_memory_holds_is_left_out(digits, monkeypatch):
     assert "kernel/pixels" in found.metrics and "frechet/pixels" not in found.metrics
 
 
+def test_pixels_that_no_memory_holds_are_left_out_of_every_measure(digits, monkeypatch):
+    train, held_out, fresh = (one._replace(images=one.images[:60], labels=None) for one in digits)
+    monkeypatch.setattr(suite, "MOST_BYTES", 3 * 60 * 64 * 4 - 1)
+    extracted, extract = [], distances.extract
+    monkeypatch.setattr(
+        distances, "extract", lambda network, images: extracted.append(network.name) or extract(network, images)
+    )
+    stand_in = networks.pixels._replace(name="random_convolutions")  # which takes no time
+    monkeypatch.setattr(networks, "random_convolutions", lambda shape: stand_in)
+    options = EvaluateOptions(features="pixels,random_convolutions")
+    found = suite.measure(suite.prepare(options, READ, held_out, train, None, 60), fresh)
+    assert found.left_out["pixels"] == "the pixels of all images take 0.0 GiB as numbers"
+    assert set(extracted) == {"random_convolutions"} and found.memorisation.keys() == {"random_convolutions"}
+    assert not any(name.endswith("/pixels") for name in found.metrics)
+    monkeypatch.setattr(suite, "MOST_BYTES", 3 * 60 * 64 * 4)
+    assert suite.prepare(options, READ, held_out, train, None, 60).audited == ("pixels", "random_convolutions")
+    monkeypatch.setattr(suite, "MOST_BYTES", 0)
+    with pytest.raises(ConfigError, match=r"there is none: the pixels of all images take .* as numbers; add another"):
+        suite.prepare(EvaluateOptions(features="pixels"), READ, held_out, train, None, 60)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -208,4 +230,4 @@ def test_numbers_that_json_has_not_are_words():
     spec = MetricSpec("loss", None, None, None, 0, None, None, None, None)
     entry = results.metric(Measurement(float("nan"), spec))
     assert entry["value"] == "nan" and np.isnan(results.measurement(entry).value)
-    assert results.plain({"a": (np.float32(1), [float("-inf"), image_sets.CHUNK])}) == {"a": [1.0, ["-inf", 1024]]}
+    assert results.plain({"a": (np.float32(1), [float("-inf"), 1024])}) == {"a": [1.0, ["-inf", 1024]]}

@@ -8,9 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_runs
+from PIL import Image
 
 from genimg_jax import core
 from genimg_jax.data import Options, open_source
+from genimg_jax.engine import images
 from genimg_jax.families import transformer
 from genimg_jax.families.latent import latent
 from genimg_jax.objectives.likelihoods import to_values
@@ -139,11 +141,20 @@ def test_its_likelihood_says_that_it_is_of_codes(first, tmp_path, capsys):
 
 def test_reconstructions_stand_below_their_images(first, tmp_path, capsys):
     assert tiny_runs.main(["sample", "--workdir", str(first), "--reconstruct", "9", "--out", str(tmp_path)]) == 0
-    pictures = np.load(tmp_path / "images.npz")["image"]
-    assert len(pictures) == 32  # two rows of eight, each with its reconstructions
-    real = open_source(Options(source="digits"), "test").read(np.arange(16))["image"]
-    above = pictures.reshape(2, 2, 8, *real.shape[1:])[:, 0].reshape(real.shape)
-    np.testing.assert_array_equal(above, np.rint(real * (255 / 16)))
+    with np.load(tmp_path / "images.npz") as archive:
+        original, made = archive["original"], archive["image"]
+    real = open_source(Options(source="digits"), "test").read(np.arange(9))["image"]
+    np.testing.assert_array_equal(original, np.rint(real * (255 / 16)))
+    assert made.shape == original.shape
+    single = np.asarray(Image.open(tmp_path / "000008.png"))
+    np.testing.assert_array_equal(single, made[8, :, :, 0])
+    # Two rows of eight, each with its reconstructions: those of the ninth image are in the last two.
+    grid = np.asarray(Image.open(tmp_path / "grid.png"))
+    pad, scale = images.PADDING, images.VISIBLE_SIZE // 8
+    cell = 8 * scale + pad
+    for row, expected in ((2, original[8]), (3, made[8])):
+        shown = grid[row * cell + pad : (row + 1) * cell : scale, pad:cell:scale]
+        np.testing.assert_array_equal(shown, expected[:, :, 0])
     assert (first / "samples" / "4.png").is_file()
     code = tiny_runs.main(["sample", "--workdir", str(first)])
     assert refused(capsys, code, "vq cannot sample; train a family over its codes") == 2

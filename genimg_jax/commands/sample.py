@@ -1,6 +1,9 @@
 """genimg sample --workdir runs/vae_digits --count 64"""
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from absl import flags
@@ -8,7 +11,12 @@ from absl import flags
 from genimg_jax.commands import command_line
 from genimg_jax.options import absolute
 
-ABOUT = """images of a run: DIRECTORY/grid.png, DIRECTORY/000000.png ..., DIRECTORY/images.npz.
+if TYPE_CHECKING:  # not otherwise: a mistaken flag is answered without loading JAX
+    import pathlib
+
+    from genimg_jax.engine import restored
+
+ABOUT = """images of a run: DIRECTORY/grid.png (the first images), DIRECTORY/000000.png ..., DIRECTORY/images.npz.
 
   genimg sample --workdir runs/vae_digits --count 64
   genimg sample --workdir runs/gan_digits --count 16 --label 3 --seed 7
@@ -16,7 +24,10 @@ ABOUT = """images of a run: DIRECTORY/grid.png, DIRECTORY/000000.png ..., DIRECT
   genimg sample --workdir runs/vq_digits --reconstruct 32
   genimg sample --workdir runs/diffusion_digits --relative_std 0.15
 
-Image i of a seed is the same whatever the count and the batch size."""
+Image i of a seed is the same whatever the count and the batch size. images.npz holds `image`, and, where images were
+asked to be of a class, `label` and the names of all `classes`; of reconstructions also the images that were encoded, as
+`original`. DIRECTORY can be given to genimg evaluate --generated."""
+GRID, GRID_PIXELS = 1024, 2**24  # of the images in the picture, at most
 
 
 def define(values: flags.FlagValues) -> None:
@@ -38,6 +49,21 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_bool("singles", True, "also write each image to a PNG of its own", flag_values=values)
 
 
+class Drawn(NamedTuple):
+    """The images of one call of the command, before they are written."""
+
+    name: str
+    count: int
+    parts: Iterable[np.ndarray]
+    """[n, H, W, C] ..."""
+    beside: Mapping[str, np.ndarray] = {}
+    """What the archive holds besides"""
+    columns: int | None = None
+    """Of the grid"""
+    grid: np.ndarray | None = None
+    """What it shows, where that is not the first images"""
+
+
 def main(arguments: Sequence[str]) -> None:
     values = command_line.parse("sample", ABOUT, define, arguments, config="workdir")
     workdir = command_line.workdir(values)
@@ -47,9 +73,7 @@ def main(arguments: Sequence[str]) -> None:
     from genimg_jax.engine import runtime
 
     print(runtime.prepare(configs.resolve(values.config).runtime))
-    from genimg_jax.data import Part, classes, open_source
-    from genimg_jax.engine import averaging, images, restored
-    from genimg_jax.engine import program as programs
+    from genimg_jax.engine import averaging, restored
     from genimg_jax.engine.run import check_writable
 
     out = pathlib.Path(absolute(values.out)) if values.out else workdir / "generated"
@@ -57,31 +81,61 @@ def main(arguments: Sequence[str]) -> None:
     run = restored.open_run(workdir, values.config.to_dict(), values.checkpoint, values.averaged)
     if values.relative_std is not None:
         run = run._replace(weights=averaging.reconstruct(workdir, run.program, run.step, values.relative_std))
-    seed = run.program.config.seed if values.seed is None else values.seed
-    condition = {}
+    drawn = _draw(values, run)
+    if not values.out:
+        out /= drawn.name + (f"-class{values.label}" if values.label is not None else "")
+    _write(drawn, out, values.singles)
+    print(f"{drawn.count} images of step {run.step}: {out}\ngrid: {out / 'grid.png'}")
+
+
+def _draw(values: flags.FlagValues, run: restored.Restored) -> Drawn:
+    from genimg_jax.data import Part, classes, open_source
+    from genimg_jax.engine import images
+    from genimg_jax.engine import program as programs
+
+    program, weights = run.program, run.weights
+    seed = program.config.seed if values.seed is None else values.seed
+    if values.reconstruct:
+        source, columns = open_source(program.config.data, Part.EVALUATE), programs.COLUMNS
+        grid = images.to_uint8(programs.reconstruct(program, weights, source, values.reconstruct))
+        shape = grid.shape[1:]
+        rows = grid.reshape(-1, 2, columns, *shape).swapaxes(0, 1)  # those that were encoded, and what their codes give
+        original, made = rows.reshape(2, -1, *shape)[:, : min(values.reconstruct, source.size)]
+        name = f"reconstructions-{run.step}"
+        return Drawn(name, len(made), [made], {"original": original}, columns, grid)
     if values.interpolate:
-        name, columns = f"interpolations-{run.step}-seed{seed}", values.steps
-        made = programs.interpolate(run.program, run.weights, values.interpolate, values.steps, seed, values.label)
-    elif values.reconstruct:
-        name, columns = f"reconstructions-{run.step}", programs.COLUMNS
-        source = open_source(run.program.config.data, Part.EVALUATE)
-        made = programs.reconstruct(run.program, run.weights, source, values.reconstruct)
+        name, columns, count = f"interpolations-{run.step}-seed{seed}", values.steps, values.interpolate * values.steps
+        parts = [programs.interpolate(program, weights, values.interpolate, columns, seed, values.label)]
+        index = np.arange(count) // columns
     else:
-        name = f"samples-{run.step}-seed{seed}"
-        columns = programs.sample_columns(run.program, values.count, values.label)
-        made = programs.sample(run.program, run.weights, values.count, seed, values.label)
-        condition = programs.condition_for(run.program, np.arange(values.count), values.label)
-        if "label" in condition:  # runs of earlier versions do not say what their classes are called
-            names = run.dataset.get("classes") or list(map(str, range(run.program.spec.num_classes)))
-            condition = classes.as_stored(condition["label"], names)
-    if values.label is not None:
-        name += f"-class{values.label}"
-    out = out if values.out else out / name
-    out.mkdir(parents=True, exist_ok=True)
-    pictures = images.to_uint8(made)
-    images.save_png(out / "grid.png", images.grid(pictures, columns))
-    np.savez_compressed(out / "images.npz", image=pictures, **condition)
-    if values.singles:
-        for i, picture in enumerate(pictures):
-            images.save_png(out / f"{i:06d}.png", picture)
-    print(f"{len(pictures)} images of step {run.step}: {out}\ngrid: {out / 'grid.png'}")
+        name, count = f"samples-{run.step}-seed{seed}", values.count
+        columns = programs.sample_columns(program, min(count, GRID), values.label)
+        parts = programs.sample_batches(program, weights, count, seed, values.label)
+        index = np.arange(count)
+    beside = programs.condition_for(program, index, values.label)
+    if "label" in beside:  # runs of earlier versions do not say what their classes are called
+        names = run.dataset.get("classes") or list(map(str, range(program.spec.num_classes)))
+        beside = classes.as_stored(beside["label"], names)
+    return Drawn(name, count, parts, beside, columns)
+
+
+def _write(drawn: Drawn, out: pathlib.Path, singles: bool) -> None:
+    from genimg_jax.engine import images
+
+    first = []
+
+    def pictures() -> Iterator[np.ndarray]:  # -> u8[n, H, W, C] ...
+        """All images; on their way, each is written to a file of its own, and the first are kept for the grid."""
+        start = 0
+        for part in map(images.to_uint8, drawn.parts):
+            for i, picture in enumerate(part if singles else (), start):
+                images.save_png(out / f"{i:06d}.png", picture)
+            shown = min(GRID, max(1, GRID_PIXELS // (part.shape[1] * part.shape[2])))
+            if start < shown:
+                first.append(part[: shown - start].copy())  # a view would keep all of the part in memory
+            start += len(part)
+            yield part
+
+    images.save_npz(out / "images.npz", drawn.count, pictures(), **drawn.beside)
+    grid = np.concatenate(first) if drawn.grid is None else drawn.grid
+    images.save_png(out / "grid.png", images.grid(grid, drawn.columns))

@@ -19,10 +19,12 @@ How each kind of file becomes u8[H, W, 1 or 3], with golden values:
 | empty, damaged, no image      | DataError                  |                        |                 |
 | over data.pixel_limit         | DataError before decoding  |                        |                 |
 
+A folder that `genimg sample` wrote is its `images.npz`: the grid is no sample, and the single images are the same ones.
 Hidden files, text files (SIDE_FILES) and what storage and tools leave behind (LEFTOVERS) may stand beside images; any
 other file must be one.
 """
 
+import dataclasses
 import functools
 import hashlib
 import json
@@ -32,9 +34,11 @@ from typing import NoReturn
 import numpy as np
 
 from genimg_jax.data import classes, pixels
+from genimg_jax.data.npz import open_npz
 from genimg_jax.data.records import Options, Stored
 from genimg_jax.errors import DataError
 
+ARCHIVE = "images.npz"  # in a folder that `genimg sample` wrote
 SPLITS = ("train", "test", "validation", "valid", "val", "dev")
 METADATA = "metadata.jsonl"
 SIDE_FILES = (".json", ".jsonl", ".csv", ".tsv", ".txt", ".md", ".html", ".yaml", ".yml", ".ini", ".db", ".pdf")
@@ -56,6 +60,8 @@ def open_folder(options: Options) -> Stored:
     root = os.path.expanduser(options.path)
     if not os.path.isdir(root):
         raise DataError(f"There is no folder '{root}': set data.path to a folder of images.")
+    if os.path.isfile(os.path.join(root, ARCHIVE)):
+        return open_npz(dataclasses.replace(options, path=os.path.join(root, ARCHIVE)))
     files, captions = _walk(root)
     if not files:
         raise DataError(f"The folder '{root}' holds no images.")

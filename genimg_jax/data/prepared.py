@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import re
 from collections.abc import Mapping
 
 import numpy as np
@@ -10,6 +11,8 @@ import numpy as np
 from genimg_jax.data import pixels
 from genimg_jax.data.records import Options, Stored
 from genimg_jax.errors import DataError
+
+VERSION = re.compile(r"[/:]((?:\d+|\*)(?:\.(?:\d+|\*)){2})$")  # mnist:3.0.1, and as folders are called, mnist/3.0.1
 
 
 def open_prepared(options: Options) -> Stored:
@@ -22,21 +25,22 @@ def open_prepared(options: Options) -> Stored:
 
     # TensorFlow Datasets reads the variable when it is imported, which may be too early.
     path = os.path.expanduser(options.path or os.environ.get("TFDS_DATA_DIR", ""))
+    name = VERSION.sub(r":\1", options.name)
     place = f" --data_dir={path}" if path else ""
-    command = f"tfds build {options.name or '<name>'} --file_format=array_record{place}"
+    command = f"tfds build {name or '<name>'} --file_format=array_record{place}"
     try:
-        builder = (
-            tfds.builder(options.name, data_dir=path or None) if options.name else tfds.builder_from_directory(path)
-        )
+        builder = tfds.builder(name, data_dir=path or None) if name else tfds.builder_from_directory(path)
     except tfds.core.DatasetNotFoundError as error:
-        raise DataError(f"There is no dataset '{options.name}', neither in TensorFlow Datasets nor prepared in "
+        raise DataError(f"There is no dataset '{name}', neither in TensorFlow Datasets nor prepared in "
                         f"'{path or 'its default folder'}'.") from error  # fmt: skip
     except Exception as error:
-        raise DataError(f"'{path}' is no prepared dataset: set data.path to the folder of dataset_info.json, or "
-                        f"run: {command}") from error  # fmt: skip
+        which = f"'{name}' in '{path or 'its default folder'}'" if name else f"'{path}'"
+        reason = str(error).splitlines()[-1] if str(error) else type(error).__name__
+        raise DataError(f"{which} is no prepared dataset ({reason}): set data.path to the folder of "
+                        f"dataset_info.json, or run: {command}") from error  # fmt: skip
     info = builder.info
     if not info.splits:
-        raise DataError(f"'{options.name}' is not prepared in '{builder.data_dir}': run: {command}")
+        raise DataError(f"'{name}' is not prepared in '{builder.data_dir}': run: {command}")
     if info.file_format is None or info.file_format.value != "array_record":
         found = info.file_format.value if info.file_format else "an unknown format"
         raise DataError(f"'{builder.data_dir}' is prepared as {found}, which cannot be read at random: run: {command}")

@@ -40,7 +40,7 @@ class TrainOptions:
 
 @dataclass(frozen=True)
 class EvaluateOptions:
-    batch_size: int = bounded(500, 1)  # images a call, or a few more, in evaluation and sampling; no result changes
+    batch_size: int = bounded(500, 1)  # images a call in evaluation and sampling, fewer if large; changes no result
     likelihood: bool = True  # whether `genimg evaluate` computes `log_prob` where the family has it
     samples: int = bounded(0, 0)  # images generated for the full suite; 0: as many as are held out
     seed: int = bounded(0, 0)  # of those images, and of whatever a metric draws

@@ -1,9 +1,12 @@
 """Arrays as pictures: eight-bit values, grids, and files that are either whole or absent."""
 
+import contextlib
 import io
 import math
 import os
 import pathlib
+import zipfile
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from PIL import Image
@@ -50,12 +53,35 @@ def save_png(path: pathlib.Path, array: np.ndarray) -> None:
     write_whole(path, content.getvalue())
 
 
+def save_npz(path: pathlib.Path, count: int, parts: Iterable[np.ndarray], **beside: np.ndarray) -> None:
+    """Write `parts`, u8[n, H, W, C] of `count` images in all, as the array `image` of an archive, and other arrays
+    `beside` it. One part is in memory at a time. Nothing is compressed, so that readers need not hold all either."""
+    with whole(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        for name, array in beside.items():
+            with archive.open(f"{name}.npy", "w") as file:
+                np.lib.format.write_array(file, array, allow_pickle=False)
+        with archive.open("image.npy", "w", force_zip64=True) as file:
+            for i, part in enumerate(parts):
+                if i == 0:
+                    header = {"descr": "|u1", "fortran_order": False, "shape": (count, *part.shape[1:])}
+                    np.lib.format.write_array_header_1_0(file, header)
+                file.write(part.tobytes())
+
+
 def write_whole(path: pathlib.Path, content: bytes) -> None:
-    """Write a file so that no reader, and no interruption, ever sees a part of it; its folder is made if need be."""
+    """Write a file as `whole` does."""
+    with whole(path) as temporary:
+        temporary.write_bytes(content)
+
+
+@contextlib.contextmanager
+def whole(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Where to write a file so that no reader, and no interruption, ever sees a part of it; its folder is made if need
+    be."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_bytes(content)
+        yield temporary
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

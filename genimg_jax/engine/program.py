@@ -4,6 +4,7 @@ Nothing here or above names a family. Everything is laid out by `parallel` and d
 """
 
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ from genimg_jax.families.latent import latent
 EVALUATION_SEED = 0  # held-out draws (binarisation, codes) are the same for every run, whatever seed it trained with
 COLUMNS = 8  # of a grid of reconstructions
 CLASS_COLUMNS = 16  # the most classes that a grid of samples gives columns of their own
+MOST_VALUES = 2**25  # of the images of one call: 128 MiB
 
 
 @flax.struct.dataclass
@@ -173,7 +175,7 @@ def evaluate(program: Program, weights: core.Weights, source: Source, name: str 
 
     A value depends on the weights and on its example's position in the dataset, not on the batch size.
     """
-    size = parallel.shareable(program.mesh, program.config.evaluate.batch_size)
+    size = parallel.shareable(program.mesh, _batch_size(program))
     found: list[core.Metrics] = []
     with progress.bar(name, total=source.size, unit="image", leave=False) as bar:
         for raw in loading.evaluation_batches(source, size, parallel.local_rows(size)):
@@ -185,8 +187,15 @@ def evaluate(program: Program, weights: core.Weights, source: Source, name: str 
     return {key: np.concatenate([h[key] for h in host], axis=-1)[..., : source.size] for key in host[0]}
 
 
-def condition_for(program: Program, index: np.ndarray, label: int | None = None) -> core.Batch:
-    """What `sample` is conditioned on: class `label`, or each class in turn."""  # i64[B] -> {name: [B]}
+def _batch_size(program: Program) -> int:
+    """As many images as `evaluate.batch_size` allows, but of large ones no more than `MOST_VALUES` values."""
+    most = max(1, MOST_VALUES // math.prod(program.spec.image_shape))
+    return min(program.config.evaluate.batch_size, most)
+
+
+def condition_for(program: Program, index: np.ndarray, label: int | np.ndarray | None = None) -> core.Batch:
+    """What `sample` is conditioned on: class `label`, or each of several in turn, or each class that there is."""
+    # i64[B], i32[] or i32[N] -> {name: [B]}
     unknown = [name for name in program.family.conditions if name != "label"]
     if unknown:
         raise ConfigError(
@@ -195,10 +204,11 @@ def condition_for(program: Program, index: np.ndarray, label: int | None = None)
     classes = program.spec.num_classes
     if label is not None and "label" not in program.family.conditions:
         raise ConfigError(f"this {program.config.family} is not class-conditional; leave the class out.")
-    if label is not None and not 0 <= label < classes:
-        raise ConfigError(f"class {label} is not one of 0 to {classes - 1}.")
-    labels = index % classes if label is None and classes else np.full(len(index), label or 0)
-    return {"label": labels.astype(np.int32)} if "label" in program.family.conditions else {}
+    asked = np.arange(classes) if label is None else np.atleast_1d(label)
+    wrong = asked[(asked < 0) | (asked >= classes)]
+    if wrong.size:
+        raise ConfigError(f"class {wrong[0]} is not one of 0 to {classes - 1}.")
+    return {"label": asked[index % len(asked)].astype(np.int32)} if "label" in program.family.conditions else {}
 
 
 def sample_columns(program: Program, count: int, label: int | None = None) -> int | None:
@@ -211,23 +221,33 @@ def sample_columns(program: Program, count: int, label: int | None = None) -> in
 
 
 def sample(
-    program: Program, weights: core.Weights, count: int, seed: int | np.ndarray, label: int | None = None
+    program: Program, weights: core.Weights, count: int, seed: int | np.ndarray, label: int | np.ndarray | None = None
 ) -> np.ndarray:
-    """Images 0 to `count` of the set that `seed` names; image i is the same in every such set."""
-    # -> f32[count, H, W, C] in [-1, 1]
+    """The images of `sample_batches` in one array."""  # -> f32[count, H, W, C] in [-1, 1]
+    return np.concatenate(list(sample_batches(program, weights, count, seed, label)), axis=-4)
+
+
+def sample_batches(
+    program: Program, weights: core.Weights, count: int, seed: int | np.ndarray, label: int | np.ndarray | None = None
+) -> Iterator[np.ndarray]:
+    """Images 0 to `count` of the set that `seed` names; image i is the same in every such set whose image i is asked to
+    be of the same class, see `condition_for`."""  # -> f32[n, H, W, C] in [-1, 1] ...
     if program.family.sample is None:
         how = "; train a family over its codes, as configs/latent_digits.py does" if program.family.codes else ""
         raise ConfigError(f"{program.config.family} cannot sample{how}.")
-    size = parallel.shareable(program.mesh, min(program.config.evaluate.batch_size, count))
-    images = []
-    with progress.bar("sample", total=count, unit="image", leave=False) as bar:
-        for start in range(0, count, size):
-            index = np.arange(start, start + size)
-            rows = {"index": index.astype(np.int32), "condition": condition_for(program, index, label)}
-            rows = parallel.put_examples(jax.tree.map(lambda x: x[parallel.local_rows(size)], rows), program.mesh)
-            images.append(jax.device_get(program.sample(weights, rows["index"], rows["condition"], seed)))
-            bar.update(min(size, count - start))
-    return np.concatenate(images, axis=-4)[..., :count, :, :, :]
+    size = parallel.shareable(program.mesh, min(_batch_size(program), count))
+
+    def batches() -> Iterator[np.ndarray]:
+        with progress.bar("sample", total=count, unit="image", leave=False) as bar:
+            for start in range(0, count, size):
+                index = np.arange(start, start + size)
+                rows = {"index": index.astype(np.int32), "condition": condition_for(program, index, label)}
+                rows = parallel.put_examples(jax.tree.map(lambda x: x[parallel.local_rows(size)], rows), program.mesh)
+                images = jax.device_get(program.sample(weights, rows["index"], rows["condition"], seed))
+                yield images[..., : count - start, :, :, :]
+                bar.update(min(size, count - start))
+
+    return batches()
 
 
 def reconstruct(program: Program, weights: core.Weights, source: Source, count: int) -> np.ndarray:

@@ -263,7 +263,7 @@ def measure(generated: ImageSet, reference: ImageSet, seed: int) -> Compared:
     if generated.levels != 256:
         return Compared({}, {}, {"obeyed": f"scenes are read in 256 levels, and the data has {generated.levels}"})
     try:
-        results = obeyed(generated.images, **asked)
+        results = obeyed(generated.images[:], **asked)
     except DataError as error:
         return Compared({}, {}, {"obeyed": str(error).removesuffix(".")})
     protocol = {name: weight_files.digest({name: np.asarray(one)}) for name, one in asked.items()}

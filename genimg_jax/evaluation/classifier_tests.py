@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from genimg_jax.errors import DataError
-from genimg_jax.evaluation import classifiers
+from genimg_jax.evaluation import classifiers, image_sets
 from genimg_jax.evaluation import recipe as recipes
 from genimg_jax.evaluation.classifiers import Classifier
 from genimg_jax.evaluation.image_sets import ImageSet, batches
@@ -126,12 +126,15 @@ def _balanced(images: ImageSet, counts: np.ndarray, seed: int) -> ImageSet:
     order = np.random.default_rng([STREAM, seed]).permutation(len(images.images))
     of_class = [order[images.labels[order] == k][:count] for k, count in enumerate(counts)]
     chosen = np.sort(np.concatenate(of_class))
-    return images._replace(images=images.images[chosen], labels=images.labels[chosen])
+    size = image_sets.chunk(images.images.shape[1:])
+    parts = (images.images[chosen[start : start + size]] for start in range(0, len(chosen), size))
+    return images._replace(images=image_sets.kept(parts), labels=images.labels[chosen])
 
 
 def _trained(what: str, images: ImageSet, classes: int, recipe: Recipe, cache: Path) -> Classifier:
     hashed = hashlib.sha256(f"{images.images.shape} {images.levels} {classes}".encode())
-    hashed.update(np.ascontiguousarray(images.images))
+    for part in image_sets.pieces(images):
+        hashed.update(np.ascontiguousarray(part))
     hashed.update(np.ascontiguousarray(images.labels, np.int32))
     fingerprint = hashed.hexdigest()[:16]
     path = Path(cache) / f"trained-{fingerprint}-{recipe.digest()}.safetensors"

@@ -19,6 +19,7 @@ from genimg_jax.data import Source, identity
 from genimg_jax.engine import run
 from genimg_jax.errors import CheckpointError, DataError, ResourceError
 from genimg_jax.evaluation import recipe as recipes
+from genimg_jax.evaluation.image_sets import chunk
 from genimg_jax.evaluation.recipe import STANDARD, Examples, Recipe
 from genimg_jax.metrics import features, weight_files
 from genimg_jax.metrics.classifier_tests import proportion
@@ -155,8 +156,9 @@ def _images(source: Source, count: int, binarized: bool = False) -> Iterator[np.
     """The first images of a source; binarised by the same draws whenever they are asked for."""
     # -> f32[n, H, W, C] in [-1, 1] ...
     rng = np.random.default_rng(0)
-    for start in range(0, count, CHUNK):
-        image = source.read(np.arange(start, min(start + CHUNK, count)))["image"].astype(np.float32)
+    size = min(CHUNK, chunk(source.spec.image_shape))
+    for start in range(0, count, size):
+        image = source.read(np.arange(start, min(start + size, count)))["image"].astype(np.float32)
         image = np.minimum(image / (source.stored_levels - 1), 1)
         yield 2 * (rng.random(image.shape, np.float32) < image).astype(np.float32) - 1 if binarized else 2 * image - 1
 

@@ -21,6 +21,7 @@ from genimg_jax.metrics.specs import Measurement, MetricSpec, Scalar
 FEATURES = ("pixels", "random_convolutions", "classifier")
 BLOCKS = 20  # of the jackknife
 WIDEST = 2**13  # features that a covariance is made of: 0.5 GiB, of which there are several
+MOST_PIXELS = 2**20  # of the images that a feature network sees at once
 DIRECTIONS = 512  # of the sliced distance
 
 
@@ -62,7 +63,8 @@ def inception(options: EvaluateOptions) -> list[FeatureNetwork]:
 
 
 def extract(network: FeatureNetwork, images: ImageSet) -> np.ndarray:  # -> f32[N, D]
-    return features.extract(network, batches(images))
+    height, width = images.images.shape[1:3]
+    return features.extract(network, batches(images), max(1, min(64, MOST_PIXELS // (height * width))))
 
 
 def spec(
@@ -74,6 +76,7 @@ def spec(
     protocol: Mapping[str, Scalar],
 ) -> MetricSpec:
     """That of generated images against a reference, both as `levels` integers a channel."""
+    asked = {"classes asked for": generated.asked} if generated.asked else {}
     return MetricSpec(
         metric=metric,
         features=network and network.name,
@@ -84,7 +87,7 @@ def spec(
         split=reference and reference.split,
         reference_samples=reference and len(reference.images),
         seed=seed,
-        protocol={"levels": generated.levels, **protocol},
+        protocol={"levels": generated.levels, **asked, **protocol},
     )
 
 

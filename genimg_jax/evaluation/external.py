@@ -9,7 +9,7 @@ from genimg_jax import data
 from genimg_jax.engine import run
 from genimg_jax.engine.config import EvaluateOptions
 from genimg_jax.errors import ConfigError
-from genimg_jax.evaluation import classes, distances, image_sets, suite
+from genimg_jax.evaluation import classes, distances, image_sets, labels, suite
 from genimg_jax.evaluation.image_sets import named, of_source, open_named
 from genimg_jax.evaluation.results import Report
 
@@ -29,6 +29,7 @@ def evaluate_images(
             "--suite full, or name the images.npz that genimg sample writes."
         )
     run.check_writable(out, "choose another --out")
+    read = image_sets.bounded(read)
     theirs = named(reference, read, "--reference")
     if theirs.train_split:
         theirs = theirs._replace(options=read)
@@ -38,12 +39,16 @@ def evaluate_images(
     # As they are: what the data's definition draws is drawn of them below, as of a run's images.
     ours = ours._replace(options=dataclasses.replace(ours.options, binarize="none", limit=options.samples))
     opened = open_named(ours, "--generated")
-    found = image_sets.renumbered(of_source(opened, ours.options, ours.split), held_out)
-    values = np.concatenate(list(image_sets.batches(found)))
-    made = image_sets.of_generated(values, held_out, theirs.options, generated, options.seed, found.labels)
+    image_sets.check_shape(opened.spec.image_shape, held_out)
+    made = image_sets.of_other_source(opened, ours.options, held_out, theirs.options, generated, options.seed)
+    named_in_archive = ours.options.source == "npz" and not all(name.isdecimal() for name in opened.classes)
+    if named_in_archive and held_out.classes and made.labels is None:
+        raise ConfigError(
+            f"--generated {generated}: {made.unlabelled}; call them as the reference does, or leave `label` out of the "
+            "archive."
+        )
     everything = np.arange(opened.size)
     made = made._replace(
-        unlabelled=found.unlabelled,
         captions=opened.captions and opened.captions(everything),
         masks=opened.annotations and opened.annotations(everything)["mask"],
     )
@@ -52,7 +57,7 @@ def evaluate_images(
     if train or theirs.train_split:
         place = named(train, read, "--train", "train") if train else theirs._replace(split=theirs.train_split)
         known = open_named(place, "--train")
-        image_sets.check_alike(known, source)
+        labels.check_alike(known, source)
         trained = of_source(known, place.options, known.split, image_sets.TRAIN)
     classifier = classes.classifier_of(known, source, options, suite.cache())
     comparison = suite.prepare(options, theirs.options, held_out, trained, classifier, len(made.images))

@@ -7,9 +7,12 @@ from every held-out image; what is binary already stays as it is.
 
 import dataclasses
 import functools
+import itertools
+import math
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -17,19 +20,24 @@ import numpy as np
 
 from genimg_jax import core, data, progress
 from genimg_jax.data import Source, identity, loading, opening, transforms
+from genimg_jax.data.file_rows import FileRows, spilled
+from genimg_jax.data.folder import ARCHIVE
 from genimg_jax.engine import config as configs
 from genimg_jax.engine import images, run
 from genimg_jax.engine.program import EVALUATION_SEED
 from genimg_jax.errors import ConfigError, DataError
+from genimg_jax.evaluation.labels import labelled
 from genimg_jax.options import absolute
 
-CHUNK = 1024  # images read or converted at a time
+MOST_IMAGES, MOST_VALUES = 1024, 2**24  # read or converted at a time; of large images fewer, 64 MiB as floats
+IN_MEMORY = 2**28  # bytes of a set that is held in memory; a larger one is kept in a file
+IN_MEMORY_MIB = 512  # of a source that is read for an evaluation, which has several
 # The streams that binarisation draws from. Held-out images are those that a likelihood is measured on.
 HELD_OUT, TRAIN, GENERATED = "evaluate-data", "evaluate-train", "evaluate-generated"
 
 
 class ImageSet(NamedTuple):
-    images: np.ndarray
+    images: np.ndarray | FileRows
     """u8[N, H, W, C] in [0, levels)"""
     levels: int
     labels: np.ndarray | None
@@ -44,37 +52,74 @@ class ImageSet(NamedTuple):
     """Why there are no labels, where there are none."""
     captions: Sequence[str] | None = None
     """What each image was asked to show"""
+    asked: str = ""
+    """In which shares generated images were asked to be of each class, for the protocol; "" where they were not."""
     masks: np.ndarray | None = None
     """u8[N, H, W]: the pixels that objects were asked to fill, as in `shapes.annotations`"""
 
 
-def batches(images: ImageSet, size: int = CHUNK) -> Iterator[np.ndarray]:  # -> f32[n, H, W, C] in [-1, 1] ...
-    for start in range(0, len(images.images), size):
-        part = images.images[start : start + size].astype(np.float32)
-        yield np.minimum(2 * part / (images.levels - 1) - 1, 1)
+def chunk(image_shape: Sequence[int]) -> int:
+    """How many images of a shape [H, W, C] are read or converted at a time."""
+    return max(1, min(MOST_IMAGES, MOST_VALUES // math.prod(image_shape)))
+
+
+def batches(images: ImageSet, size: int | None = None) -> Iterator[np.ndarray]:  # -> f32[n, H, W, C] in [-1, 1] ...
+    return (_scaled(part, images.levels) for part in pieces(images, size))
+
+
+def pieces(images: ImageSet, size: int | None = None) -> Iterator[np.ndarray]:  # -> u8[n, H, W, C] ...
+    size = size or chunk(images.images.shape[1:])
+    return (images.images[start : start + size] for start in range(0, len(images.images), size))
+
+
+def _scaled(level: np.ndarray, levels: int) -> np.ndarray:  # u8[...] in [0, levels) -> f32[...] in [-1, 1]
+    return np.minimum(2 * level.astype(np.float32) / (levels - 1) - 1, 1)
+
+
+def kept(parts: Iterator[np.ndarray]) -> np.ndarray | FileRows:
+    """u8[N, H, W, C] of parts [n, H, W, C]: in memory if they fit in `IN_MEMORY`, otherwise in a temporary file. Raises
+    `ResourceError` where that cannot be written."""
+    held, size = [], 0
+    for part in parts:
+        held.append(np.ascontiguousarray(part))
+        size += part.nbytes
+        if size > IN_MEMORY:
+            return spilled(itertools.chain(held, map(np.ascontiguousarray, parts)), part.shape[1:])
+    return np.concatenate(held)
+
+
+def bounded(options: data.Options) -> data.Options:
+    """The options of a source of which an evaluation holds no more than `IN_MEMORY_MIB` in memory."""
+    return dataclasses.replace(options, memory_mib=min(options.memory_mib, IN_MEMORY_MIB))
 
 
 def of_source(source: Source, options: data.Options, split: str, stream: str = HELD_OUT) -> ImageSet:
     """All images of a source, in its order, drawn where `options.binarize` draws them anew each time."""
-    key = core.stream(EVALUATION_SEED, stream)
-    images, labels = [], []
-    with progress.bar("reading", total=source.size, unit="image", leave=False) as bar:
-        for batch in loading.evaluation_batches(source, min(CHUNK, source.size)):
-            mask = batch.pop("mask")
-            image = batch["image"]
-            if options.binarize == "dynamic":
-                image = np.asarray(_drawn(options, source.stored_levels, image, batch["index"], key))
-            images.append(image[mask])
-            labels.append(batch["label"][mask] if source.classes else ())
-            bar.update(int(mask.sum()))
+    labels: list[np.ndarray] = []
     return ImageSet(
-        np.concatenate(images),
+        kept(_read(source, options, stream, labels)),
         source.spec.levels,
         np.concatenate(labels) if source.classes else None,
         source.classes,
         dataset(options, source),
         split,
     )
+
+
+def _read(source: Source, options: data.Options, stream: str, labels: list[np.ndarray]) -> Iterator[np.ndarray]:
+    """The images in their order; their labels, where they have any, are added to `labels` on the way."""
+    # -> u8[n, H, W, C] ...
+    key = core.stream(EVALUATION_SEED, stream)
+    with progress.bar("reading", total=source.size, unit="image", leave=False) as bar:
+        for batch in loading.evaluation_batches(source, min(chunk(source.spec.image_shape), source.size)):
+            mask = batch.pop("mask")
+            image = batch["image"]
+            if options.binarize == "dynamic":
+                image = np.asarray(_drawn(options, source.stored_levels, image, batch["index"], key))
+            if source.classes:
+                labels.append(batch["label"][mask])
+            yield image[mask]
+            bar.update(int(mask.sum()))
 
 
 def dataset(options: data.Options, source: Source) -> str:
@@ -89,42 +134,71 @@ def _drawn(options: data.Options, levels: int, image: jax.Array, index: jax.Arra
 
 
 def of_generated(
-    made: np.ndarray, like: ImageSet, options: data.Options, name: str, seed: int, labels: np.ndarray | None = None
-) -> ImageSet:  # f32[N, H, W, C] in [-1, 1]
-    """Generated images on the grid of those that they are compared with, `like`: as a file of 8 bits would hold them,
-    then at the nearest of the data's levels, or drawn as it is.
+    made: np.ndarray | Iterable[np.ndarray],
+    like: ImageSet,
+    options: data.Options,
+    name: str,
+    seed: int,
+) -> ImageSet:  # f32[n, H, W, C] in [-1, 1] ...
+    """Generated images, whole or in parts of any size, on the grid of those that they are compared with, `like`: as a
+    file of 8 bits would hold them, then at the nearest of the data's levels, or drawn as it is.
 
     Raises `ConfigError` where they differ in size or channels.
     """
-    if made.shape[1:] != like.images.shape[1:]:
-        ours, theirs = (" x ".join(map(str, shape)) for shape in (made.shape[1:], like.images.shape[1:]))
+    shape, broken, start = like.images.shape[1:], [], 0
+
+    def levels() -> Iterator[np.ndarray]:  # -> u8[n, H, W, C] ...
+        nonlocal start
+        for part in [made] if isinstance(made, np.ndarray) else made:
+            check_shape(part.shape[1:], like)
+            for piece in np.split(part, range(chunk(shape), len(part), chunk(shape))):
+                broken.append(np.sum(~np.isfinite(piece).all(axis=(1, 2, 3))))
+                yield _level(images.to_uint8(piece), like.levels, start, options, seed)
+                start += len(piece)
+
+    level = kept(levels())
+    return ImageSet(level, like.levels, None, like.classes, name, not_finite=int(sum(broken)))
+
+
+def of_other_source(
+    source: Source, options: data.Options, like: ImageSet, drawn_by: data.Options, name: str, seed: int
+) -> ImageSet:
+    """The images of a source taken for generated ones, as `of_generated`, with its labels as by `labelled`.
+    `drawn_by` says how those of `like` are drawn."""
+    labels: list[np.ndarray] = []
+    parts = (_scaled(part, source.spec.levels) for part in _read(source, options, GENERATED, labels))
+    made = of_generated(parts, like, drawn_by, name, seed)
+    return labelled(made, np.concatenate(labels), source.classes, like) if source.classes else made
+
+
+def check_shape(image_shape: Sequence[int], like: ImageSet) -> None:
+    if tuple(image_shape) != like.images.shape[1:]:
+        ours, theirs = (" x ".join(map(str, shape)) for shape in (image_shape, like.images.shape[1:]))
         raise ConfigError(
             f"the generated images are {ours} and the reference's {theirs}; set --config.data.size and "
             "--config.data.channels to make images that are read alike."
         )
-    broken = int(np.sum(~np.isfinite(made).all(axis=(1, 2, 3))))
-    level = []
-    for start in range(0, len(made), CHUNK):
-        grey = images.to_uint8(made[start : start + CHUNK])
-        if options.binarize == "none":
-            level.append(np.round(grey * np.float32((like.levels - 1) / 255)).astype(np.uint8))
-        elif options.binarize == "threshold":
-            level.append((grey > 127).astype(np.uint8))
-        else:
-            level.append(_binarized(grey, start, options, seed))
-    return ImageSet(np.concatenate(level), like.levels, labels, like.classes, name, not_finite=broken)
 
 
-def _binarized(grey: np.ndarray, start: int, options: data.Options, seed: int) -> np.ndarray:
-    """Image `start` and those after it: each by (seed, its number). One that the data draws once is drawn alike."""
-    # u8[n, H, W, C] of 256 levels -> u8[n, H, W, C]
-    index = (start + np.arange(CHUNK)).astype(np.int32)
-    full = np.pad(grey, [(0, CHUNK - len(grey))] + [(0, 0)] * 3)  # one size, so that it is compiled once
+def _level(grey: np.ndarray, levels: int, start: int, options: data.Options, seed: int) -> np.ndarray:
+    """Images `start` and those after it, no more than `chunk`. One that the data draws once is drawn each by (seed, its
+    number)."""  # u8[n, H, W, C] of 256 levels -> u8[n, H, W, C] of `levels`
+    if options.binarize == "none":
+        return np.round(grey * np.float32((levels - 1) / 255)).astype(np.uint8)
+    if options.binarize == "threshold":
+        return (grey > 127).astype(np.uint8)
+    size = chunk(grey.shape[1:])
+    index = (start + np.arange(size)).astype(np.int32)
+    full = np.pad(grey, [(0, size - len(grey))] + [(0, 0)] * 3)  # one size, so that it is compiled once
     dynamic = dataclasses.replace(options, binarize="dynamic")
     return np.asarray(_drawn(dynamic, 256, full, index, core.stream(seed, GENERATED)))[: len(grey)]
 
 
 # ------------------------------------------------------------------------------------- what a command line names
+
+
+TFDS = re.compile(r"([^:]*(?::[\d*]+(?:\.[\d*]+){2})?)(?::(.*))?")  # NAME or NAME:VERSION, and :SPLIT
+PREPARED = "dataset_info.json"
 
 
 class Named(NamedTuple):
@@ -139,13 +213,14 @@ class Named(NamedTuple):
 def named(text: str, options: data.Options, flag: str, split: str = "test") -> Named:
     """`tfds:NAME:SPLIT`, `digits:SPLIT`, `shapes:SPLIT`, or a folder, npz file or run directory, each with `:SPLIT` or
     without it: then `split` is meant, `test` or `train`, which of a run is the split that it held out or trained on.
-    Where there is no `test`, that is the one split there is; but nothing stands in for `train`.
+    Where there is no `test`, that is the one split there is; but nothing stands in for `train`. NAME may have a
+    version, as mnist:3.0.1; a folder may be one that `genimg sample` wrote, or that of a prepared dataset.
 
     `options` say how images are read; a run directory's own come before them. Raises `ConfigError` naming `flag`.
     """
     kind, _, rest = text.partition(":")
     if kind == "tfds":
-        name, _, said = rest.partition(":")
+        name, said = TFDS.fullmatch(rest).groups()
         path = "" if options.source in ("folder", "npz") else options.path
         return Named(dataclasses.replace(options, source=kind, name=name, path=path), said or split)
     if kind in ("digits", "shapes"):
@@ -158,7 +233,13 @@ def named(text: str, options: data.Options, flag: str, split: str = "test") -> N
         )
     if own := of_run(text):
         return Named(own, said or {"test": data.Part.EVALUATE, "train": data.Part.TRAIN}[split], data.Part.TRAIN)
-    options = dataclasses.replace(options, source="folder" if path.is_dir() else "npz", name="", path=str(path))
+    if (path / ARCHIVE).is_file():
+        path /= ARCHIVE
+    versions = list(path.glob(f"*/{PREPARED}"))
+    if len(versions) == 1:
+        path = versions[0].parent
+    source = "tfds" if (path / PREPARED).is_file() else "folder" if path.is_dir() else "npz"
+    options = dataclasses.replace(options, source=source, name="", path=str(path))
     splits = _said_of(flag, lambda: list(opening.KINDS[options.source](options).splits))
     if not said and split not in splits:
         if split == "train" or len(splits) > 1:
@@ -195,64 +276,3 @@ def _said_of(flag: str, read):
         return read()
     except DataError as error:
         raise ConfigError(f"{flag}: {error}") from error
-
-
-# ------------------------------------------------------------------------------------------- classes of two sources
-
-
-def renumbered(images: ImageSet, like: ImageSet) -> ImageSet:
-    """The images with their labels in the numbering of `like`; without labels, and with the reason for it, where they
-    have a class that `like` lacks."""
-    if images.labels is None:
-        return images
-    numbers = _numbers(images.classes, like.classes)
-    if numbers is None:
-        unknown = [name for name in images.classes if name not in like.classes]
-        reason = f"the images are of the classes {_some(unknown)}, which the reference lacks"
-        return images._replace(labels=None, classes=like.classes, unlabelled=reason)
-    return images._replace(labels=np.array(numbers, np.int32)[images.labels], classes=like.classes)
-
-
-def _numbers(classes: tuple[str, ...], like: tuple[str, ...]) -> list[int] | None:
-    """Where each of `classes` stands in `like`, or None where one does not.
-
-    An npz archive, and many a folder, calls classes by numbers; beside names that are none, those are places."""
-    if set(classes) <= set(like):
-        return [like.index(name) for name in classes]
-    if any(name.isdecimal() for name in like) or not all(name.isdecimal() for name in classes):
-        return None
-    numbers = [int(name) for name in classes]
-    return numbers if max(numbers) < len(like) else None
-
-
-def check_alike(train: Source, reference: Source) -> None:
-    """Raises `ConfigError` where training and reference images differ in size, channels, levels or the numbering of
-    classes."""
-    ours, theirs = train.spec.image_shape, reference.spec.image_shape
-    if ours != theirs:
-        ours, theirs = (" x ".join(map(str, shape)) for shape in (ours, theirs))
-        raise ConfigError(
-            f"the training images are {ours} and the reference's {theirs}; set --config.data.size and "
-            "--config.data.channels to make images that are read alike."
-        )
-    if train.spec.levels != reference.spec.levels:
-        raise ConfigError(
-            f"the training images have {train.spec.levels} levels and the reference's {reference.spec.levels}: give "
-            "sources of the same data."
-        )
-    if not train.classes or not reference.classes:
-        return
-    if _numbers(train.classes, reference.classes) == list(range(len(reference.classes))):
-        return
-    more = [name for name in train.classes if name not in reference.classes]
-    fewer = [name for name in reference.classes if name not in train.classes]
-    found = [f"the training images alone have {_some(more)}"] * bool(more)
-    found += [f"the reference alone has {_some(fewer)}"] * bool(fewer)
-    raise ConfigError(
-        f"the training images and the reference have other classes: {' and '.join(found) or 'their order differs'}; "
-        "give sources of the same classes."
-    )
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(map(repr, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

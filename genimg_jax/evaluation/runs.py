@@ -5,7 +5,7 @@ import json
 import os
 import pathlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
@@ -23,6 +23,7 @@ from genimg_jax.engine.program import Program
 from genimg_jax.errors import ConfigError, DataError
 from genimg_jax.evaluation import classes, image_sets, likelihood, log_probs, marks, suite, trajectory
 from genimg_jax.evaluation.image_sets import ImageSet
+from genimg_jax.evaluation.labels import labelled, to_ask
 from genimg_jax.evaluation.results import Report
 from genimg_jax.evaluation.suite import Comparison
 from genimg_jax.metrics.specs import Measurement, MetricSpec, Scalar
@@ -92,7 +93,7 @@ def _open(
         raise ConfigError(f"there is no suite {which!r}{nearest(which, SUITES)} There are {', '.join(SUITES)}.")
     values = configs.complete(run.read_json(workdir, "config.json")) if values is None else values
     program, weights, step, dataset = restored.open_run(workdir, values, checkpoint, averaged)
-    read, options = program.config.data, program.config.evaluate
+    read, options = image_sets.bounded(program.config.data), program.config.evaluate
     source = open_source(read, part)
     if "label" in program.family.conditions and (renamed := identity.other_classes(dataset, source)):
         raise DataError(f"the model's classes are not those of the images that it is evaluated on: {renamed}.")
@@ -150,6 +151,7 @@ def _evaluate(opened: Opened, weights: core.Weights, step: int, checkpoint: str)
         missing = {"held-out loss and likelihood": problem} if problem else {}
         found = found._replace(metrics=measured | found.metrics | facts, left_out=missing | found.left_out)
         report["samples"] = len(made.images)
+        report["protocol"] |= {"classes asked for": made.asked} if made.asked else {}
     report["trained_on"] = marks.trained_on(program.family.objective, found.metrics)
     if log_prob is not None:
         found = found._replace(arrays={"log_prob": log_probs.arrays(log_prob, measured, source)})
@@ -190,20 +192,35 @@ def _saved(step: int, train: TrainOptions) -> bool:
 
 
 def _sample(opened: Opened, weights: core.Weights) -> tuple[ImageSet, Measurement]:
-    """The run's images, and how many it makes a second once the sampler is compiled."""
+    """The run's images, of classes in the shares of the held-out ones, and how many it makes a second once the sampler
+    is compiled."""
     program, comparison = opened.program, opened.comparison
-    options = program.config.evaluate
-    count = options.samples or opened.source.size
-    batch = min(options.batch_size, count)
-    programs.sample(program, weights, batch, options.seed)
-    since = time.monotonic()
-    made = programs.sample(program, weights, count, options.seed)
-    rate = count / (time.monotonic() - since)
-    labels = programs.condition_for(program, np.arange(count)).get("label")
-    images = image_sets.of_generated(
-        made, comparison.reference, comparison.data, str(opened.workdir), options.seed, labels
-    )
-    return images, _fact("images_a_second", rate, _machine([d.device_kind for d in jax.devices()], run.cores()))
+    options, reference = program.config.evaluate, comparison.reference
+    count, labels = options.samples or opened.source.size, None
+    if "label" in program.family.conditions:
+        # Runs of earlier versions do not say what their classes are called; others were checked.
+        same = len(reference.classes) == program.spec.num_classes
+        names = reference.classes if same else tuple(map(str, range(program.spec.num_classes)))
+        labels = to_ask(names, reference, count, options.seed)
+    next(programs.sample_batches(program, weights, count, options.seed))
+    seconds = 0.0
+
+    def timed() -> Iterator[np.ndarray]:
+        nonlocal seconds
+        parts = programs.sample_batches(program, weights, count, options.seed, labels)
+        while True:
+            since = time.monotonic()
+            part = next(parts, None)
+            seconds += time.monotonic() - since
+            if part is None:
+                return
+            yield part
+
+    images = image_sets.of_generated(timed(), reference, comparison.data, str(opened.workdir), options.seed)
+    if labels is not None:
+        images = labelled(images, labels, names, reference)
+    machine = _machine([d.device_kind for d in jax.devices()], run.cores())
+    return images, _fact("images_a_second", count / seconds, machine)
 
 
 def _facts(opened: Opened, step: int, lines: Sequence[Mapping[str, Any]]) -> dict[str, Measurement]:

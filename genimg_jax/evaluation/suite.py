@@ -1,6 +1,7 @@
 """The full suite: everything that can be said of generated images beside a reference, whatever made them."""
 
 import io
+import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ from genimg_jax.metrics.memorisation import Audit, Uncopied
 from genimg_jax.metrics.pair_scores import OwnPairs, own_pairs
 from genimg_jax.metrics.specs import Measurement
 
+MOST_BYTES = 3 * 2**29  # of the pixels of all sets as floats: more are not compared by them
 PIXELS, RANDOM, CLASSIFIER, INCEPTION = "pixels", "random_convolutions", "classifier", "inception"
 
 
@@ -40,7 +42,8 @@ class Comparison(NamedTuple):
     measured: tuple[str, ...]
     """The features that distances are measured in."""
     audited: tuple[str, ...]
-    """Those that repetition is looked for in: pixels, and the first of the others that knows more."""
+    """Those that repetition is looked for in: pixels, unless there are too many, and the first of the others that knows
+    more."""
     logits: dict[str, FeatureNetwork]
     """What the formula of the Inception score is computed over."""
     reference_features: dict[str, np.ndarray]
@@ -101,12 +104,18 @@ def prepare(
     if options.inception:
         networks[INCEPTION], logits[INCEPTION] = distances.inception(options)
         chosen = [*chosen, INCEPTION]
-    networks[RANDOM] = features.random_convolutions(reference.images.shape[1:])
-    audited = (PIXELS, list(networks)[1])
+    shape = reference.images.shape[1:]
+    networks[RANDOM] = features.random_convolutions(shape)
+    audited = tuple(networks)[:2]
+    needed = 4 * math.prod(shape) * (count + len(reference.images) + (len(train.images) if train else 0))
+    if needed > MOST_BYTES:
+        left_out[PIXELS] = reason = f"the pixels of all images take {needed / 2**30:,.1f} GiB as numbers"
+        del networks[PIXELS]
+        audited = audited[1:]
     networks = {name: network for name, network in networks.items() if name in chosen or name in audited}
     measured = tuple(name for name in networks if name in chosen)
     if not measured:
-        raise ConfigError(f"config.evaluate.features is {options.features}, and there is none: {reason}; add pixels.")
+        raise ConfigError(f"config.evaluate.features is {options.features}, and there is none: {reason}; add another.")
     with progress.bar("reference", total=len(networks) + len(logits), unit="part") as bar:
         independent = audit.independent_pixels(reference, collapse.JUDGED, options.seed)
         independent_features = {name: distances.extract(networks[name], independent) for name in audited}
