@@ -44,10 +44,10 @@ def _field(denoise: Denoise, noisy: jax.Array, level: jax.Array, vectors: jax.Ar
     def clean(z: jax.Array) -> jax.Array:
         return denoise_all(denoise, z, level)
 
-    denoised, derivative = jax.linearize(clean, noisy)
+    denoised, pull_back = jax.vjp(clean, noisy)
 
     def along(vector: jax.Array):
-        return jnp.sum(vector * (vector - derivative(vector)), axis=tuple(range(1, noisy.ndim)))
+        return jnp.sum(vector * (vector - pull_back(vector)[0]), axis=tuple(range(1, noisy.ndim)))
 
     return noisy - denoised, jax.lax.map(along, vectors, batch_size=AT_ONCE)
 
