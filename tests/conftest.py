@@ -3,13 +3,17 @@
 What one worker compiled the others read back, and so do later runs: see `runtime.Options.compilation_cache`.
 """
 
+import importlib.metadata
 import os
 
 from genimg_jax.engine import runtime
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 # What the tests compile runs for milliseconds: most of their time would go into making it fast.
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
+FLAGS = ["--xla_backend_optimization_level=0"]
+if importlib.metadata.version("jaxlib") == "0.10.2":  # others may not know it, and would end the process
+    FLAGS.append("--xla_cpu_use_fusion_emitters=false")
+os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS])
 runtime.prepare(runtime.Options(cpu_tuning=False, host_devices=4))
 XLA_FLAGS = os.environ["XLA_FLAGS"]
 
