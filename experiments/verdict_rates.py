@@ -1,17 +1,19 @@
-"""How often is the verdict of `genimg evaluate --suite full` wrong?
+"""How often is the verdict of `genimg evaluate --suite full` wrong? Prints tables in Markdown.
 
-    python experiments/verdict_rates.py --healthy runs/vae_0 ... --stopped runs/vae_6_steps ... --out FILE.md
+    python experiments/verdict_rates.py
+    python experiments/verdict_rates.py --trained runs/vae_0 ... --stopped runs/vae_6_steps ...
 
-Planted failures are made from training images of scikit-learn's digits, in their 17 levels and binarised, and from runs
-that stopped early or whose weights exploded; all of them should be found. Trained runs, and training images in place of
-a generator's, should be called healthy. All are compared with the held-out images. The report's first lines say which
-runs took part; training them is left to `genimg train`.
+The first command plants failures in training images of scikit-learn's digits, in their 17 levels and binarised, all of
+which should be found, and puts training images in place of a generator's, which should be healthy. The second judges
+runs on digits: trained ones should be healthy, and neither those that were stopped early nor the trained ones whose
+weights have exploded. All are compared with the held-out images.
 """
 
 import argparse
 import functools
 import pathlib
 import sys
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -19,6 +21,7 @@ from scipy import ndimage
 
 from genimg_jax import data
 from genimg_jax.data import Part, open_source
+from genimg_jax.engine import config as configs
 from genimg_jax.engine import program as programs
 from genimg_jax.engine import restored, run, runtime
 from genimg_jax.engine.config import EvaluateOptions
@@ -129,7 +132,7 @@ def judged(made: np.ndarray, read: data.Options, history=(), model=None) -> Verd
 
 def of_run(workdir: pathlib.Path, factor: float = 1.0) -> tuple[str, Verdict]:
     """The run in a few words, and its verdict; `factor` multiplies its weights."""
-    opened = restored.open_run(workdir, run.read_json(workdir, "config.json"), "last")
+    opened = restored.open_run(workdir, configs.complete(run.read_json(workdir, "config.json")), "last")
     config = opened.program.config
     weights = opened.weights._replace(params=jax.tree.map(lambda x: factor * x, opened.weights.params))
     made = programs.sample(opened.program, weights, len(comparison(config.data.binarize).reference.images), 0)
@@ -151,52 +154,49 @@ HEADER = (
 )
 
 
-def table(title: str, rows: dict[str, Verdict], wrong) -> list[str]:
-    """A Markdown table, and how many are `wrong`."""
+def table(title: str, rows: dict[str, Verdict], healthy: bool) -> list[str]:
+    """A Markdown table of sets that are all healthy, or all not, and how many verdicts are wrong."""
     if not rows:
         return []
-    count = sum(wrong(verdict) for verdict in rows.values())
-    rate = proportion(count, len(rows))
-    lines = [
-        f"\n## {title}: {count} of {len(rows)} wrong ({rate.low:.1%} to {rate.high:.1%})\n",
-        HEADER,
-        "| --- " * 9 + "|",
-    ]
-    return lines + [f"| {name} | {cells(verdict)} |" for name, verdict in rows.items()]
+    wrong = sum((verdict.status == HEALTHY) != healthy for verdict in rows.values())
+    rate = proportion(wrong, len(rows))
+    heading = f"\n## {title}: {wrong} of {len(rows)} wrong, {rate.estimate:.1%} [{rate.low:.1%}, {rate.high:.1%}]\n"
+    return [heading, HEADER, "| --- " * 9 + "|", *(f"| {name} | {cells(verdict)} |" for name, verdict in rows.items())]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--healthy", nargs="*", type=pathlib.Path, default=[], help="trained runs")
-    parser.add_argument("--stopped", nargs="*", type=pathlib.Path, default=[], help="runs that were stopped early")
-    parser.add_argument("--out", type=pathlib.Path, required=True)
-    options = parser.parse_args()
-    print(runtime.prepare(runtime.Options(cpu_tuning=False)))
-    failures, alarms = {}, {}
+def of_images() -> list[str]:
+    failures, perfect_ones = {}, {}
+    source = open_source(DATA["grey"], Part.TRAIN)
+    rows = source.read(np.arange(source.size))
+    real = rows["image"] / np.float32(source.stored_levels - 1)
     for kind, read in DATA.items():
-        source = open_source(data.Options(source="digits"), Part.TRAIN)
-        rows = source.read(np.arange(source.size))
-        real, count = (
-            rows["image"] / np.float32(source.stored_levels - 1),
-            len(comparison(read.binarize).reference.images),
-        )
+        count = len(comparison(read.binarize).reference.images)
         for name, made in planted(real, rows["label"], count).items():
             if kind == "grey" or name not in GREY_ONLY:
                 failures[f"{name}, {kind}"] = judged(2 * made - 1, read)
         for seed in range(5):
             for name, made in perfect(real, count, seed).items():
-                alarms[f"{name}, {kind}"] = judged(2 * made - 1, read)
-    trained = dict(map(of_run, options.healthy))
-    stopped = dict(map(of_run, options.stopped))
-    exploded = {f"{name}, weights x {EXPLODED:g}": v for name, v in (of_run(r, EXPLODED) for r in options.healthy)}
-    lines = [
-        *table("Planted failures", failures, lambda verdict: verdict.status == HEALTHY),
-        *table("Stopped early", stopped, lambda verdict: verdict.status == HEALTHY),
-        *table("Exploded weights", exploded, lambda verdict: verdict.status == HEALTHY),
-        *table("Training images as a generator", alarms, lambda verdict: verdict.status != HEALTHY),
-        *table("Trained runs", trained, lambda verdict: verdict.status != HEALTHY),
+                perfect_ones[f"{name}, {kind}"] = judged(2 * made - 1, read)
+    return table("Planted failures", failures, False) + table("Training images as a generator", perfect_ones, True)
+
+
+def of_runs(trained: Sequence[pathlib.Path], stopped: Sequence[pathlib.Path]) -> list[str]:
+    exploded = dict(of_run(workdir, EXPLODED) for workdir in trained)
+    return [
+        *table("Stopped early", dict(map(of_run, stopped)), False),
+        *table(f"Trained, all weights then multiplied by {EXPLODED:g}", exploded, False),
+        *table("Trained", dict(map(of_run, trained)), True),
     ]
-    options.out.write_text("\n".join(lines) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trained", nargs="*", type=pathlib.Path, default=[], help="runs that should be healthy")
+    parser.add_argument("--stopped", nargs="*", type=pathlib.Path, default=[], help="runs that were stopped early")
+    options = parser.parse_args()
+    print(runtime.prepare(runtime.Options(cpu_tuning=False)), file=sys.stderr)
+    lines = of_runs(options.trained, options.stopped) if options.trained or options.stopped else of_images()
+    print("\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -163,9 +163,8 @@ def quality_findings(
         )
         findings.append(Finding(name, status, value, real, sentence))
     # One real image x, repeated, is at a distance of k(x, x) - 2 E k(x, y) + E k(y, y') from the data; its mean over x.
-    itself = np.mean((np.square(data).sum(axis=1, dtype=np.float64) / data.shape[1] + 1) ** 3) - 1
-    repeated = float(itself - pairs.kernel.means.mean())
-    lower = intervals.normal(distance.estimate, distance.standard_error).low
+    repeated = float(pairs.kernel.diagonal.mean() - pairs.kernel.means.mean())
+    lower = intervals.kernel_interval(distance).low
     share, noise_share = distance.estimate / repeated, noise_distance.estimate / repeated
     sentence = (
         f"The kernel distance to the data is {share:.3f} of that of one real image repeated; independent pixels have "
