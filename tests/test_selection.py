@@ -84,3 +84,17 @@ def test_a_figure_chosen_on_validation_has_no_optimism_and_one_chosen_on_test_ha
     errors = {name: np.std(found) / len(found) ** 0.5 for name, found in optimism.items()}
     assert abs(means["validation"]) < 3 * errors["validation"]
     assert means["test"] < -5 * errors["test"]
+
+
+def test_a_run_that_knew_two_splits_is_continued_with_them(tmp_path, capsys):
+    command = ["train", "--config", "configs/vae_digits.py:tiny", "--workdir", str(tmp_path / "run")]
+    as_then = ["--config.data.validation_split=test", "--config.data.allow_overlap=True"]
+    assert main([*command, *as_then, "--config.train.steps=4"]) == 0
+    for path in [tmp_path / "run" / "config.json", *(tmp_path / "run" / "checkpoints").glob("*/about/metadata")]:
+        stored = json.loads(path.read_text())
+        options = stored.get("config", stored)["data"]
+        del options["validation_split"], options["allow_overlap"]
+        path.write_text(json.dumps(stored))
+    assert main(command) == 4
+    assert "data.validation_split  stored 'test', given 'auto'" in capsys.readouterr().err
+    assert main([*command, *as_then]) == 0

@@ -112,7 +112,7 @@ def _limited(positions: np.ndarray, stored: Stored, limit: int) -> np.ndarray:  
 
 
 def _counts(labels: np.ndarray | None, count: int) -> tuple[int, ...] | None:
-    return None if labels is None or not count else tuple(np.bincount(labels, minlength=count).tolist())
+    return None if labels is None or not count else tuple(np.bincount(labels[labels >= 0], minlength=count).tolist())
 
 
 def _gather(rows: dict[str, np.ndarray], indices: np.ndarray) -> dict[str, np.ndarray]:  # i64[B] -> [B, ...]

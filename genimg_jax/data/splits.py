@@ -49,10 +49,10 @@ def part(
             drawn &= np.isin(labels[train], labels[train[~drawn]])
         train, validation = train[~drawn], train[drawn]
     elif options.validation_split != "none":
-        validation = select(options.validation_split, available)
+        with _needed(chosen == Part.VALIDATION):
+            validation = select(options.validation_split, available)
     parts = {Part.TRAIN: train, Part.VALIDATION: validation}
-    # Training does not need the last part: a source without it can be trained on.
-    with contextlib.nullcontext() if chosen == Part.EVALUATE else contextlib.suppress(DataError):
+    with _needed(chosen == Part.EVALUATE):
         parts[Part.EVALUATE] = select(options.evaluate_split, available)
     if not len(parts[chosen]):
         raise DataError(f"data.{chosen} is {getattr(options, chosen)!r}, which leaves no images; name a split.")
@@ -69,6 +69,11 @@ def part(
     stated = [sentence for pair, sentence in shared.items() if chosen in pair]
     name = title(options, chosen)
     return parts[chosen], f"{name} ({'; '.join(stated)})" if stated else name
+
+
+def _needed(needed: bool) -> contextlib.AbstractContextManager:
+    """Where a split must be there; a source without one that is not asked for can still be trained on."""
+    return contextlib.nullcontext() if needed else contextlib.suppress(DataError)
 
 
 def title(options: Options, part: Part) -> str:

@@ -109,7 +109,8 @@ def _cache_programs(folder: str) -> str:
         _set("jax_enable_compilation_cache", False)
         return "compiled programs not kept"
     named = os.environ.get("JAX_COMPILATION_CACHE_DIR", "")
-    if named and not folder:
+    # One of ours is that of the process which started this one, whose cores may be others.
+    if named and not folder and pathlib.Path(named).parent != user_cache() / "xla":
         return f"compiled programs in {named}"
     path = pathlib.Path(folder).expanduser().absolute() if folder else user_cache() / "xla" / _compiler()
     try:

@@ -149,12 +149,12 @@ def _scratch(program: Program, state: core.TrainState) -> core.TrainState:
 
 
 def _check_same(stored: Mapping[str, Any], given: Mapping[str, Any], where: str, force_resume: bool) -> None:
-    found = configs.differences(stored, given)
+    found = configs.differences(configs.complete(stored), given)
     unsafe = [d for d in found if not d.safe]
     if unsafe and not force_resume:
         raise CheckpointError(
             f"the checkpoint {where} is of another configuration:\n{configs.table(unsafe)}\n"
-            "Use another --workdir, or --force_resume to go on with the given values."
+            "Give the stored values, use another --workdir, or --force_resume to go on with the given ones."
         )
     if found:
         print(f"changed since {where}:\n{configs.table(found)}")

@@ -30,7 +30,7 @@ def selected_among(report: Mapping[str, Any]) -> str:
     selection, split = report.get("selection"), report.get("split", "")
     if not selection:
         return ""
-    seen = selection.get("evaluated", 1)  # candidates of this run that were evaluated on the reported split
+    seen = selection.get("evaluated", 1)  # settings of this run that were evaluated on the reported images
     count = f"{selection.get('candidates', 1)}{f' and {seen} on {split}' if seen > 1 else ''}"
     # A split that shares images with the one of choices says so.
     part = selection.get("split") == split or ("split" in selection and Part.VALIDATION in split)

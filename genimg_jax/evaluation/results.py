@@ -15,6 +15,7 @@ from genimg_jax.metrics.specs import LIKELIHOODS, Measurement, MetricSpec
 from genimg_jax.options import nearest
 
 Report = dict[str, Any]
+EVALUATED = "evaluated.json"  # of a run: the settings that were evaluated, by the hash of the images
 
 # What a table of runs shows unless told otherwise: those of them that are there.
 COLUMNS = (
@@ -81,6 +82,9 @@ def read(workdir: pathlib.Path, name: str) -> Report:
     report = run.read_json(workdir / "evaluation", f"{name}.json")
     if not isinstance(report, Mapping) or "metrics" not in report:
         raise ConfigError(f"{workdir}/evaluation/{name}.json is no report of an evaluation; make it anew.")
+    if "selection" in report and (workdir / EVALUATED).is_file():  # later evaluations count too
+        settings = run.read_json(workdir, EVALUATED).get(report["protocol"]["data"], ())
+        report["selection"]["evaluated"] = max(len(settings), report["selection"]["evaluated"])
     return report
 
 
@@ -148,8 +152,8 @@ def table(
     log_probs: Mapping[str, np.ndarray | None] | None = None,
 ) -> str:
     """A Markdown table, a row a report, with the digest of each column's protocol below it; without `columns`, of those
-    of `COLUMNS` that there are. Beside negative log-likelihoods of one kind stand their paired differences from the
-    first row's, over the images of `log_probs`, f64[N] by row from `log_probs.read`.
+    of `COLUMNS` that there are. Beside negative log-likelihoods of one kind stand their paired differences from those
+    of the first row that stored them, over the images of `log_probs`, f64[N] by row from `log_probs.read`.
 
     Raises `ConfigError` for a column that no report has, and `DataError` where a column would hold figures of two
     protocols: likelihoods that are exact, bounds or estimates are given columns of their own, and everything else must
@@ -184,6 +188,8 @@ def table(
             {row: [column.cells.get(row) for column in shown] for row in reports},
         )
     )
+    rough = {row: report.get("protocol", {}).get("warning") for row, report in reports.items()}
+    notes += [f"{row}: {sentence}." for row, sentence in rough.items() if sentence and LIKELIHOODS[0] in metric_of]
     if unknown := [row for row, report in reports.items() if "trained_on" not in report]:
         notes.append(f"Reports that do not say what was trained on, and are not marked: {', '.join(unknown)}.")
     return "\n\n".join([text, *notes, *marks.legend(text)])

@@ -20,11 +20,11 @@ from genimg_jax.engine import restored, run
 from genimg_jax.engine.config import TrainOptions
 from genimg_jax.engine.images import write_whole
 from genimg_jax.engine.program import Program
-from genimg_jax.errors import ConfigError, DataError
+from genimg_jax.errors import ConfigError, DataError, ResourceError
 from genimg_jax.evaluation import classes, image_sets, likelihood, log_probs, marks, suite, trajectory
 from genimg_jax.evaluation.image_sets import ImageSet
 from genimg_jax.evaluation.labels import labelled, to_ask
-from genimg_jax.evaluation.results import Report
+from genimg_jax.evaluation.results import EVALUATED, Report
 from genimg_jax.evaluation.suite import Comparison
 from genimg_jax.metrics.specs import Measurement, MetricSpec, Scalar
 from genimg_jax.options import nearest, untrained
@@ -97,6 +97,13 @@ def _open(
     source = open_source(read, part)
     if "label" in program.family.conditions and (renamed := identity.other_classes(dataset, source)):
         raise DataError(f"the model's classes are not those of the images that it is evaluated on: {renamed}.")
+    if "classes" not in dataset and ("label" in program.family.conditions or read.limit):
+        changed = identity.change(dataset, open_source(read, Part.TRAIN))
+        if changed:
+            raise DataError(
+                f"{workdir} is of an earlier version, which numbered classes and drew data.limit otherwise, and its "
+                f"training data cannot be read as it was ({changed}); train it anew."
+            )
     if which != "full":
         return Opened(workdir, program, part, source, averaged, None), weights, step
     if program.family.sample is None:
@@ -139,8 +146,8 @@ def _evaluate(opened: Opened, weights: core.Weights, step: int, checkpoint: str)
             **stated,
             **({"completion": program.family.completion} if program.family.completion else {}),
         },
-        "selection": _selection(opened, step, checkpoint),
     }
+    report["selection"] = _selection(opened, step, checkpoint, report["protocol"]["data"])
     found = suite.Found(measured)
     if comparison:
         made, rate = _sample(opened, weights)
@@ -158,13 +165,13 @@ def _evaluate(opened: Opened, weights: core.Weights, step: int, checkpoint: str)
     return suite.write(_place(opened, checkpoint, ".json"), report, found)
 
 
-def _selection(opened: Opened, step: int, checkpoint: str) -> dict[str, Any]:
+def _selection(opened: Opened, step: int, checkpoint: str, images: str) -> dict[str, Any]:
     """Among how many candidates this one was chosen, and on which split.
 
     The candidates are checkpoints, where 'best' was asked for. `evaluated` counts the different settings of this run
-    (step, average, sampling options) that were ever evaluated on the reported split.
+    (step, average, sampling options) that were ever evaluated on these images, whichever split named them.
     """
-    config, place = opened.program.config, opened.workdir / "evaluated.json"
+    config, place = opened.program.config, opened.workdir / EVALUATED
     setting = {
         "step": step,
         "averaged": opened.averaged,
@@ -172,9 +179,12 @@ def _selection(opened: Opened, step: int, checkpoint: str) -> dict[str, Any]:
     }
     evaluated = run.read_json(place.parent, place.name) if place.is_file() else {}
     digest = hashlib.sha256(json.dumps(setting, sort_keys=True).encode()).hexdigest()[:12]
-    evaluated[opened.part] = sorted({*evaluated.get(opened.part, ()), digest})
-    run.write_json(place, evaluated)
-    found = {"evaluated": len(evaluated[opened.part])}
+    evaluated[images] = sorted({*evaluated.get(images, ()), digest})
+    try:
+        run.write_json(place, evaluated)
+    except OSError as error:
+        raise ResourceError(f"{place} cannot be written: {error.strerror}; evaluate a copy of the run.") from error
+    found = {"evaluated": len(evaluated[images])}
     best = config.train.best if checkpoint == "best" else ""
     if not best:
         return found

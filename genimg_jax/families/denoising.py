@@ -38,7 +38,7 @@ class Options(backbone.Options):
     least: float = bounded(0.002, 1e-5, static=True)  # lowest noise level of likelihoods and of most samplers' grids
     greatest: float = bounded(80.0, 1.0, static=True)  # noise level that sampling starts from
     evaluate_times: int = bounded(8, 1, trained=False)  # noise levels at which `evaluate` measures each image
-    likelihood_steps: int = bounded(32, 4, trained=False)  # of the ODE of `log_prob`, or the noise levels of a bound
+    likelihood_steps: int = bounded(32, 2, trained=False)  # of the ODE of `log_prob`, or the noise levels of a bound
     likelihood_tolerance: float = bounded(0.0, 0.0, static=True, trained=False)  # of adaptive steps; 0: fixed ones
     likelihood_probes: int = bounded(4, 0, trained=False)  # random directions for `log_prob`'s trace; 0: the exact one
 
@@ -189,7 +189,7 @@ def family(
     return made._replace(
         log_prob=functools.partial(estimate, steps, tolerance),
         # Steps twice as long make an error 2^5 times as great in each, which is what a tolerance is of.
-        log_prob_at_half=functools.partial(estimate, steps // 2, 32 * tolerance),
+        log_prob_at_half=functools.partial(estimate, steps // 2, 32 * tolerance) if tolerance or steps >= 4 else None,
         bound="estimate",
         protocol=_estimate_protocol(options),
     )
