@@ -1,7 +1,8 @@
-"""Intervals that cover what they say they cover; the test suite proves it by simulation.
+"""Intervals whose coverage is simulated: see `experiments/results/interval_coverage.md`.
 
-Each function states its target. Percentile bootstraps are left out on purpose: a resample of a biased statistic adds
-the bias once more, and its interval for a Frechet distance misses the population's distance every time.
+Each function states its target, and the coverage of its 95 % intervals where that is below 93 % or above 97 %.
+Percentile bootstraps are left out on purpose: a resample of a biased statistic adds the bias once more, and its
+interval for a Frechet distance misses the population's distance every time.
 """
 
 from typing import NamedTuple
@@ -43,7 +44,11 @@ def _sample(values: np.ndarray, what: str) -> np.ndarray:  # [N] -> f64[N]
 
 
 def mean(values: np.ndarray, level: float = 0.95) -> Interval:  # [N]
-    """Student's interval for the mean of the population that N independent values come from."""
+    """Student's interval for the mean of the population that N independent values come from.
+
+    Of 20 skewed values it covers too little: 92 % for exponential and 87 % for log-normal ones. From 300 on it covers
+    94 to 96 % of all that was simulated.
+    """
     values = _sample(values, "the values whose mean is asked for")
     return student(values.mean(), values.std(ddof=1) / np.sqrt(len(values)), len(values) - 1, level)
 
@@ -80,9 +85,9 @@ def frechet_interval(
 
     The estimate is bias-corrected, so it can be compared across N, may be negative where the truth is nearly 0, and is
     not the plug-in value of publications. Chong and Forsyth 2020 extrapolate likewise, by a regression on 1/N over
-    random subsets; disjoint blocks give the variance too. Costs `blocks` + 1 distances. A nominal 95 % covered 94 to
-    98 % of simulations with N from 37 D on and M from N to 13 N, of Gaussian features and of skewed ones; with N = 31 D
-    up to 98.5 %: with few samples it is too wide before it is too narrow.
+    random subsets; disjoint blocks give the variance too. Costs `blocks` + 1 distances. A nominal 95 % covered 92 to
+    99 % of simulations of Gaussian, skewed, heavy-tailed and binary features: 92 to 94 % with 2 of them and 200 samples,
+    95 to 99 % with 8 and 16. Nearly all misses lie below the truth.
     """
     return jackknife(*frechet_replicates(generated, reference, blocks, seed), level)
 
@@ -92,7 +97,8 @@ def kernel_interval(found: KernelDistance, level: float = 0.95) -> Interval:
 
     It holds every distance d with (estimate - d)^2 <= t^2 (slope d + constant), since the variance grows with d itself:
     an estimate that is low by chance also has too small a standard error, and estimate +- t errors then misses. t is
-    Student's quantile, with the degrees of freedom that the slope's own variance leaves (Satterthwaite 1946).
+    Student's quantile, with the degrees of freedom that the slope's own variance leaves (Satterthwaite 1946). A nominal
+    95 % covered 93 to 98 % of simulations of 160 to 300 samples, more where a few elements make most of the distance.
     """
     t = scipy.stats.t.ppf((1 + level) / 2, found.freedom)
     shift = t**2 * found.slope / 2

@@ -113,8 +113,8 @@ def distance(own: Own, others: Own, cross: Cross) -> KernelDistance:
         along = within.means + (within.diagonal - within.means) / count - across  # element . d, up to a constant
         spread += along.var(ddof=1) / count
         uncertainty += np.square(along - along.mean()).var() / count**3
-    # trace + estimate is the squared length of d as it was drawn; C along any direction is at most its trace.
-    slope = 4 * min(spread / max(estimate + trace, np.finfo(float).tiny), trace)
+    length = estimate + trace  # squared, of d as it was drawn; C along any direction is at most its trace
+    slope = 4 * (min(spread / length, trace) if length > 0 else trace)
     freedom = 2 * spread**2 / uncertainty if uncertainty else np.inf
     error = np.sqrt(slope * max(estimate, 0) + constant)
     return KernelDistance(*map(float, (estimate, error, slope, constant, freedom)))
