@@ -86,8 +86,8 @@ def frechet_interval(
     The estimate is bias-corrected, so it can be compared across N, may be negative where the truth is nearly 0, and is
     not the plug-in value of publications. Chong and Forsyth 2020 extrapolate likewise, by a regression on 1/N over
     random subsets; disjoint blocks give the variance too. Costs `blocks` + 1 distances. A nominal 95 % covered 92 to
-    99 % of simulations of Gaussian, skewed, heavy-tailed and binary features: 92 to 94 % with 2 of them and 200 samples,
-    95 to 99 % with 8 and 16. Nearly all misses lie below the truth.
+    99 % of simulations of Gaussian, skewed, heavy-tailed and binary features: 92 to 94 % with 2 features and 200
+    samples, 95 to 99 % with 8 and 16 features. Most misses lie below the truth.
     """
     return jackknife(*frechet_replicates(generated, reference, blocks, seed), level)
 
