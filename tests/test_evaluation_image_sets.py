@@ -12,7 +12,7 @@ from genimg_jax.data.file_rows import FileRows
 from genimg_jax.engine import images
 from genimg_jax.engine.program import EVALUATION_SEED
 from genimg_jax.errors import ConfigError, ResourceError
-from genimg_jax.evaluation import distances, image_sets
+from genimg_jax.evaluation import audit, distances, image_sets
 from genimg_jax.evaluation.image_sets import ImageSet, named, of_generated, of_source
 from genimg_jax.evaluation.labels import check_alike, labelled, renumbered, shares_of, to_ask
 
@@ -207,6 +207,11 @@ def test_a_large_set_stays_in_a_file_and_is_the_same(tmp_path, monkeypatch):
             np.concatenate(list(image_sets.batches(one))), np.concatenate(list(image_sets.batches(other)))
         )
         assert one.images[np.array([], int)].shape == (0, 8, 8, 1)
+        pool = image_sets.fitting(one, 0)
+        assert len(pool) == 5000 // 64 < len(image_sets.fitting(other, 0)) == len(other.images)
+        assert {image.tobytes() for image in pool} <= {image.tobytes() for image in other.images}
+        independent = audit.independent_pixels(one, 40, 0)
+        assert independent.images.shape == (40, 8, 8, 1) and independent.levels == one.levels
     np.testing.assert_array_equal(filed[0].labels, whole.labels)
     assert len(list(tmp_path.iterdir())) == 2
     del filed, one

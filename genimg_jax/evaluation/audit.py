@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from genimg_jax.engine import images
+from genimg_jax.evaluation import image_sets
 from genimg_jax.evaluation.image_sets import ImageSet
 from genimg_jax.metrics import collapse
 from genimg_jax.metrics.collapse import COLLAPSED, SUSPICIOUS, Finding, Verdict
@@ -58,8 +59,9 @@ def independent_pixels(images: ImageSet, count: int, seed: int) -> ImageSet:
     """`count` images whose every pixel is taken from a random one of these images, at the same place: each pixel
     has its true distribution, independently of the others."""
     height, width = images.images.shape[1:3]
-    chosen = np.random.default_rng(seed).integers(len(images.images), size=(count, height, width))
-    pixels = images.images[chosen, np.arange(height)[:, None], np.arange(width)]
+    pool = image_sets.fitting(images, seed)
+    chosen = np.random.default_rng(seed).integers(len(pool), size=(count, height, width))
+    pixels = pool[chosen, np.arange(height)[:, None], np.arange(width)]
     return images._replace(images=pixels, labels=None, captions=None, masks=None)
 
 

@@ -88,6 +88,14 @@ def kept(parts: Iterator[np.ndarray]) -> np.ndarray | FileRows:
     return np.concatenate(held)
 
 
+def fitting(images: ImageSet, seed: int) -> np.ndarray:  # -> u8[n, H, W, C]
+    """All images, or of a set in a file as many random ones as fit in `IN_MEMORY`."""
+    if isinstance(images.images, np.ndarray):
+        return images.images
+    count = min(len(images.images), max(1, IN_MEMORY // math.prod(images.images.shape[1:])))
+    return images.images[np.sort(np.random.default_rng(seed).permutation(len(images.images))[:count])]
+
+
 def bounded(options: data.Options) -> data.Options:
     """The options of a source of which an evaluation holds no more than `IN_MEMORY_MIB` in memory."""
     return dataclasses.replace(options, memory_mib=min(options.memory_mib, IN_MEMORY_MIB))
