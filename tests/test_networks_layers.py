@@ -1,7 +1,5 @@
 """Layers against direct sums, exact singular values and hand-made statistics."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +18,6 @@ from genimg_jax.networks.layers import (
     activate,
     double,
     halve,
-    product_of,
 )
 
 
@@ -139,21 +136,3 @@ def test_unknown_names_are_refused():
         activate("rely", jnp.ones(1))
     with pytest.raises(ConfigError, match=r"normalization is 'bach'; it must be 'none', 'batch' or 'group'"):
         Normalization("bach").init(jax.random.key(0), jnp.ones((1, 2)), True)
-
-
-@pytest.mark.parametrize("rows", [(5,), (2, 3)])
-def test_products_have_the_derivatives_of_a_matrix_product(rows):
-    product = functools.partial(product_of(forward=False), dimensions=None)
-    check_grads(product, (random(0, *rows, 4), random(1, 4, 6)), order=2, modes=["rev"], rtol=1e-2)
-
-
-def test_products_copy_no_gradient_transposed():
-    """And in forward mode they are JAX's own."""
-    x, kernel = random(0, 5, 4), random(1, 4, 6)
-
-    def backward(product):
-        return str(jax.make_jaxpr(lambda g: jax.vjp(product, x, kernel)[1](g))(random(2, 5, 6)))
-
-    product = functools.partial(product_of(forward=False), dimensions=None)
-    assert "transpose" not in backward(product) and "transpose" in backward(jnp.matmul)
-    assert product_of(forward=True) is jax.lax.dot_general

@@ -13,8 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genimg_jax.networks.layers import product_of
-
 Cache = tuple[tuple[jax.Array, jax.Array], ...]  # keys and values of each block, [B, heads, slots, features]
 
 
@@ -97,11 +95,10 @@ class Block(nn.Module):
     def setup(self):
         small = nn.initializers.variance_scaling(0.5 / self.depth, "fan_in", "truncated_normal")
         self.attention_norm, self.perceptron_norm = nn.LayerNorm(), nn.LayerNorm()
-        dense = functools.partial(nn.Dense, dot_general=product_of(forward=False))
-        self.heads_in = dense(3 * self.width, use_bias=False)
-        self.heads_out = dense(self.width, kernel_init=small)
-        self.hidden = dense(4 * self.width)
-        self.out = dense(self.width, kernel_init=small)
+        self.heads_in = nn.Dense(3 * self.width, use_bias=False)
+        self.heads_out = nn.Dense(self.width, kernel_init=small)
+        self.hidden = nn.Dense(4 * self.width)
+        self.out = nn.Dense(self.width, kernel_init=small)
 
     def __call__(self, x: jax.Array, angles: jax.Array | None) -> jax.Array:  # [B, S, width] -> [B, S, width]
         return self.rest(x, causal_attention(*self.split(x, angles)))
@@ -118,7 +115,7 @@ class Block(nn.Module):
     def split(self, x: jax.Array, angles: jax.Array | None) -> list[jax.Array]:
         # [B, S, width] -> query, key and value, [B, heads, S, width / heads] each
         parts = self.heads_in(self.attention_norm(x)).reshape(*x.shape[:2], 3, self.heads, -1)
-        query, key, value = (part[:, :, 0].swapaxes(1, 2) for part in jnp.split(parts, 3, axis=2))
+        query, key, value = (parts[:, :, i].swapaxes(1, 2) for i in range(3))
         return [query, key, value] if angles is None else [rotate(query, angles), rotate(key, angles), value]
 
     def rest(self, x: jax.Array, attended: jax.Array) -> jax.Array:
@@ -153,8 +150,7 @@ class Decoder(nn.Module):
                 self.prefix_place = embed(self.prefix_length - 1)
         self.blocks = [Block(self.width, self.heads, self.depth) for _ in range(self.depth)]
         self.norm = nn.LayerNorm()
-        uniform = nn.initializers.zeros  # the distribution at first
-        self.logits = nn.Dense(self.vocabulary, kernel_init=uniform, dot_general=product_of(forward=False))
+        self.logits = nn.Dense(self.vocabulary, kernel_init=nn.initializers.zeros)  # the uniform distribution at first
 
     def __call__(self, prefix: jax.Array, tokens: jax.Array) -> jax.Array:
         """Logits of every token given the prefix and the tokens before it."""

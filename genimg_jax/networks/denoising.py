@@ -6,7 +6,6 @@ f32[B, K] says several such numbers, for models of two times. `label` i32[B] is 
 class that stands for none, and None is the null class for all. The outputs are float32 and 0 at first.
 """
 
-import functools
 import math
 
 import flax.linen as nn
@@ -16,7 +15,7 @@ import numpy as np
 
 from genimg_jax.networks.attention import full_attention
 from genimg_jax.networks.conditioning import ClassEmbedding
-from genimg_jax.networks.layers import Dense, flat_normal, product_of
+from genimg_jax.networks.layers import Dense, flat_normal
 
 LOWEST, HIGHEST = 1 / 32, 2.0  # cycles a unit of `c_noise`; faster ones make derivatives with respect to it explode
 
@@ -67,8 +66,9 @@ class SelfAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:  # [B, S, F] -> [B, S, F]
-        dense = functools.partial(nn.Dense, dot_general=product_of(self.forward))
-        parts = dense(3 * x.shape[-1], kernel_init=normal, name="heads_in")(x)
-        parts = jnp.split(parts.reshape(*x.shape[:2], 3, -1, self.head_size), 3, axis=2)
-        attended = full_attention(*(part[:, :, 0].swapaxes(1, 2) for part in parts), self.forward)
-        return dense(x.shape[-1], kernel_init=self.out_init, name="heads_out")(attended.swapaxes(1, 2).reshape(x.shape))
+        parts = nn.Dense(3 * x.shape[-1], kernel_init=normal, name="heads_in")(x)
+        parts = parts.reshape(*x.shape[:2], 3, -1, self.head_size)
+        attended = full_attention(*(parts[:, :, i].swapaxes(1, 2) for i in range(3)), self.forward)
+        return nn.Dense(x.shape[-1], kernel_init=self.out_init, name="heads_out")(
+            attended.swapaxes(1, 2).reshape(x.shape)
+        )

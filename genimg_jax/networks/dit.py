@@ -6,8 +6,6 @@ front: registers (Darcet et al. 2024), the class once more in context, and a giv
 See `denoising` for what goes in and out.
 """
 
-import functools
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -16,7 +14,7 @@ import numpy as np
 from genimg_jax.errors import ConfigError
 from genimg_jax.networks.conditioning import ClassEmbedding
 from genimg_jax.networks.denoising import Condition, SelfAttention, normal, or_null
-from genimg_jax.networks.layers import Dense, product_of, unpatchify
+from genimg_jax.networks.layers import Dense, unpatchify
 
 
 def patchify(image: jax.Array, patch: int) -> jax.Array:
@@ -64,9 +62,8 @@ class Block(nn.Module):
         attend = SelfAttention(features // self.heads, forward=self.forward, name="attention")
         x = x + gate * attend(modulate(x, scale, shift))
         scale, shift, gate = following
-        dense = functools.partial(nn.Dense, kernel_init=normal, dot_general=product_of(self.forward))
-        hidden = dense(4 * features, name="hidden")(modulate(x, scale, shift))
-        x = x + gate * dense(features, name="out")(nn.gelu(hidden))
+        hidden = nn.Dense(4 * features, kernel_init=normal, name="hidden")(modulate(x, scale, shift))
+        x = x + gate * nn.Dense(features, kernel_init=normal, name="out")(nn.gelu(hidden))
         # Without the barrier XLA recomputes sums of residual blocks in every consumer.
         return jax.lax.optimization_barrier(x)
 

@@ -5,8 +5,6 @@ whole network follow, whatever the dtype of the images. Statistics (batch means,
 """
 
 import math
-from collections.abc import Callable
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -73,39 +71,6 @@ def parameters(layer: nn.Module, x: jax.Array, window: tuple[int, ...], training
     if layer.spectral:
         kernel = SpectralScale(name="spectral")(kernel, training)
     return x.astype(kernel.dtype), kernel, bias.astype(kernel.dtype)
-
-
-@jax.custom_vjp
-def _product(x: jax.Array, kernel: jax.Array) -> jax.Array:  # [..., N], [N, M] -> [..., M]
-    return x @ kernel
-
-
-def _product_forward(x: jax.Array, kernel: jax.Array):
-    return x @ kernel, (x, kernel)
-
-
-def _product_backward(inputs: tuple[jax.Array, jax.Array], gradient: jax.Array):
-    x, kernel = inputs
-    x_gradient = jax.lax.dot_general(gradient, kernel, (((x.ndim - 1,), (1,)), ((), ())))
-    # Rows are one axis: a product over two axes would be of transposed copies again.
-    x, gradient = (array.reshape(-1, array.shape[-1]) for array in (x, gradient))
-    return x_gradient, jax.lax.dot_general(x, gradient, (((0,), (0,)), ((), ())))
-
-
-_product.defvjp(_product_forward, _product_backward)
-
-
-def product_of(forward: bool) -> Callable:
-    """`dot_general` for Flax's `Dense`: its kernel's gradient is x^T g.
-
-    Left to itself, JAX takes (g^T x)^T, for which the CPU copies g transposed: a fifth of a Transformer's step. Without
-    a derivative of forward mode: ask for `forward` where one is taken.
-    """
-
-    def product(x: jax.Array, kernel: jax.Array, dimensions: Any, **settings: Any) -> jax.Array:
-        return _product(x, kernel)
-
-    return jax.lax.dot_general if forward else product
 
 
 def add(x: jax.Array, bias: jax.Array) -> jax.Array:  # [..., C], [C] or [] -> [..., C]

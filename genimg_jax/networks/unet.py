@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from genimg_jax.errors import ConfigError
 from genimg_jax.networks.denoising import Condition, SelfAttention, normal
-from genimg_jax.networks.layers import Conv, Dense, Normalization, product_of
+from genimg_jax.networks.layers import Conv, Dense, Normalization
 
 HEAD = 64  # features of an attention head, or fewer where that does not divide them
 
@@ -54,7 +54,7 @@ class ResidualBlock(nn.Module):
         y = convolution(kernel_init=nn.initializers.zeros, name="conv_out")(y)
         x = resize(x)
         if x.shape[-1] != self.features:
-            x = nn.Dense(self.features, kernel_init=normal, dot_general=product_of(self.forward), name="skip")(x)
+            x = nn.Dense(self.features, kernel_init=normal, name="skip")(x)
         x = (x + y) * math.sqrt(0.5)
         if self.attention:
             y = Normalization("group", name="attention_norm")(x, training).reshape(x.shape[0], -1, self.features)

@@ -50,10 +50,10 @@ def _velocity(denoise: Denoise, level: jax.Array) -> Callable[[jax.Array], jax.A
 
 def _divergence(velocity: Callable, scaled: jax.Array, vectors: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The velocity, and v . J v for each vector, J its Jacobian."""  # [B, ...], [K, B, ...] -> [B, ...], f32[K, B]
-    change, pull_back = jax.vjp(velocity, scaled)
+    change, derivative = jax.linearize(velocity, scaled)
 
     def along(vector: jax.Array) -> jax.Array:
-        return jnp.sum(vector * pull_back(vector)[0], axis=tuple(range(1, scaled.ndim)))
+        return jnp.sum(vector * derivative(vector), axis=tuple(range(1, scaled.ndim)))
 
     return change, jax.lax.map(along, vectors, batch_size=AT_ONCE)
 
