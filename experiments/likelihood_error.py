@@ -103,7 +103,7 @@ def row(toy_name: str, toy: Toy, name: str, repetitions: int) -> str:
 
     inside, widths, errors = 0, [], []
     for part in np.array_split(np.arange(count), repetitions):
-        error = abs((estimate - half)[part].mean())
+        error = abs((estimate - half)[part]).mean()
         interval = intervals.mean(-estimate[part])
         inside += interval.low - error <= truth <= interval.high + error
         widths.append(interval.high - interval.estimate)

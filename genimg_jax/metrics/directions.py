@@ -33,8 +33,8 @@ DECLARED = {
     # Likelihoods
     "negative_log_likelihood": Declared("lower", "nats an image"),
     "bits_per_*": Declared("lower", "bits"),
-    "discretisation_error": Declared(unit="nats an image"),  # to be near to 0
-    "bound_gap": Declared(unit="nats an image"),  # likewise
+    "discretisation_error": Declared("lower", "nats an image", 0.0),
+    "bound_gap": Declared(unit="nats an image"),  # to be near to 0
     # Distances to reference images; those corrected for their bias may be below 0
     "frechet/*": Declared("lower", low=0.0),
     "frechet_corrected/*": Declared("lower"),
