@@ -7,6 +7,8 @@ is that optimism.
 """
 
 import argparse
+import concurrent.futures
+import functools
 import json
 import pathlib
 import subprocess
@@ -38,6 +40,16 @@ def differences(workdir: pathlib.Path) -> tuple[float, float, int]:
     return test[min(validation, key=validation.get)] - last, min(test.values()) - last, len(test)
 
 
+def trained(config: str, every: int, seed: int, workdir: pathlib.Path) -> tuple[float, float, int]:
+    """`differences` of one seed, once it is trained and all of its checkpoints are evaluated on both splits."""
+    often = [f"--config.train.{key}_every={every}" for key in ("checkpoint", "evaluate")]
+    more = ["--config.train.keep=1000", "--config.train.sample_every=0", f"--config.seed={seed}"]
+    genimg("train", "--config", f"configs/{config}.py", "--workdir", str(workdir), *often, *more)
+    for flags in ([], ["--validation"]):
+        genimg("evaluate", "--workdir", str(workdir), "--all-checkpoints", *flags)
+    return differences(workdir)
+
+
 def cell(values: list[float]) -> str:
     found = intervals.mean(np.array(values))
     return f"{found.estimate:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
@@ -49,21 +61,17 @@ def main() -> None:
     parser.add_argument("--configs", nargs="+", default=["vae_digits", "made_digits"])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--every", type=int, default=100, help="steps between checkpoints")
+    parser.add_argument("--workers", type=int, default=1, help="seeds that are trained at a time")
     options = parser.parse_args()
     print("| config | seeds | checkpoints | chosen on validation, minus last | chosen on test, minus last |")
     print("| --- | --- | --- | --- | --- |")
-    for config in options.configs:
-        found = []
-        for seed in range(options.seeds):
-            workdir = options.workdir / f"{config}-{seed}"
-            often = [f"--config.train.{key}_every={options.every}" for key in ("checkpoint", "evaluate")]
-            more = ["--config.train.keep=1000", "--config.train.sample_every=0", f"--config.seed={seed}"]
-            genimg("train", "--config", f"configs/{config}.py", "--workdir", str(workdir), *often, *more)
-            for flags in ([], ["--validation"]):
-                genimg("evaluate", "--workdir", str(workdir), "--all-checkpoints", *flags)
-            found.append(differences(workdir))
-        ours, theirs, counts = zip(*found, strict=True)
-        print(f"| `{config}` | {options.seeds} | {counts[0]} | {cell(ours)} | {cell(theirs)} |", flush=True)
+    with concurrent.futures.ThreadPoolExecutor(options.workers) as pool:
+        for config in options.configs:
+            seeds = range(options.seeds)
+            workdirs = [options.workdir / f"{config}-{seed}" for seed in seeds]
+            found = pool.map(functools.partial(trained, config, options.every), seeds, workdirs)
+            ours, theirs, counts = zip(*found, strict=True)
+            print(f"| `{config}` | {options.seeds} | {counts[0]} | {cell(ours)} | {cell(theirs)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -66,6 +66,16 @@ def test_class_balance():
     assert swapped.p_value < 1e-3
 
 
+def test_total_variation_by_chance():
+    rng = np.random.default_rng(0)
+    p = [0.4, 0.3, 0.2, 0.1, 0.0]
+    pairs = [(rng.choice(5, 300, p=p), rng.choice(5, 500, p=p)) for _ in range(400)]
+    found = [tests.class_balance(*pair, 5) for pair in pairs]
+    np.testing.assert_allclose(
+        np.mean([one.chance for one in found]), np.mean([one.total_variation for one in found]), rtol=0.05
+    )
+
+
 def test_class_balance_p_values_are_uniform_under_the_null():
     rng = np.random.default_rng(0)
     found = [tests.class_balance(*rng.integers(6, size=(2, 300)), 6).p_value for _ in range(500)]

@@ -92,6 +92,8 @@ class ClassBalance(NamedTuple):
     """f64[K], of reference images."""
     total_variation: float
     """Half the sum of absolute differences: the share of images that would have to change class. 0 to 1."""
+    chance: float
+    """About the total variation that is expected between two sets of these sizes from one distribution."""
     p_value: float
     """That of the chi-squared test that both sets of labels come from one distribution."""
 
@@ -108,4 +110,8 @@ def class_balance(predictions: np.ndarray, reference: np.ndarray, classes: int) 
     shares, expected = (count / count.sum() for count in counts)
     table = np.stack(counts)[:, np.sum(counts, axis=0) > 0]
     p_value = scipy.stats.chi2_contingency(table, correction=False).pvalue if table.shape[1] > 1 else 1.0
-    return ClassBalance(shares, expected, float(np.abs(shares - expected).sum() / 2), float(p_value))
+    # Each class's difference is nearly normal, with this variance and mean absolute value sqrt(2 variance / pi).
+    pooled = np.sum(counts, axis=0) / np.sum(counts)
+    variances = pooled * (1 - pooled) * sum(1 / count.sum() for count in counts)
+    chance = np.sqrt(2 * variances / np.pi).sum() / 2
+    return ClassBalance(shares, expected, float(np.abs(shares - expected).sum() / 2), float(chance), float(p_value))

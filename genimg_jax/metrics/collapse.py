@@ -13,7 +13,7 @@ so that a fair model of its data passes, and a person would call what fails them
 - the kernel distance to the data is surely more than a tenth of that of one real image repeated.
 
 "Surely" refers to 95 % intervals. Real images are scored against each other, so no further ones are needed. Precision
-or coverage of real images that is not at least 0.1 above that of independent pixels tells nothing and is left out.
+or coverage of real images that is not at least 0.2 above that of independent pixels tells nothing and is left out.
 `experiments/verdict_rates.py` measures how often the verdict is wrong.
 """
 
@@ -40,7 +40,7 @@ MISSING = 0.1
 JUDGED = 300
 NEIGHBOURS = 5
 LEARNED = 0.2
-APART = 0.1
+APART = 0.2
 TOO_FAR = 0.1
 # Log odds of real over generated at which a discriminator errs once in ten thousand.
 WON = 9.2
@@ -82,6 +82,7 @@ def class_findings(
     left = len(present) - len(missing)
     listed = f"; missing: {', '.join(names[c] if names else str(c) for c in missing)}" if missing else ""
     variation = balance.total_variation
+    beyond_chance = np.sqrt(max(variation**2 - balance.chance**2, 0.0))
     return [
         Finding(
             "modes",
@@ -92,8 +93,8 @@ def class_findings(
         ),
         Finding(
             "class histogram",
-            # Chance alone moves a histogram of few samples far.
-            HEALTHY if balance.p_value > 1e-3 else _status(variation, 0.15, 0.5),
+            # Chance alone moves a histogram of few samples far; independent differences add in squares.
+            HEALTHY if balance.p_value > 1e-3 else _status(beyond_chance, 0.15, 0.5),
             variation,
             0.0,
             f"{variation:.0%} of the images would have to change class to match the data (p {balance.p_value:.2g}).",
