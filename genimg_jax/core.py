@@ -21,12 +21,26 @@ Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 
 
+class Field(NamedTuple):
+    """One array that the data gives with every image, such as a caption or a segmentation map."""
+
+    shape: tuple[int, ...]  # () class; (T,) tokens; (D,) features; (H, W) map; (H, W, C) image
+    size: int = 0  # classes, vocabulary or segments of integers from 0 to size - 1; 0: real numbers
+    paired: bool = True  # whether row i belongs to image i; False: another domain, in an order of its own
+
+
 class Spec(NamedTuple):
-    """What the data tells a family."""
+    """What the data tells a family. Copy it with `_replace`, so that fields are never lost."""
 
     image_shape: tuple[int, int, int]  # (height, width, channels)
     num_classes: int  # 0: unlabelled
     levels: int  # values a pixel can take: 256, 2 for binarised images; 0: images of codes that are real numbers
+    fields: Mapping[str, Field] = {}  # what comes with every image besides its class, by its key in a batch
+
+    @property
+    def conditions(self) -> dict[str, Field]:
+        """Everything that a family can be conditioned on, by its key in a batch."""
+        return {**({"label": Field((), self.num_classes)} if self.num_classes else {}), **self.fields}
 
 
 @flax.struct.dataclass
