@@ -42,6 +42,9 @@ class Spec(NamedTuple):
         """Everything that a family can be conditioned on, by its key in a batch."""
         return {**({"label": Field((), self.num_classes)} if self.num_classes else {}), **self.fields}
 
+    def __hash__(self) -> int:  # a mapping has none
+        return hash((self.image_shape, self.num_classes, self.levels, *sorted(self.fields.items())))
+
 
 @flax.struct.dataclass
 class TrainState:
