@@ -17,8 +17,7 @@ from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 from sklearn.pipeline import make_pipeline
 
 from genimg_jax.data import Part, open_source
-from genimg_jax.engine import images, restored, run
-from genimg_jax.engine import program as programs
+from genimg_jax.engine import images, restored, run, tasks
 from genimg_jax.errors import answered
 
 
@@ -49,7 +48,7 @@ def main() -> None:
     classes = len(np.unique(known["label"]))
     rows = [("real images", flat(real["image"]))]
     for name, restored_run in zip(options.runs, opened, strict=True):
-        made = programs.sample(restored_run.program, restored_run.weights, options.count, 0)
+        made = tasks.sample(restored_run.program, restored_run.weights, options.count, 0)
         rows.append((f"{name} step {restored_run.step}", flat(images.to_uint8(made))))
     print("| images | " + " | ".join(map(str, range(classes))) + " | spread |\n" + "| --- " * (classes + 2) + "|")
     for name, pictures in rows:

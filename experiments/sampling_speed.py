@@ -22,7 +22,7 @@ import numpy as np
 
 from genimg_jax import core
 from genimg_jax.engine import config as configs
-from genimg_jax.engine import parallel, runtime
+from genimg_jax.engine import parallel, runtime, tasks
 from genimg_jax.engine import program as programs
 from genimg_jax.errors import answered
 from genimg_jax.networks.attention import Decoder
@@ -114,7 +114,7 @@ def measure(name: str, count: int, rounds: int) -> str:
     passes = functools.partial(whole_passes, OUTPUTS[config.family](config.model), size, steps)
     passes = parallel.compile_per_example(passes, program.mesh)
     contenders = (
-        lambda: program.sample(weights, index, {}, np.int32(0)),
+        lambda: program.apply(tasks.sample_task, weights, {"index": index}, np.int32(0)),
         lambda: passes(weights, index, np.int32(0)),
     )
     (_, images), (_, first) = (timed(c) for c in contenders)

@@ -23,8 +23,7 @@ from absl import logging
 
 from genimg_jax.data import Part, open_source
 from genimg_jax.engine import config as configs
-from genimg_jax.engine import program as programs
-from genimg_jax.engine import restored, run, runtime
+from genimg_jax.engine import restored, run, runtime, tasks
 from genimg_jax.errors import answered
 from genimg_jax.evaluation import classes, distances, image_sets, suite
 from genimg_jax.metrics import intervals
@@ -42,9 +41,9 @@ def measure(workdir: pathlib.Path, changed: dict, samples: int, judge) -> dict[s
     values["model"] = {**values["model"], **changed}
     opened = restored.open_run(workdir, values, "best")
     options = opened.program.config.evaluate
-    programs.sample(opened.program, opened.weights, min(options.batch_size, samples), options.seed)
+    tasks.sample(opened.program, opened.weights, min(options.batch_size, samples), options.seed)
     start = time.perf_counter()
-    made = programs.sample(opened.program, opened.weights, samples, options.seed)
+    made = tasks.sample(opened.program, opened.weights, samples, options.seed)
     seconds = time.perf_counter() - start
     distance = judge(made)
     return {

@@ -20,8 +20,7 @@ from scipy import ndimage
 from genimg_jax import data
 from genimg_jax.data import Part, open_source
 from genimg_jax.engine import config as configs
-from genimg_jax.engine import program as programs
-from genimg_jax.engine import restored, run, runtime
+from genimg_jax.engine import restored, run, runtime, tasks
 from genimg_jax.engine.config import EvaluateOptions
 from genimg_jax.errors import answered
 from genimg_jax.evaluation import classifiers, image_sets, suite
@@ -131,7 +130,7 @@ def of_run(workdir: pathlib.Path) -> tuple[str, Verdict]:
     """The run in a few words, and its verdict."""
     opened = restored.open_run(workdir, configs.complete(run.read_json(workdir, "config.json")), "last")
     config = opened.program.config
-    made = programs.sample(opened.program, opened.weights, len(comparison(config.data.binarize).reference.images), 0)
+    made = tasks.sample(opened.program, opened.weights, len(comparison(config.data.binarize).reference.images), 0)
     about = f"{workdir.name} ({config.family}, {opened.step} steps, seed {config.seed})"
     return about, judged(made, config.data, run.read_metrics(workdir), vars(config.model))
 

@@ -19,7 +19,7 @@ from genimg_jax.commands import command_line, sample
 from genimg_jax.commands import train as train_command
 from genimg_jax.data import Source, open_source
 from genimg_jax.engine import config as configs
-from genimg_jax.engine import images, run
+from genimg_jax.engine import images, run, tasks
 from genimg_jax.engine import program as programs
 
 CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("*.py"))
@@ -77,12 +77,15 @@ def test_every_variant_fits_its_data(config, variant, monkeypatch):
     assert jax.tree.map(lambda x: x.shape, after) == jax.tree.map(lambda x: x.shape, program.like)
     assert metrics.names and metrics.values.shape == (len(metrics.names),)
     rows = resolved.train.batch_size
-    measured = jax.eval_shape(functools.partial(program.per_example, "evaluate"), core.weights(program.like), batch, 0)
+    measured = jax.eval_shape(
+        functools.partial(program.apply, tasks.evaluate_task), core.weights(program.like), batch, 0
+    )
     assert measured and all(x.shape == (rows,) for x in measured.values())
     if program.family.sample is not None:
         index = np.arange(4, dtype=np.int32)
-        condition = programs.condition_for(program, index)
-        made = jax.eval_shape(program.sample, core.weights(program.like), index, condition, 0)
+        asked = {"index": index, **tasks.condition_for(program, index)}
+        sample = functools.partial(program.apply, tasks.sample_task)
+        made = jax.eval_shape(sample, core.weights(program.like), asked, 0)
         assert made.shape == (4, *source.spec.image_shape)
 
 

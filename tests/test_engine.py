@@ -13,7 +13,7 @@ from tiny_runs import assert_same_state, change, environment, losses, name_of, s
 
 from genimg_jax import core
 from genimg_jax.data import open_source
-from genimg_jax.engine import checkpoint, parallel, restored, run, training
+from genimg_jax.engine import checkpoint, parallel, restored, run, tasks, training
 from genimg_jax.engine import config as configs
 from genimg_jax.engine import program as programs
 from genimg_jax.errors import CheckpointError, ConfigError
@@ -265,42 +265,58 @@ def test_the_batch_size_changes_no_value():
             "vae_digits", parallel__devices=devices, evaluate__batch_size=size, model__evaluate_samples=2
         )
         weights = core.weights(program.init(3))
-        values = programs.evaluate(program, weights, source)
-        values |= programs.evaluate(program, weights, source, "log_prob")
+        values = tasks.evaluate(program, weights, source)
+        values |= tasks.log_prob(program, weights, source)
         assert {v.shape for v in values.values()} == {(source.size,)}
         found.append(values)
     assert_close(found[0], found[1])
     assert_close(found[0], found[2])
 
 
+def test_random_streams_keep_their_names():
+    """Another name gives other images for the seeds of finished runs."""
+    named = {task: programs.stream_name(getattr(tasks, task)) for task in vars(tasks) if task.endswith("_task")}
+    assert named == {
+        "evaluate_task": "evaluate",
+        "log_prob_task": "log_prob",
+        "sample_task": "sample",
+        "reconstruct_task": "encode",
+    }
+    assert programs.stream_name(tasks.Interpolate(5)) == "sample"
+    program, _ = build("vae_digits")
+    weights = core.weights(program.init(0))
+    keys = core.item_keys(core.stream(7, "sample"), jnp.arange(3))
+    assert_close(tasks.sample(program, weights, 3, 7), program.family.sample(weights, keys, {}))
+
+
 def test_sample_i_depends_on_the_seed_and_i_alone():
     program, _ = build("gan_digits", parallel__devices=1, evaluate__batch_size=8)
     wide, _ = build("gan_digits", evaluate__batch_size=20)
     weights = core.weights(program.init(0))
-    few, many = programs.sample(program, weights, 3, seed=5), programs.sample(program, weights, 21, seed=5)
+    few, many = tasks.sample(program, weights, 3, seed=5), tasks.sample(program, weights, 21, seed=5)
     assert few.shape == (3, 8, 8, 1) and many.shape == (21, 8, 8, 1)
     assert_close(few, many[:3])
-    assert_close(programs.sample(wide, jax.device_get(weights), 21, seed=5), many)
+    assert_close(tasks.sample(wide, jax.device_get(weights), 21, seed=5), many)
     assert np.abs(many[:, None] - many[None]).max((2, 3, 4))[~np.eye(21, dtype=bool)].min() > 1e-3, "all are different"
-    assert np.abs(programs.sample(program, weights, 3, seed=6) - few).max() > 1e-3
+    assert np.abs(tasks.sample(program, weights, 3, seed=6) - few).max() > 1e-3
 
 
 def test_labels_are_each_in_turn_or_the_one_asked_for():
     program, _ = build("gan_digits", parallel__devices=1, model__conditional=True)
     index = np.arange(8, 23)
-    assert programs.condition_for(program, index)["label"].tolist() == [i % 10 for i in range(8, 23)]
-    assert programs.condition_for(program, index, 7)["label"].tolist() == [7] * 15
+    assert tasks.condition_for(program, index)["label"].tolist() == [i % 10 for i in range(8, 23)]
+    assert tasks.condition_for(program, index, 7)["label"].tolist() == [7] * 15
     weights = core.weights(program.init(0))
-    in_turn, sevens = programs.sample(program, weights, 10, 0), programs.sample(program, weights, 10, 0, label=7)
+    in_turn, sevens = tasks.sample(program, weights, 10, 0), tasks.sample(program, weights, 10, 0, label=7)
     same = [np.allclose(a, b, atol=1e-5) for a, b in zip(in_turn, sevens, strict=True)]
     assert same == [i == 7 for i in range(10)]
     for label in (-1, 10):
         with pytest.raises(ConfigError, match=f"class {label} is not one of 0 to 9"):
-            programs.sample(program, weights, 1, 0, label=label)
+            tasks.sample(program, weights, 1, 0, label=label)
     unconditional, _ = build("gan_digits")
-    assert programs.condition_for(unconditional, index) == {}
+    assert tasks.condition_for(unconditional, index) == {}
     with pytest.raises(ConfigError, match="not class-conditional"):
-        programs.condition_for(unconditional, index, 7)
+        tasks.condition_for(unconditional, index, 7)
 
 
 def test_a_column_of_samples_shows_one_class():
@@ -308,20 +324,20 @@ def test_a_column_of_samples_shows_one_class():
 
     def columns(classes, count, label=None):
         spec = program.spec._replace(num_classes=classes)
-        return programs.sample_columns(program._replace(spec=spec), count, label)
+        return tasks.sample_columns(program._replace(spec=spec), count, label)
 
     assert [columns(10, count) for count in (9, 10, 64, 100, 300)] == [None, 10, 10, 10, 20]
     assert [columns(classes, 64) for classes in (1, 2, 3, 16, 17)] == [8, 8, 9, 16, None]
     assert columns(10, 64, label=3) is None
-    assert programs.sample_columns(build("gan_digits")[0], 64) is None, "it is not conditional"
+    assert tasks.sample_columns(build("gan_digits")[0], 64) is None, "it is not conditional"
 
 
 @pytest.mark.parametrize("config", ["vae_digits", "gan_digits"])
 def test_interpolations_begin_and_end_at_samples(config):
     program, _ = build(config, parallel__devices=1)
     weights = core.weights(program.init(0))
-    rows = programs.interpolate(program, weights, rows=3, steps=5, seed=2).reshape(3, 5, 8, 8, 1)
-    ends = programs.sample(program, weights, 6, seed=2)
+    rows = tasks.interpolate(program, weights, rows=3, steps=5, seed=2).reshape(3, 5, 8, 8, 1)
+    ends = tasks.sample(program, weights, 6, seed=2)
     assert_close(rows[:, 0], ends[0::2])
     assert_close(rows[:, -1], ends[1::2])
     assert np.abs(rows[:, 2] - (rows[:, 0] + rows[:, -1]) / 2).max() > 1e-4, "not a cross-fade of pictures"
@@ -331,9 +347,9 @@ def test_capabilities_that_are_lacking_are_named(monkeypatch):
     program, _ = build("gan_digits")
     lacking = program._replace(family=program.family._replace(sample=None, prior=None))
     with pytest.raises(ConfigError, match="gan cannot sample"):
-        programs.sample(lacking, None, 1, 0)
+        tasks.sample(lacking, None, 1, 0)
     with pytest.raises(ConfigError, match="gan draws no codes"):
-        programs.interpolate(lacking, None, 1, 2, 0)
+        tasks.interpolate(lacking, None, 1, 2, 0)
 
 
 def test_a_run_is_opened_as_it_was_trained(run_of, capsys):

@@ -14,8 +14,7 @@ from genimg_jax.__main__ import main
 from genimg_jax.commands import report
 from genimg_jax.commands.evaluate import beside
 from genimg_jax.data import open_source, shapes
-from genimg_jax.engine import images, restored
-from genimg_jax.engine import program as programs
+from genimg_jax.engine import images, restored, tasks
 from genimg_jax.evaluation import attributes, evaluate_run, image_sets, suite
 from genimg_jax.evaluation import recipe as recipes
 from genimg_jax.evaluation.labels import renumbered, shares_of
@@ -52,7 +51,7 @@ def generated(workdir, tmp_path_factory):
     opened = restored.open_run(workdir, json.loads((workdir / "config.json").read_text()), "best")
     held_out = open_source(data.Options(), "test")
     label = shares_of(held_out.read(np.arange(held_out.size))["label"], COUNT, 0)
-    image = images.to_uint8(programs.sample(opened.program, opened.weights, COUNT, 0, label))
+    image = images.to_uint8(tasks.sample(opened.program, opened.weights, COUNT, 0, label))
     np.savez(place / "images.npz", image=image, label=label)
     np.savez(place / "unlabelled.npz", image=image)
     np.savez(place / "named.npz", image=image, label=label.astype(str))
@@ -139,7 +138,7 @@ def test_classes_are_asked_for_in_the_shares_of_the_held_out_images(workdir, tmp
     assert report["protocol"]["classes asked for"] == seen[0].asked == "as held out"
     # They are what the images were drawn of, not only what they are called.
     opened = restored.open_run(workdir, values, "best")
-    again = programs.sample(opened.program, opened.weights, 20, 0, seen[0].labels)
+    again = tasks.sample(opened.program, opened.weights, 20, 0, seen[0].labels)
     expected = image_sets.of_generated(again, REFERENCE, data.Options(), "", 0)
     np.testing.assert_array_equal(seen[0].images, expected.images)
 

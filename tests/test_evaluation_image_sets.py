@@ -10,7 +10,7 @@ from genimg_jax import core, data
 from genimg_jax.data import open_source, transforms
 from genimg_jax.data.file_rows import FileRows
 from genimg_jax.engine import images
-from genimg_jax.engine.program import EVALUATION_SEED
+from genimg_jax.engine.tasks import EVALUATION_SEED
 from genimg_jax.errors import ConfigError, ResourceError
 from genimg_jax.evaluation import audit, distances, image_sets
 from genimg_jax.evaluation.image_sets import ImageSet, named, of_generated, of_source

@@ -17,6 +17,7 @@ from genimg_jax import core, data, families
 from genimg_jax.data.opening import open_source
 from genimg_jax.engine import config as configs
 from genimg_jax.engine import program as programs
+from genimg_jax.engine import tasks
 from genimg_jax.evaluation import likelihood
 from genimg_jax.families import denoising, diffusion, flow
 from genimg_jax.metrics import intervals
@@ -98,7 +99,7 @@ def test_half_is_the_same_bound_with_half_of_its_samples():
         config = configs.resolve(values)
         source = open_source(config.data, "test[:8]")
         program = programs.build(config, source.spec, source.stored_levels)
-        found.append(programs.evaluate(program, core.weights(program.init(0)), source, "log_prob"))
+        found.append(tasks.log_prob(program, core.weights(program.init(0)), source))
     np.testing.assert_allclose(found[0]["log_prob_at_half"], found[1]["log_prob"], rtol=1e-5)
     assert np.abs(found[0]["log_prob"] - found[1]["log_prob"]).max() > 1e-3
 
@@ -114,7 +115,8 @@ def measured(monkeypatch, kind: str, change: float):
         family=family, spec=spec, config=SimpleNamespace(evaluate=SimpleNamespace(likelihood=True))
     )
     monkeypatch.setattr(likelihood, "dataset", lambda options, source: "made")
-    monkeypatch.setattr(programs, "evaluate", lambda program, weights, source, name="evaluate": values[name])
+    for name, value in values.items():
+        monkeypatch.setattr(tasks, name, lambda *_, value=value: value)
     found, each = likelihood.measure(program, None, SimpleNamespace(spec=spec, size=100, split="test"), data.Options())
     np.testing.assert_array_equal(each, logs)
     return found, likelihood.warnings(found), intervals.mean(-logs.astype(np.float64))

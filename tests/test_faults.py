@@ -25,7 +25,7 @@ from tiny_runs import ROOT, assert_same_state, environment, losses, name_of, sta
 
 from genimg_jax.__main__ import main
 from genimg_jax.data import open_source
-from genimg_jax.engine import checkpoint, images, loop, parallel, run
+from genimg_jax.engine import checkpoint, images, loop, parallel, run, tasks
 from genimg_jax.engine import config as configs
 from genimg_jax.engine import program as programs
 from genimg_jax.families import vae
@@ -137,7 +137,7 @@ def interrupt(function, number: int, at_call: int = 1):
     [
         (checkpoint, "open_store", 1, 1),  # before anything is compiled
         (parallel, "put_batch", 2, 2),  # in a step
-        (programs, "evaluate", 1, 5),  # after the step that is being evaluated and saved: the next one is the last
+        (tasks, "evaluate", 1, 5),  # after the step that is being evaluated and saved: the next one is the last
         (checkpoint, "save", 1, 5),  # as that save begins
     ],
 )

@@ -10,8 +10,7 @@ from genimg_jax import evaluation
 from genimg_jax.__main__ import main
 from genimg_jax.data import Part, open_source
 from genimg_jax.engine import config as configs
-from genimg_jax.engine import program as programs
-from genimg_jax.engine import restored, run
+from genimg_jax.engine import restored, run, tasks
 from genimg_jax.engine.checkpoint import open_store
 from genimg_jax.engine.checkpoint import steps as checkpoints
 
@@ -43,7 +42,7 @@ def losses(workdir, part):
     rows = []
     for step in checkpoints(open_store(workdir, read_only=True)):
         weights, _ = restored.load(workdir, program, str(step))
-        rows.append(programs.evaluate(program, weights, source)["loss"].astype(np.float64))
+        rows.append(tasks.evaluate(program, weights, source)["loss"].astype(np.float64))
     return np.array(rows)
 
 

@@ -90,14 +90,13 @@ def main(arguments: Sequence[str]) -> None:
 
 def _draw(values: flags.FlagValues, run: restored.Restored) -> Drawn:
     from genimg_jax.data import Part, classes, open_source
-    from genimg_jax.engine import images
-    from genimg_jax.engine import program as programs
+    from genimg_jax.engine import images, tasks
 
     program, weights = run.program, run.weights
     seed = program.config.seed if values.seed is None else values.seed
     if values.reconstruct:
-        source, columns = open_source(program.config.data, Part.EVALUATE), programs.COLUMNS
-        grid = images.to_uint8(programs.reconstruct(program, weights, source, values.reconstruct))
+        source, columns = open_source(program.config.data, Part.EVALUATE), tasks.COLUMNS
+        grid = images.to_uint8(tasks.reconstruct(program, weights, source, values.reconstruct))
         shape = grid.shape[1:]
         rows = grid.reshape(-1, 2, columns, *shape).swapaxes(0, 1)  # those that were encoded, and what their codes give
         original, made = rows.reshape(2, -1, *shape)[:, : min(values.reconstruct, source.size)]
@@ -105,14 +104,14 @@ def _draw(values: flags.FlagValues, run: restored.Restored) -> Drawn:
         return Drawn(name, len(made), [made], {"original": original}, columns, grid)
     if values.interpolate:
         name, columns, count = f"interpolations-{run.step}-seed{seed}", values.steps, values.interpolate * values.steps
-        parts = [programs.interpolate(program, weights, values.interpolate, columns, seed, values.label)]
+        parts = [tasks.interpolate(program, weights, values.interpolate, columns, seed, values.label)]
         index = np.arange(count) // columns
     else:
         name, count = f"samples-{run.step}-seed{seed}", values.count
-        columns = programs.sample_columns(program, min(count, GRID), values.label)
-        parts = programs.sample_batches(program, weights, count, seed, values.label)
+        columns = tasks.sample_columns(program, min(count, GRID), values.label)
+        parts = tasks.sample_batches(program, weights, count, seed, values.label)
         index = np.arange(count)
-    beside = programs.condition_for(program, index, values.label)
+    beside = tasks.condition_for(program, index, values.label)
     if "label" in beside:  # runs of earlier versions do not say what their classes are called
         names = run.dataset.get("classes") or list(map(str, range(program.spec.num_classes)))
         beside = classes.as_stored(beside["label"], names)

@@ -17,7 +17,7 @@ import optax
 
 from genimg_jax import core, progress
 from genimg_jax.data import Source
-from genimg_jax.engine import checkpoint, images, parallel, run
+from genimg_jax.engine import checkpoint, images, parallel, run, tasks
 from genimg_jax.engine import program as programs
 from genimg_jax.engine.program import Program
 from genimg_jax.errors import Failure, NumericsError, Preempted
@@ -107,7 +107,7 @@ def run_steps(
                 window = []
             validation_means: list[dict[str, float] | None] = [None] * count
             if validation is not None and (step % train.evaluate_every == 0 or step == train.steps):
-                found = program.apart(programs.evaluate(program, core.weights(state), validation))
+                found = program.apart(tasks.evaluate(program, core.weights(state), validation))
                 validation_means = [{n: float(v.mean(dtype=np.float64)) for n, v in own.items()} for own in found]
                 for i in living(records):
                     logs[i].write("evaluation", step, step * size, validation_means[i])
@@ -165,11 +165,11 @@ def _save_grids(
     """The same keys at every step, so that grids can be compared over time; of what cannot sample, reconstructions."""
     weights, count = core.weights(state), program.config.train.samples
     if program.family.sample is not None:
-        columns = programs.sample_columns(program, count)
-        pictures = programs.sample(program, weights, count, program.seed)
+        columns = tasks.sample_columns(program, count)
+        pictures = tasks.sample(program, weights, count, program.seed)
     elif program.family.decode is not None and validation is not None:
-        columns = programs.COLUMNS
-        pictures = programs.reconstruct(program, weights, validation, count // 2)
+        columns = tasks.COLUMNS
+        pictures = tasks.reconstruct(program, weights, validation, count // 2)
     else:
         return
     pictures = program.apart(pictures)

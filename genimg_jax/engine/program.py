@@ -1,11 +1,10 @@
-"""What a configuration compiles to: one train step, one evaluation pass, one sampler, for any family.
+"""A configuration, compiled: its initial state, its train step, and `run`, the one door for every other computation.
 
 Nothing here or above names a family. Everything is laid out by `parallel` and drawn from named random streams.
 """
 
-import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import flax.struct
@@ -20,9 +19,6 @@ from genimg_jax.engine.config import Config
 from genimg_jax.errors import ConfigError
 from genimg_jax.families.latent import latent
 
-EVALUATION_SEED = 0  # held-out draws (binarisation, codes) are the same for every run, whatever seed it trained with
-COLUMNS = 8  # of a grid of reconstructions
-CLASS_COLUMNS = 16  # the most classes that a grid of samples gives columns of their own
 MOST_VALUES = 2**25  # of the images of one call: 128 MiB
 
 
@@ -46,15 +42,19 @@ class Stage(NamedTuple):
     record: dict[str, Any]
 
 
+Task = Callable[[core.Family, core.Weights, core.Batch, jax.Array], core.Tree]
+"""(family, weights, batch, key) -> tree of [B, ...]; a row depends on its own example alone. A function of a module, or
+an instance of a frozen dataclass: it is compiled once for each. Its random stream is its attribute `stream`, if it has
+one, or has its name."""
+
+
 class Functions(NamedTuple):
-    """What is compiled, before it is: pure functions, whose configuration may hold traced float options."""
+    """Uncompiled pure functions, whose configuration may hold traced float options."""
 
     family: core.Family
     init: Callable
     step: Callable
-    per_example: Callable
-    sample: Callable
-    reconstruct: Callable
+    apply: Callable
 
 
 class Program(NamedTuple):
@@ -71,9 +71,7 @@ class Program(NamedTuple):
     like: core.TrainState  # one run's, abstract: shapes, dtypes, shardings; but `frozen`, the tokenizer's weights
     init: Callable[[jax.Array], core.TrainState]  # compiled, of a seed i32[]
     step: Callable  # compiled (state, batch from `parallel.put_batch`, seed i32[]) -> (state, Packed)
-    per_example: Callable  # compiled (name, weights, batch, seed) -> {name: f32[B]}, see `evaluate`
-    sample: Callable  # compiled (weights, index i32[B], condition, seed) -> f32[B, H, W, C]
-    reconstruct: Callable  # compiled (weights, batch, seed) -> image, image from its codes, f32[B, H, W, C] both
+    apply: Callable  # compiled (task, weights, batch from `parallel.put_examples`, seed) -> tree of [B, ...], see `run`
 
 
 def functions(config: Config, spec: core.Spec, stored_levels: int, tokenizer: Stage | None) -> Functions:
@@ -104,23 +102,11 @@ def functions(config: Config, spec: core.Spec, stored_levels: int, tokenizer: St
         state, metrics = family.train_step(state, batch, core.stream(seed, "train", state.step))
         return state, Packed(tuple(metrics), jnp.stack(list(metrics.values())))
 
-    def per_example(name: str, weights: core.Weights, raw: core.Batch, seed: jax.Array) -> core.Metrics:
-        batch = prepare(raw, seed, "evaluate-data", 0, False)
-        key = core.stream(seed, name)
-        values = getattr(family, name)(weights, batch, key)
-        if name == "log_prob" and family.log_prob_at_half:
-            return {name: values, "log_prob_at_half": family.log_prob_at_half(weights, batch, key)}
-        return values if isinstance(values, dict) else {name: values}
+    def apply(task: Task, weights: core.Weights, raw: core.Batch, seed: jax.Array) -> core.Tree:
+        batch = prepare(raw, seed, "evaluate-data", 0, False) if "image" in raw else raw
+        return task(family, weights, batch, core.stream(seed, stream_name(task)))
 
-    def sample(weights: core.Weights, index: jax.Array, condition: core.Batch, seed: jax.Array) -> jax.Array:
-        return family.sample(weights, core.item_keys(core.stream(seed, "sample"), index), condition)
-
-    def reconstruct(weights: core.Weights, raw: core.Batch, seed: jax.Array) -> tuple[jax.Array, jax.Array]:
-        batch = prepare(raw, seed, "evaluate-data", 0, False)
-        codes = family.encode(weights, batch, core.stream(seed, "encode"))
-        return batch["image"], family.decode(weights, codes, batch)
-
-    return Functions(family, init, step, per_example, sample, reconstruct)
+    return Functions(family, init, step, apply)
 
 
 def build(config: Config, spec: core.Spec, stored_levels: int, tokenizer: Stage | None = None) -> Program:
@@ -146,9 +132,7 @@ def build(config: Config, spec: core.Spec, stored_levels: int, tokenizer: Stage 
         like=like,
         init=lambda seed: core.attach(start(seed), like.frozen),
         step=parallel.compile_step(made.step, like, mesh, config.parallel),
-        per_example=parallel.compile_per_example(made.per_example, mesh, static=0),
-        sample=parallel.compile_per_example(made.sample, mesh),
-        reconstruct=parallel.compile_per_example(made.reconstruct, mesh),
+        apply=parallel.compile_per_example(made.apply, mesh, static=0),
     )
 
 
@@ -170,123 +154,63 @@ def train_batches(program: Program, source: Source, start_step: int) -> Iterator
     return loading.train_batches(source, program.seed.tolist(), start_step, size, rows)
 
 
-def evaluate(program: Program, weights: core.Weights, source: Source, name: str = "evaluate") -> dict[str, np.ndarray]:
-    """One exact pass of the capability `name`, 'evaluate' or 'log_prob', over `source`: {metric: f32[examples]}.
+def stream_name(task: Task) -> str:
+    return getattr(task, "stream", None) or task.__name__
 
-    A value depends on the weights and on its example's position in the dataset, not on the batch size.
+
+def run(
+    program: Program,
+    task: Task,
+    weights: core.Weights,
+    batches: Iterable[core.Batch],
+    count: int,
+    seed: int | np.ndarray,
+) -> core.Tree:
+    """The results of `run_batches` in one tree, as NumPy arrays [count, ...]."""
+    parts = list(run_batches(program, task, weights, batches, count, seed))
+    return jax.tree.map(lambda *x: np.concatenate(x, program.seed.ndim), *parts)
+
+
+def run_batches(
+    program: Program,
+    task: Task,
+    weights: core.Weights,
+    batches: Iterable[core.Batch],
+    count: int,
+    seed: int | np.ndarray,
+) -> Iterator[core.Tree]:
+    """A task over the first `count` examples of `batches`, which hold this process's rows of equal batches.
+
+    A batch has an `index`, and whatever the task reads; an `image` is prepared as for evaluation. Yields NumPy arrays
+    [n, ...], or [R, n, ...] of a program of R runs, of which each may have a `seed` of its own. Results depend on
+    weights, seed and examples, not on how these are batched.
     """
-    size = parallel.shareable(program.mesh, _batch_size(program))
-    found: list[core.Metrics] = []
-    with progress.bar(name, total=source.size, unit="image", leave=False) as bar:
-        for raw in loading.evaluation_batches(source, size, parallel.local_rows(size)):
-            raw.pop("mask")
-            found.append(program.per_example(name, weights, parallel.put_examples(raw, program.mesh), EVALUATION_SEED))
-            found[-2:-1] = jax.device_get(found[-2:-1])  # the one before: the devices are never left waiting
-            bar.update(min(size, source.size - bar.n))
-    host = jax.device_get(found)
-    return {key: np.concatenate([h[key] for h in host], axis=-1)[..., : source.size] for key in host[0]}
+    axis, done, last = program.seed.ndim, 0, None
+    seed = np.broadcast_to(np.int32(seed), program.seed.shape)
+
+    def fetch(result: core.Tree, valid: int) -> core.Tree:
+        return jax.tree.map(lambda x: x[:, :valid] if axis else x[:valid], jax.device_get(result))
+
+    with progress.bar(stream_name(task), total=count, unit="image", leave=False) as bar:
+        for rows in batches:
+            rows = {name: array for name, array in rows.items() if name != "mask"}
+            result = program.apply(task, weights, parallel.put_examples(rows, program.mesh), seed)
+            if last:  # fetched only now, so that the devices are never left waiting
+                yield fetch(*last)
+            last = result, min(len(rows["index"]) * jax.process_count(), count - done)
+            done += last[1]
+            bar.update(last[1])
+        if last:
+            yield fetch(*last)
 
 
-def _batch_size(program: Program) -> int:
+def held_out(program: Program, source: Source, size: int | None = None) -> Iterator[core.Batch]:
+    """This process's rows of all of a source in batches of about `size`, else of as many as evaluation allows."""
+    size = parallel.shareable(program.mesh, size or batch_size(program))
+    return loading.evaluation_batches(source, size, parallel.local_rows(size))
+
+
+def batch_size(program: Program) -> int:
     """As many images as `evaluate.batch_size` allows, but of large ones no more than `MOST_VALUES` values."""
     most = max(1, MOST_VALUES // math.prod(program.spec.image_shape))
     return min(program.config.evaluate.batch_size, most)
-
-
-def condition_for(program: Program, index: np.ndarray, label: int | np.ndarray | None = None) -> core.Batch:
-    """What `sample` is conditioned on: class `label`, or each of several in turn, or each class that there is."""
-    # i64[B], i32[] or i32[N] -> {name: [B]}
-    unknown = [name for name in program.family.conditions if name != "label"]
-    if unknown:
-        raise ConfigError(
-            f"samples of {program.config.family} need {', '.join(unknown)}; give them on the command line."
-        )
-    classes = program.spec.num_classes
-    if label is not None and "label" not in program.family.conditions:
-        raise ConfigError(f"this {program.config.family} is not class-conditional; leave the class out.")
-    asked = np.arange(classes) if label is None else np.atleast_1d(label)
-    wrong = asked[(asked < 0) | (asked >= classes)]
-    if wrong.size:
-        raise ConfigError(f"class {wrong[0]} is not one of 0 to {classes - 1}.")
-    return {"label": asked[index % len(asked)].astype(np.int32)} if "label" in program.family.conditions else {}
-
-
-def sample_columns(program: Program, count: int, label: int | None = None) -> int | None:
-    """Columns of a grid of `count` samples, each of a single class where the classes are asked for in turn and are few;
-    None: the grid is about square."""
-    classes = program.spec.num_classes
-    if label is not None or "label" not in program.family.conditions or classes > min(count, CLASS_COLUMNS):
-        return None
-    return classes * max(1, round(count**0.5 / classes))
-
-
-def sample(
-    program: Program, weights: core.Weights, count: int, seed: int | np.ndarray, label: int | np.ndarray | None = None
-) -> np.ndarray:
-    """The images of `sample_batches` in one array."""  # -> f32[count, H, W, C] in [-1, 1]
-    return np.concatenate(list(sample_batches(program, weights, count, seed, label)), axis=-4)
-
-
-def sample_batches(
-    program: Program, weights: core.Weights, count: int, seed: int | np.ndarray, label: int | np.ndarray | None = None
-) -> Iterator[np.ndarray]:
-    """Images 0 to `count` of the set that `seed` names; image i is the same in every such set whose image i is asked to
-    be of the same class, see `condition_for`."""  # -> f32[n, H, W, C] in [-1, 1] ...
-    if program.family.sample is None:
-        how = "; train a family over its codes, as configs/latent_digits.py does" if program.family.codes else ""
-        raise ConfigError(f"{program.config.family} cannot sample{how}.")
-    size = parallel.shareable(program.mesh, min(_batch_size(program), count))
-
-    def batches() -> Iterator[np.ndarray]:
-        with progress.bar("sample", total=count, unit="image", leave=False) as bar:
-            for start in range(0, count, size):
-                index = np.arange(start, start + size)
-                rows = {"index": index.astype(np.int32), "condition": condition_for(program, index, label)}
-                rows = parallel.put_examples(jax.tree.map(lambda x: x[parallel.local_rows(size)], rows), program.mesh)
-                images = jax.device_get(program.sample(weights, rows["index"], rows["condition"], seed))
-                yield images[..., : count - start, :, :, :]
-                bar.update(min(size, count - start))
-
-    return batches()
-
-
-def reconstruct(program: Program, weights: core.Weights, source: Source, count: int) -> np.ndarray:
-    """Rows of `COLUMNS` images of `source`, each above the row of what decoding their codes gives."""
-    # -> f32[2 * count or a few more, H, W, C]
-    family = program.family
-    if family.encode is None or family.decode is None:
-        raise ConfigError(f"{program.config.family} has no codes to reconstruct images from.")
-    size = parallel.shareable(program.mesh, COLUMNS)
-    rows = []
-    for raw in itertools.islice(
-        loading.evaluation_batches(source, size, parallel.local_rows(size)), -(-count // COLUMNS)
-    ):
-        raw.pop("mask")
-        pair = program.reconstruct(weights, parallel.put_examples(raw, program.mesh), EVALUATION_SEED)
-        rows += [x[..., :COLUMNS, :, :, :] for x in jax.device_get(pair)]
-    return np.concatenate(rows, axis=-4)
-
-
-def interpolate(
-    program: Program, weights: core.Weights, rows: int, steps: int, seed: int, label: int | None = None
-) -> np.ndarray:
-    """Rows of images between the codes of samples 2i and 2i + 1, along the great circle that keeps a normal's norm."""
-    # -> f32[rows * steps, H, W, C]
-    family = program.family
-    if family.prior is None or family.decode is None:
-        raise ConfigError(f"{program.config.family} draws no codes to interpolate between.")
-
-    def draw(weights: core.Weights, seed: jax.Array, condition: core.Batch) -> jax.Array:
-        codes = family.prior(weights, core.item_keys(core.stream(seed, "sample"), jnp.arange(2 * rows)))
-        first, second = codes[0::2], codes[1::2]
-        flat = [
-            c.reshape(rows, -1) / jnp.linalg.norm(c.reshape(rows, -1), axis=1, keepdims=True) for c in (first, second)
-        ]
-        angle = jnp.arccos(jnp.clip((flat[0] * flat[1]).sum(1), -1 + 1e-6, 1 - 1e-6))
-        angle = angle.reshape(rows, 1, *(1,) * (codes.ndim - 1))
-        t = jnp.linspace(0.0, 1.0, steps).reshape(1, steps, *(1,) * (codes.ndim - 1))
-        mixed = jnp.sin((1 - t) * angle) * first[:, None] + jnp.sin(t * angle) * second[:, None]
-        return family.decode(weights, (mixed / jnp.sin(angle)).reshape(-1, *codes.shape[1:]), condition)
-
-    condition = condition_for(program, np.repeat(np.arange(rows), steps), label)
-    return jax.device_get(jax.jit(draw)(weights, np.int32(seed), condition))

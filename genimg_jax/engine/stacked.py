@@ -99,19 +99,8 @@ def build(
         state, metrics = of(own).step(state.replace(frozen=frozen), batch, seed)
         return state.replace(frozen={}), metrics
 
-    def per_example(name, weights, batch, seed, frozen, own):
-        return of(own).per_example(name, weights._replace(frozen=frozen), batch, seed)
-
-    def sample(weights, index, condition, seed, frozen, own):
-        return of(own).sample(weights._replace(frozen=frozen), index, condition, seed)
-
-    def reconstruct(weights, batch, seed, frozen, own):
-        return of(own).reconstruct(weights._replace(frozen=frozen), batch, seed)
-
-    def compiled(function: Callable, *axes: int | None) -> Callable:
-        """Of weights and further arguments, each run's own (0) or all runs' (None)."""
-        mapped = parallel.compile_runs(function, mesh, (0, *axes, None, 0))
-        return lambda weights, *rest: mapped(weights._replace(frozen={}), *rest, frozen, options)
+    def apply(task, weights, batch, seed, frozen, own):
+        return of(own).apply(task, weights._replace(frozen=frozen), batch, seed)
 
     start = parallel.compile_runs(init, mesh, (0, 0))
     advance = parallel.compile_runs(step, mesh, (0, 0, 0, None, 0), donate=True)
@@ -130,8 +119,8 @@ def build(
         return jax.device_put(stacked, stacking).replace(frozen=frozen)
 
     @functools.cache
-    def named(name: str) -> Callable:
-        return compiled(functools.partial(per_example, name), None, None)
+    def compiled(task: programs.Task) -> Callable:
+        return parallel.compile_runs(functools.partial(apply, task), mesh, (0, None, 0, None, 0))
 
     return Program(
         config=config,
@@ -145,9 +134,9 @@ def build(
         like=like,
         init=lambda seed: start(seed, options).replace(frozen=frozen),
         step=next_state,
-        per_example=lambda name, weights, batch, seed: named(name)(weights, batch, seed),
-        sample=compiled(sample, None, None, 0),
-        reconstruct=compiled(reconstruct, None, None),
+        apply=lambda task, weights, batch, seed: compiled(task)(
+            weights._replace(frozen={}), batch, seed, frozen, options
+        ),
     )
 
 

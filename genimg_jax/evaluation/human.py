@@ -20,8 +20,7 @@ from PIL import Image
 
 from genimg_jax import data
 from genimg_jax.engine import config as configs
-from genimg_jax.engine import program as programs
-from genimg_jax.engine import restored, run
+from genimg_jax.engine import restored, run, tasks
 from genimg_jax.engine.images import to_uint8
 from genimg_jax.errors import ConfigError, DataError
 from genimg_jax.evaluation import image_sets
@@ -73,7 +72,7 @@ def images_of(place: str, count: int, seed: int, options: data.Options) -> np.nd
     workdir = pathlib.Path(absolute(place))
     if (workdir / "config.json").is_file():
         opened = restored.open_run(workdir, configs.complete(run.read_json(workdir, "config.json")), "best")
-        return to_uint8(programs.sample(opened.program, opened.weights, count, seed))
+        return to_uint8(tasks.sample(opened.program, opened.weights, count, seed))
     source = image_sets.open_named(image_sets.named(place, options, "--sets"), "--sets")
     chosen = np.sort(np.random.default_rng(seed).permutation(source.size)[:count])
     return np.round(source.read(chosen)["image"] * (255 / (source.stored_levels - 1))).astype(np.uint8)

@@ -24,7 +24,7 @@ from genimg_jax.data.file_rows import FileRows, spilled
 from genimg_jax.data.folder import ARCHIVE
 from genimg_jax.engine import config as configs
 from genimg_jax.engine import images, run
-from genimg_jax.engine.program import EVALUATION_SEED
+from genimg_jax.engine.tasks import EVALUATION_SEED
 from genimg_jax.errors import ConfigError, DataError
 from genimg_jax.evaluation.labels import labelled
 from genimg_jax.options import absolute

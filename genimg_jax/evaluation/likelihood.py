@@ -7,7 +7,7 @@ import numpy as np
 
 from genimg_jax import core, data
 from genimg_jax.data import Source
-from genimg_jax.engine import program as programs
+from genimg_jax.engine import tasks
 from genimg_jax.engine.program import Program
 from genimg_jax.errors import ConfigError
 from genimg_jax.evaluation.image_sets import dataset
@@ -41,11 +41,11 @@ def measure(
         raise ConfigError(f"{problem}.")
     found = {
         name: _measurement(name, values, source, options, {})
-        for name, values in programs.evaluate(program, weights, source).items()
+        for name, values in tasks.evaluate(program, weights, source).items()
     }
     if not program.config.evaluate.likelihood or program.family.log_prob is None:
         return found, None
-    values = programs.evaluate(program, weights, source, "log_prob")
+    values = tasks.log_prob(program, weights, source)
     logs = {name: value.astype(np.float64) for name, value in values.items()}
     negative, stated, error = -logs["log_prob"], protocol(program), 0.0
     if "log_prob_at_half" in logs:
@@ -117,7 +117,7 @@ def _measurement(
         reference=dataset(options, source),
         split=source.split,
         reference_samples=source.size,
-        seed=programs.EVALUATION_SEED,
+        seed=tasks.EVALUATION_SEED,
         protocol={
             "binarize": options.binarize,
             "levels": source.spec.levels,

@@ -15,8 +15,7 @@ import numpy as np
 from genimg_jax import core
 from genimg_jax.data import Part, Source, identity, open_source, splits
 from genimg_jax.engine import config as configs
-from genimg_jax.engine import program as programs
-from genimg_jax.engine import restored, run
+from genimg_jax.engine import restored, run, tasks
 from genimg_jax.engine.config import TrainOptions
 from genimg_jax.engine.images import write_whole
 from genimg_jax.engine.program import Program
@@ -141,7 +140,7 @@ def _evaluate(opened: Opened, weights: core.Weights, step: int, checkpoint: str)
             "binarize": read.binarize,
             "levels": source.spec.levels,
             "weights": "averaged" if opened.averaged else "as trained",
-            "evaluation seed": programs.EVALUATION_SEED,
+            "evaluation seed": tasks.EVALUATION_SEED,
             "interval": "95 % over examples, Student's",
             **stated,
             **({"completion": program.family.completion} if program.family.completion else {}),
@@ -212,12 +211,12 @@ def _sample(opened: Opened, weights: core.Weights) -> tuple[ImageSet, Measuremen
         same = len(reference.classes) == program.spec.num_classes
         names = reference.classes if same else tuple(map(str, range(program.spec.num_classes)))
         labels = to_ask(names, reference, count, options.seed)
-    next(programs.sample_batches(program, weights, count, options.seed))
+    next(tasks.sample_batches(program, weights, count, options.seed))
     seconds = 0.0
 
     def timed() -> Iterator[np.ndarray]:
         nonlocal seconds
-        parts = programs.sample_batches(program, weights, count, options.seed, labels)
+        parts = tasks.sample_batches(program, weights, count, options.seed, labels)
         while True:
             since = time.monotonic()
             part = next(parts, None)

@@ -1,0 +1,172 @@
+"""What every run can be asked for, as tasks for `program.run`: evaluation, likelihoods, samples, reconstructions,
+interpolations.
+
+A task's random stream is part of what a seed means: the same seed gives the same images as long as its name stays.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from genimg_jax import core
+from genimg_jax.data import Source
+from genimg_jax.engine import parallel
+from genimg_jax.engine.program import Program, Task, batch_size, held_out, run, run_batches
+from genimg_jax.errors import ConfigError
+
+EVALUATION_SEED = 0  # held-out draws (binarisation, codes) are the same for every run, whatever seed it trained with
+COLUMNS = 8  # of a grid of reconstructions
+CLASS_COLUMNS = 16  # the most classes that a grid of samples gives columns of their own
+
+# ------------------------------------------------------------------------------------------------------ tasks
+
+
+def _stream(name: str) -> Callable[[Task], Task]:
+    """Names a task's random stream."""
+
+    def named(task: Task) -> Task:
+        task.stream = name
+        return task
+
+    return named
+
+
+@_stream("evaluate")
+def evaluate_task(family: core.Family, weights: core.Weights, batch: core.Batch, key: jax.Array) -> core.Metrics:
+    return family.evaluate(weights, batch, key)
+
+
+@_stream("log_prob")
+def log_prob_task(family: core.Family, weights: core.Weights, batch: core.Batch, key: jax.Array) -> core.Metrics:
+    functions = {"log_prob": family.log_prob, "log_prob_at_half": family.log_prob_at_half}
+    return {name: function(weights, batch, key) for name, function in functions.items() if function}
+
+
+@_stream("sample")
+def sample_task(family: core.Family, weights: core.Weights, batch: core.Batch, key: jax.Array) -> jax.Array:
+    return family.sample(weights, core.item_keys(key, batch["index"]), batch)
+
+
+@_stream("encode")
+def reconstruct_task(
+    family: core.Family, weights: core.Weights, batch: core.Batch, key: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    return batch["image"], family.decode(weights, family.encode(weights, batch, key), batch)
+
+
+@dataclasses.dataclass(frozen=True)
+class Interpolate:
+    """Image i is step i % steps on the great circle, which keeps a normal's norm, between the codes of samples
+    2 (i // steps) and 2 (i // steps) + 1."""
+
+    steps: int
+    stream = "sample"
+
+    def __call__(self, family: core.Family, weights: core.Weights, batch: core.Batch, key: jax.Array) -> jax.Array:
+        row, t = batch["index"] // self.steps, jnp.linspace(0.0, 1.0, self.steps)[batch["index"] % self.steps]
+        first, second = (family.prior(weights, core.item_keys(key, 2 * row + i)) for i in range(2))
+        return family.decode(weights, _between(first, second, t), batch)
+
+
+def _between(first: jax.Array, second: jax.Array, t: jax.Array) -> jax.Array:  # [B, ...], [B, ...], [B] -> [B, ...]
+    flat = [x.reshape(len(x), -1) for x in (first, second)]
+    directions = [x / jnp.linalg.norm(x, axis=1, keepdims=True) for x in flat]
+    angle = jnp.arccos(jnp.clip((directions[0] * directions[1]).sum(1), -1 + 1e-6, 1 - 1e-6))
+    parts = [(jnp.sin(share * angle) / jnp.sin(angle))[:, None] * x for share, x in zip((1 - t, t), flat, strict=True)]
+    return (parts[0] + parts[1]).reshape(first.shape)
+
+
+# ------------------------------------------------------------------------------------- and what they are run on
+
+
+def evaluate(program: Program, weights: core.Weights, source: Source) -> dict[str, np.ndarray]:
+    """One exact pass of the family's `evaluate` over a source: {metric: f32[examples]}."""
+    return run(program, evaluate_task, weights, held_out(program, source), source.size, EVALUATION_SEED)
+
+
+def log_prob(program: Program, weights: core.Weights, source: Source) -> dict[str, np.ndarray]:
+    """Of each example of a source: {"log_prob": f32[examples]}, and `log_prob_at_half` where the family has one."""
+    return run(program, log_prob_task, weights, held_out(program, source), source.size, EVALUATION_SEED)
+
+
+def condition_for(program: Program, index: np.ndarray, label: int | np.ndarray | None = None) -> core.Batch:
+    """What `sample` is conditioned on: class `label`, or each of several in turn, or each class that there is."""
+    # i64[B], i32[] or i32[N] -> {name: [B]}
+    unknown = [name for name in program.family.conditions if name != "label"]
+    if unknown:
+        raise ConfigError(
+            f"samples of {program.config.family} need {', '.join(unknown)}; give them on the command line."
+        )
+    classes = program.spec.num_classes
+    if label is not None and "label" not in program.family.conditions:
+        raise ConfigError(f"this {program.config.family} is not class-conditional; leave the class out.")
+    asked = np.arange(classes) if label is None else np.atleast_1d(label)
+    wrong = asked[(asked < 0) | (asked >= classes)]
+    if wrong.size:
+        raise ConfigError(f"class {wrong[0]} is not one of 0 to {classes - 1}.")
+    return {"label": asked[index % len(asked)].astype(np.int32)} if "label" in program.family.conditions else {}
+
+
+def sample_columns(program: Program, count: int, label: int | None = None) -> int | None:
+    """Columns of a grid of `count` samples, each of a single class where the classes are asked for in turn and are few;
+    None: the grid is about square."""
+    classes = program.spec.num_classes
+    if label is not None or "label" not in program.family.conditions or classes > min(count, CLASS_COLUMNS):
+        return None
+    return classes * max(1, round(count**0.5 / classes))
+
+
+def sample(
+    program: Program, weights: core.Weights, count: int, seed: int | np.ndarray, label: int | np.ndarray | None = None
+) -> np.ndarray:
+    """The images of `sample_batches` in one array."""  # -> f32[count, H, W, C] in [-1, 1]
+    return np.concatenate(list(sample_batches(program, weights, count, seed, label)), axis=-4)
+
+
+def sample_batches(
+    program: Program, weights: core.Weights, count: int, seed: int | np.ndarray, label: int | np.ndarray | None = None
+) -> Iterator[np.ndarray]:
+    """Images 0 to `count` of the set that `seed` names; image i is the same in every such set whose image i is asked to
+    be of the same class, see `condition_for`."""  # -> f32[n, H, W, C] in [-1, 1] ...
+    if program.family.sample is None:
+        how = "; train a family over its codes, as configs/latent_digits.py does" if program.family.codes else ""
+        raise ConfigError(f"{program.config.family} cannot sample{how}.")
+    batches = _asked(program, count, label)
+    return run_batches(program, sample_task, weights, batches, count, seed)
+
+
+def _asked(program: Program, count: int, label: int | np.ndarray | None, steps: int = 1) -> Iterator[core.Batch]:
+    """This process's rows of images to make, with their conditions, of which each serves `steps` images."""
+    size = parallel.shareable(program.mesh, min(batch_size(program), count))
+    for start in range(0, count, size):
+        index = np.arange(start, start + size)[parallel.local_rows(size)]
+        yield {"index": index.astype(np.int32), **condition_for(program, index // steps, label)}
+
+
+def reconstruct(program: Program, weights: core.Weights, source: Source, count: int) -> np.ndarray:
+    """Rows of `COLUMNS` images of `source`, each above the row of what decoding their codes gives."""
+    # -> f32[2 * count or a few more, H, W, C]
+    family = program.family
+    if family.encode is None or family.decode is None:
+        raise ConfigError(f"{program.config.family} has no codes to reconstruct images from.")
+    count = -(-count // COLUMNS) * COLUMNS
+    batches = itertools.islice(held_out(program, source, COLUMNS), count // COLUMNS)
+    pairs = run(program, reconstruct_task, weights, batches, count, EVALUATION_SEED)
+    rows = [x.reshape(*x.shape[:-4], -1, COLUMNS, *x.shape[-3:]) for x in pairs]
+    return np.stack(rows, axis=-5).reshape(*pairs[0].shape[:-4], -1, *pairs[0].shape[-3:])
+
+
+def interpolate(
+    program: Program, weights: core.Weights, rows: int, steps: int, seed: int, label: int | None = None
+) -> np.ndarray:
+    """Rows of `steps` images between the codes of samples 2i and 2i + 1; a row is of one class."""
+    # -> f32[rows * steps, H, W, C]
+    if program.family.prior is None or program.family.decode is None:
+        raise ConfigError(f"{program.config.family} draws no codes to interpolate between.")
+    count = rows * steps
+    asked = _asked(program, count, label, steps)
+    return run(program, Interpolate(steps), weights, asked, count, seed)
