@@ -317,3 +317,23 @@ def update(
         extra=extra,
     )
     return state, {f"gradient_norm/{group}": norm, f"skipped/{group}": 1.0 - finite}
+
+
+def train_group(
+    optimizer: Optimizer,
+    state: TrainState,
+    group: str,
+    loss: Callable,
+    batch: Batch,
+    key: jax.Array,
+    finish: Callable[[Tree], tuple[Metrics, Tree]] = lambda metrics: (metrics, {}),
+) -> tuple[TrainState, Metrics]:
+    """One gradient and one update of a group; the metrics are those of the loss and of `update`.
+
+    `loss` is that of `value_and_grad`. `finish` turns its auxiliary tree, averaged over the whole batch, into
+    (metrics, the entries of `extra` that change). By default the auxiliary tree is the metrics, and none change.
+    """
+    (_, auxiliary), gradients = value_and_grad(optimizer, loss)(state.params[group], batch, key)
+    metrics, changed = finish(auxiliary)
+    state, updated = update(optimizer, state, group, gradients, {**state.extra, **changed} if changed else None)
+    return state, {**metrics, **updated}

@@ -115,7 +115,8 @@ def _program(recipe: Recipe, classes: int, levels: int) -> _Program:
 
     def init(image: jax.Array) -> core.TrainState:
         variables = network.init(core.stream(recipe.seed, "init"), image, False)
-        return core.init_state({GROUP: variables["params"]}, {GROUP: optimizer}, variables["batch_stats"])
+        statistics = {"batch_stats": variables["batch_stats"]}
+        return core.init_state({GROUP: variables["params"]}, {GROUP: optimizer}, statistics)
 
     def step(state: core.TrainState, raw: core.Batch) -> tuple[core.TrainState, jax.Array]:
         key = core.stream(recipe.seed, "augment", state.step)
@@ -123,14 +124,13 @@ def _program(recipe: Recipe, classes: int, levels: int) -> _Program:
         batch["image"] = augmented(recipe, batch["image"], core.item_keys(key, batch["index"]))
 
         def loss(params: core.Tree, part: core.Batch, key: jax.Array):
-            variables = {"params": params, "batch_stats": state.extra}
+            variables = {"params": params, **state.extra}
             (_, logits), changed = network.apply(variables, part["image"], True, mutable=["batch_stats"])
             value = optax.softmax_cross_entropy_with_integer_labels(logits, part["label"]).mean()
-            return value, changed["batch_stats"]
+            return value, ({"loss": value}, changed)
 
-        (value, extra), gradients = core.value_and_grad(optimizer, loss)(state.params[GROUP], batch, key)
-        state, _ = core.update(optimizer, state, GROUP, gradients, extra)
-        return state.replace(step=state.step + 1), value
+        state, metrics = core.train_group(optimizer, state, GROUP, loss, batch, key, tuple)
+        return state.replace(step=state.step + 1), metrics["loss"]
 
     # A step a call: inside a loop, XLA's CPU backend runs convolutions some twenty times slower.
     return _Program(jax.jit(init), jax.jit(step, donate_argnums=0))
@@ -154,7 +154,7 @@ def fit(examples: Examples, recipe: Recipe, description: str) -> dict[str, np.nd
             bar.update()
             if step % 50 == 49:
                 bar.set_postfix_str(f"loss {float(loss):.4f}")
-    variables = jax.device_get({"params": state.params[GROUP], "batch_stats": state.extra})
+    variables = jax.device_get({"params": state.params[GROUP], **state.extra})
     return {name: x.astype(np.float16) if x.ndim > 1 else x for name, x in flatten_dict(variables, sep="/").items()}
 
 

@@ -64,15 +64,16 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
     def train_step(state, batch, key):
         def loss(params, part, key):
             seen = corrupted(part["image"], core.item_keys(key, part["index"]))
-            return loss_from(params, seen, part["image"]).mean(), {}
+            value = loss_from(params, seen, part["image"]).mean()
+            return value, {"loss": value}
 
-        (value, _), gradients = core.value_and_grad(optimizer, loss)(state.params["model"], batch, key)
         codes = codes_of(core.weights(state).params["model"], batch["image"])
         latest = jnp.concatenate([codes, state.extra["codes"]])[: options.bank]
         # The first batch fills the bank, so that every row of it is always a code.
         latest = jnp.where(state.step == 0, jnp.resize(codes, latest.shape), latest)
-        state, updated = core.update(optimizer, state, "model", gradients, {"codes": latest})
-        return state.replace(step=state.step + 1), {"loss": value, **updated}
+        keep = {"codes": latest}
+        state, metrics = core.train_group(optimizer, state, "model", loss, batch, key, lambda metrics: (metrics, keep))
+        return state.replace(step=state.step + 1), metrics
 
     def evaluate(weights, batch, key):
         """`loss` from the corrupted image, as in training, and `reconstruction` from the image itself."""

@@ -35,11 +35,11 @@ def autoregressive(
     def train_step(state, batch, key):
         def loss(params, part, _):
             each = train_log_mass(params, part, state.step) if train_log_mass else log_mass(params, part)
-            return -each.mean(), {}
+            value = -each.mean()
+            return value, {"loss": value}
 
-        (value, _), gradients = core.value_and_grad(optimizers["model"], loss)(state.params["model"], batch, key)
-        state, updated = core.update(optimizers["model"], state, "model", gradients)
-        return state.replace(step=state.step + 1), {"loss": value, **updated}
+        state, metrics = core.train_group(optimizers["model"], state, "model", loss, batch, key)
+        return state.replace(step=state.step + 1), metrics
 
     def log_prob(weights, batch, key):
         return log_mass(weights.params["model"], batch)

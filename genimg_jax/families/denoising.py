@@ -127,10 +127,8 @@ def family(
             objective, metrics = model.error(params, part)
             return objective.mean(), {name: value.mean() for name, value in metrics.items()}
 
-        gradient = core.value_and_grad(optimizer, loss)
-        (_, metrics), gradients = gradient(state.params["model"], drawn, key)
-        state, updated = core.update(optimizer, state, "model", gradients)
-        return state.replace(step=state.step + 1), {**metrics, **updated}
+        state, metrics = core.train_group(optimizer, state, "model", loss, drawn, key)
+        return state.replace(step=state.step + 1), metrics
 
     def measured(weights, batch, key, times):
         """Metrics, with every class shown, at one noise level in each of `times` equally likely ranges."""

@@ -96,28 +96,19 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
                 "logit_real": real_logits.mean(),
                 "logit_fake": fake_logits.mean(),
             }
-            return value + options.penalty_weight * size, (metrics, statistics)
+            return value + options.penalty_weight * size, (metrics, {"discriminator": statistics})
 
-        optimizer = optimizers["discriminator"]
-        gradient = core.value_and_grad(optimizer, objective)
-        (_, (metrics, statistics)), gradients = gradient(state.params["discriminator"], batch, key)
-        extra = {**state.extra, "discriminator": statistics}
-        state, updated = core.update(optimizer, state, "discriminator", gradients, extra)
-        return state, {**metrics, **updated}
+        return core.train_group(optimizers["discriminator"], state, "discriminator", objective, batch, key, tuple)
 
     def update_generator(state, batch, key):
         def objective(params, part, key):
             codes = core.normal(core.item_keys(key, part["index"]), (options.latent,))
             fake, statistics = generate(params, state.extra["generator"], codes, part, True)
             logits, _ = discriminate(state.params["discriminator"], state.extra["discriminator"], fake, part, True)
-            return loss.generator(logits).mean(), statistics
+            value = loss.generator(logits).mean()
+            return value, ({"loss_generator": value}, {"generator": statistics})
 
-        optimizer = optimizers["generator"]
-        gradient = core.value_and_grad(optimizer, objective)
-        (value, statistics), gradients = gradient(state.params["generator"], batch, key)
-        extra = {**state.extra, "generator": statistics}
-        state, updated = core.update(optimizer, state, "generator", gradients, extra)
-        return state, {"loss_generator": value, **updated}
+        return core.train_group(optimizers["generator"], state, "generator", objective, batch, key, tuple)
 
     def train_step(state, batch, key):
         keys = jax.random.split(key, options.discriminator_steps + 1)

@@ -99,11 +99,11 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
                 weights = jax.vmap(lambda n: log_weight(params, part, statistics, n, beta))(noise)
                 per_example = jnp.log(options.train_samples) - jax.nn.logsumexp(weights, axis=0)
                 metrics = {"kl": kl_standard_normal(*statistics).mean()}
-            return per_example.mean(), metrics
+            mean = per_example.mean()
+            return mean, {"loss": mean, **metrics}
 
-        (value, metrics), gradients = core.value_and_grad(optimizer, loss)(state.params["model"], batch, key)
-        state, updated = core.update(optimizer, state, "model", gradients)
-        return state.replace(step=state.step + 1), {"loss": value, "beta": beta, **metrics, **updated}
+        state, metrics = core.train_group(optimizer, state, "model", loss, batch, key)
+        return state.replace(step=state.step + 1), {"beta": beta, **metrics}
 
     def evaluate(weights, batch, key):
         noise = core.normal(core.item_keys(key, batch["index"]), shape)

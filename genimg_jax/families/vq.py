@@ -6,6 +6,7 @@ instead, `continuous`, which decoding quantises (Rombach et al. 2022, section 3.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -53,6 +54,8 @@ class Autoencoder(NamedTuple):
     """(key, batch) -> params, codebook"""
     see: Callable[[core.Tree, core.Tree, jax.Array], Seen]
     """(params, codebook, image f32[B, H, W, C]) -> Seen"""
+    finish: Callable[[core.Tree, core.Tree], tuple[core.Metrics, core.Tree]]
+    """(codebook, (metrics, statistics of the batch's codes)) -> all metrics, {"codebook": the next one}"""
     capabilities: Mapping[str, object]
     """`evaluate`, `encode`, `decode`, `codes`, `continuous` and `objective` of a `core.Family`."""
 
@@ -91,6 +94,11 @@ def build(options: Options, spec: core.Spec) -> Autoencoder:
         loss = LOSSES[options.reconstruction](made - image).mean(axis=(1, 2, 3)) + options.commitment * commitment
         return Seen(made, vectors, codes, commitment, loss)
 
+    def finish(codebook, auxiliary):
+        metrics, statistics = auxiliary
+        codebook, usage = quantizer.update(codebook, statistics)
+        return {**metrics, **usage}, {"codebook": codebook}
+
     def evaluate(weights, batch, key):
         """The training loss; and of the image in [-1, 1] the mean squared error, and its ratio to the peak in dB."""
         seen = see(weights.params["autoencoder"], weights.extra["codebook"], batch["image"])
@@ -123,7 +131,7 @@ def build(options: Options, spec: core.Spec) -> Autoencoder:
         # The metrics of reconstruction are of squared errors.
         "objective": ("loss", "reconstruction", "psnr") if options.reconstruction == "squared_error" else ("loss",),
     }
-    return Autoencoder(quantizer, init, see, capabilities)
+    return Autoencoder(quantizer, init, see, finish, capabilities)
 
 
 def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimizer]) -> core.Family:
@@ -140,13 +148,12 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         def loss(params, part, key):
             seen = autoencoder.see(params, codebook, part["image"])
             statistics = autoencoder.quantizer.observe(key, size, part["index"], seen.vectors, seen.codes)
-            return seen.loss.mean(), (measures(seen, part["image"]), statistics)
+            value = seen.loss.mean()
+            return value, ({"loss": value, **measures(seen, part["image"])}, statistics)
 
-        gradient = core.value_and_grad(optimizer, loss)
-        (value, (metrics, statistics)), gradients = gradient(state.params["autoencoder"], batch, key)
-        codebook, usage = autoencoder.quantizer.update(codebook, statistics)
-        state, updated = core.update(optimizer, state, "autoencoder", gradients, {"codebook": codebook})
-        return state.replace(step=state.step + 1), {"loss": value, **metrics, **usage, **updated}
+        finish = functools.partial(autoencoder.finish, codebook)
+        state, metrics = core.train_group(optimizer, state, "autoencoder", loss, batch, key, finish)
+        return state.replace(step=state.step + 1), metrics
 
     return core.Family(init, train_step, **autoencoder.capabilities)
 

@@ -5,6 +5,7 @@ al. 2016, section 2.2), which needs no network trained elsewhere. The adversaria
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 
 import jax
@@ -62,16 +63,13 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
             _, real, _ = discriminate(judge, statistics, part["image"], False)
             fooling, distance = adversarial.generator(logits).mean(), feature_distance(made, real)
             extra = options.adversarial_weight * fooling + options.feature_weight * distance
-            metrics = vq.measures(seen, part["image"]) | {"adversarial": fooling, "feature_distance": distance}
+            value = seen.loss.mean() + started * extra
+            metrics = {"adversarial": fooling, "feature_distance": distance, **vq.measures(seen, part["image"])}
             observed = autoencoder.quantizer.observe(key, size, part["index"], seen.vectors, seen.codes)
-            return seen.loss.mean() + started * extra, (metrics, observed)
+            return value, ({"loss_autoencoder": value, **metrics}, observed)
 
-        gradient = core.value_and_grad(optimizer, loss)
-        (value, (metrics, observed)), gradients = gradient(state.params["autoencoder"], batch, key)
-        codebook, usage = autoencoder.quantizer.update(codebook, observed)
-        extra = {**state.extra, "codebook": codebook}
-        state, updated = core.update(optimizer, state, "autoencoder", gradients, extra)
-        return state, {"loss_autoencoder": value, **metrics, **usage, **updated}
+        finish = functools.partial(autoencoder.finish, codebook)
+        return core.train_group(optimizer, state, "autoencoder", loss, batch, key, finish)
 
     def update_discriminator(state, batch, key):
         optimizer = optimizers["discriminator"]
@@ -80,14 +78,11 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
             seen = autoencoder.see(state.params["autoencoder"], state.extra["codebook"], part["image"])
             real, _, statistics = discriminate(params, state.extra["discriminator"], part["image"], True)
             made, _, _ = discriminate(params, statistics, seen.outputs, False)
-            metrics = {"logit_real": real.mean(), "logit_fake": made.mean()}
-            return adversarial.discriminator(real, made).mean(), (metrics, statistics)
+            value = adversarial.discriminator(real, made).mean()
+            metrics = {"loss_discriminator": value, "logit_real": real.mean(), "logit_fake": made.mean()}
+            return value, (metrics, {"discriminator": statistics})
 
-        gradient = core.value_and_grad(optimizer, loss)
-        (value, (metrics, statistics)), gradients = gradient(state.params["discriminator"], batch, key)
-        extra = {**state.extra, "discriminator": statistics}
-        state, updated = core.update(optimizer, state, "discriminator", gradients, extra)
-        return state, {"loss_discriminator": value, **metrics, **updated}
+        return core.train_group(optimizer, state, "discriminator", loss, batch, key, tuple)
 
     def train_step(state, batch, key):
         state, metrics = update_autoencoder(state, batch, key)
