@@ -3,7 +3,6 @@
 Help and usage errors answer before JAX is imported.
 """
 
-import difflib
 import importlib
 import os
 import sys
@@ -12,6 +11,7 @@ from collections.abc import Sequence
 from absl import logging
 
 from genimg_jax.errors import ConfigError, answered
+from genimg_jax.options import nearest
 
 COMMANDS = {
     "train": "train a family from a config file; the same command resumes",
@@ -47,8 +47,7 @@ def _run(arguments: list[str]) -> int | None:
         return 0 if arguments else ConfigError.exit_code
     name = arguments[0]
     if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, 1)
-        raise ConfigError(f"no command {name!r}" + (f"; did you mean {near[0]!r}?\n" if near else ".\n") + USAGE)
+        raise ConfigError(f"no command {name!r}{nearest(name, COMMANDS)}\n{USAGE}")
     importlib.import_module(f"genimg_jax.commands.{name}").main(arguments[1:])
     sys.stdout.flush()
 

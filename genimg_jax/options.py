@@ -55,9 +55,13 @@ def untrained(kind: type) -> list[str]:
     return [field.name for field in dataclasses.fields(kind) if not field.metadata.get("trained", True)]
 
 
-def nearest(name: str, names: Iterable[str]) -> str:
-    """How to end a sentence about an unknown name: `; did you mean 'x'?`, or a full stop."""
-    near = difflib.get_close_matches(str(name), [str(n) for n in names], 1, cutoff=0.5)
+def nearest(name: Any, names: Iterable[Any]) -> str:
+    """How to end a sentence about an unknown name: `; did you mean 'x'?`, or a full stop. Of flat keys such as
+    `train.steps`, one with the same last part comes first."""
+    name, names = str(name), [str(n) for n in names]
+    last = name.rpartition(".")[2]
+    near = [n for n in names if last.isidentifier() and n.endswith(f".{last}")]
+    near = near or difflib.get_close_matches(name, names, 1, cutoff=0.5)
     return f"; did you mean {near[0]!r}?" if near else "."
 
 

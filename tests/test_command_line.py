@@ -225,9 +225,9 @@ HERE = ["--workdir", "UNUSED"]
         (["train", *VAE, *HERE, *HERE], "--workdir is given 2 times"),
         (["train", *VAE, *VAE, *HERE], "--config is given 2 times"),
         (["train", *VAE, *HERE, "--config.seed=1", "--config.seed", "2"], "--config.seed is given 2 times"),
-        (["train", *VAE, *HERE, "--config.train.stepps=5"], "did you mean --config.train.steps?"),
+        (["train", *VAE, *HERE, "--config.train.stepps=5"], "did you mean '--config.train.steps'?"),
         (["train", *VAE, *HERE, "--config.stepz=5"], "--config.stepz is not in the configuration"),
-        (["train", *VAE, *HERE, "--config.warmup_steps=5"], "did you mean --config.optimizer.warmup_steps?"),
+        (["train", *VAE, *HERE, "--config.warmup_steps=5"], "did you mean '--config.optimizer.warmup_steps'?"),
         (["train", *VAE, *HERE, "--config.train.steps=many"], "many"),
         (["train", *VAE, *HERE, "--config.train.steps=1.5"], "1.5"),
         (["train", *VAE, *HERE, "--config.train.steps=0"], "config.train.steps is 0; it must be at least 1"),
@@ -249,7 +249,7 @@ HERE = ["--workdir", "UNUSED"]
         (["train", *VAE, *HERE, "--config.optimizer.arguments.b1.x=1"], "has the name 'b1.x'"),
         (["train", *VAE, *HERE, "--config.optimizer.arguments={'b-1': 1}"], "has the name 'b-1'"),
         (["train", *VAE, *HERE, "--config.optimizer.argument.b1=1"], "--config.optimizer.argument.b1 is not in the"),
-        (["train", *VAE, *HERE, "--config.optimizer.argumens={}"], "did you mean --config.optimizer.arguments?"),
+        (["train", *VAE, *HERE, "--config.optimizer.argumens={}"], "did you mean '--config.optimizer.arguments'?"),
         (
             ["train", *VAE, *HERE, "--noconfig.optimizer.arguments.nesterov"],
             "--config.optimizer.arguments.nesterov needs",
@@ -354,7 +354,7 @@ def test_paths_are_absolute_where_they_are_given(tmp_path, monkeypatch):
         (["--steps", "1", "--interpolate", "1"], 2, "--steps"),
         (["--label", "10"], 2, "class 10 is not one of 0 to 9"),
         (["--config.model.width=8"], 4, "model.width"),
-        (["--config.model.widht=8"], 2, "did you mean --config.model.width?"),
+        (["--config.model.widht=8"], 2, "did you mean '--config.model.width'?"),
     ],
 )
 def test_a_mistake_about_a_run_is_answered_with_a_sentence(finished, tmp_path, capsys, flags, code, message):

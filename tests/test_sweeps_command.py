@@ -7,6 +7,7 @@ import shutil
 import pytest
 import tiny_runs
 
+from genimg_jax import files
 from genimg_jax.__main__ import main
 from genimg_jax.engine import checkpoint, reproduction, run, training
 from genimg_jax.engine import config as configs
@@ -157,7 +158,7 @@ def test_what_was_not_the_same_is_said(copy, capsys):
     manifest = run.read_json(copy, "manifest.json")
     manifest["git"]["commit"], manifest["versions"]["jax"] = "c0ffee", "0.0.1"
     manifest["dataset"]["fingerprint"] = "other"
-    run.write_json(copy / "manifest.json", manifest)
+    files.write_json(copy / "manifest.json", manifest)
     assert main(["reproduce", str(copy)]) == 0
     out = capsys.readouterr().out
     assert "then c0ffee, now" in out and "then 0.0.1, now" in out and "then other, now" in out

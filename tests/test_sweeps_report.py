@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from genimg_jax import files
 from genimg_jax.engine import config as configs
 from genimg_jax.engine import images, run
 from genimg_jax.errors import ConfigError, DataError
@@ -35,16 +36,16 @@ def finish(sweep, cell, value, digest="abc", log_prob=None, about_report=(), **m
     """What training and evaluating a cell would have left; `log_prob` f64[N], of single images, or none as once."""
     for part in ("state", "about"):
         (cell.workdir / "checkpoints" / str(STEPS) / part).mkdir(parents=True, exist_ok=True)
-    run.write_json(cell.workdir / "config.json", dict(cell.values))
+    files.write_json(cell.workdir / "config.json", dict(cell.values))
     about = {
         "git": {"commit": "c0ffee", "diff_hash": None},
         "dataset": {"fingerprint": "f1"},
         "cores": 1,
         "devices": ["cpu"],
     }
-    run.write_json(cell.workdir / "manifest.json", {**about, "command": cell.name, **manifest})
+    files.write_json(cell.workdir / "manifest.json", {**about, "command": cell.name, **manifest})
     metrics = {METRIC: {"value": value, "digest": digest}, "kl": {"value": 2.0, "digest": "def"}}
-    run.write_json(cell.workdir / "evaluation" / "best.json", {"metrics": metrics, **dict(about_report)})
+    files.write_json(cell.workdir / "evaluation" / "best.json", {"metrics": metrics, **dict(about_report)})
     if log_prob is not None:
         np.savez(cell.workdir / "evaluation" / "best-log_prob.npz", log_prob=log_prob, digest=digest)
     lines = [

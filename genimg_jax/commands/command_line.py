@@ -1,14 +1,13 @@
 """Flags for every command: absl's, with a config's keys as `--config.a.b=value` (ml_collections)."""
 
 import ast
-import difflib
 import pathlib
 from collections.abc import Callable, Sequence
 
 from absl import flags
 
 from genimg_jax.errors import ConfigError
-from genimg_jax.options import absolute, named
+from genimg_jax.options import absolute, named, nearest
 
 Configured = str | Callable[[Sequence[str]], dict]
 
@@ -179,12 +178,8 @@ def _check_keys(arguments: Sequence[str], config) -> None:
     known = {**flatten(values), **options_of(values)}
     for key in _overrides(arguments):
         if key not in known:
-            last = [k for k in known if k.split(".")[-1] == key.split(".")[-1]]
-            near = last or difflib.get_close_matches(key, known, 1, cutoff=0.4)
-            raise ConfigError(
-                f"--config.{key} is not in the configuration"
-                + (f"; did you mean --config.{near[0]}?" if near else f"; its keys: {', '.join(known)}.")
-            )
+            flag, names = f"--config.{key}", [f"--config.{name}" for name in known]
+            raise ConfigError(f"{flag} is not in the configuration{nearest(flag, names)} Keys: {', '.join(known)}.")
 
 
 def _sentence(error: Exception) -> str:

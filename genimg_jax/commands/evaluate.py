@@ -53,12 +53,11 @@ def define(values: flags.FlagValues) -> None:
 def _run(values: flags.FlagValues) -> None:
     workdir = command_line.workdir(values)
     _prepare(values)
-    from genimg_jax import evaluation
+    from genimg_jax import evaluation, files
     from genimg_jax.data import Part
-    from genimg_jax.engine import run
     from genimg_jax.evaluation import results
 
-    run.check_writable(workdir / "evaluation", "make it writable, or evaluate a copy of the run")
+    files.check_writable(workdir / "evaluation", "make it writable, or evaluate a copy of the run")
     part = Part.VALIDATION if values.validation else Part.EVALUATE
     settings = values.config.to_dict(), values.suite, values.averaged, part
     if values.all_checkpoints:

@@ -40,9 +40,9 @@ def define(values: flags.FlagValues) -> None:
 def write(values: flags.FlagValues) -> None:
     """Writes the page. `values.config` has the sections `data`, for how sources are read, and `evaluate`."""
     from genimg_jax import data
-    from genimg_jax.engine.images import write_whole
     from genimg_jax.evaluation import human, image_sets
     from genimg_jax.evaluation.human_page import page
+    from genimg_jax.files import write_atomic
     from genimg_jax.options import parse
 
     def exists(text: str) -> bool:
@@ -61,7 +61,7 @@ def write(values: flags.FlagValues) -> None:
     content = page(study, next(iter(sets.values())).shape[1:]).encode()
     path = pathlib.Path(absolute(values.human))
     try:
-        write_whole(path, content)
+        write_atomic(path, content)
     except OSError as error:
         raise ResourceError(f"cannot write {path}: {error.strerror}; choose another --human.") from error
     print(f"written: {path}, {len(study.trials)} trials of {', '.join(sets)}, {len(content) / 2**20:.1f} MiB")
@@ -70,8 +70,8 @@ def write(values: flags.FlagValues) -> None:
 
 def read(values: flags.FlagValues) -> None:
     """Prints the scores, and writes them to `human.json` in --out, or beside the first file of answers."""
-    from genimg_jax.engine import run
     from genimg_jax.evaluation import human, human_scores
+    from genimg_jax.files import write_json
 
     answers = command_line.items(values.answers, lambda text: os.path.exists(absolute(text)))
     if not answers:
@@ -85,5 +85,5 @@ def read(values: flags.FlagValues) -> None:
             raise DataError(f"--answers: {path} cannot be read ({error}); give files that raters saved.") from error
     report = human_scores.scores(human.read(files), values.keep_failed)
     out = (pathlib.Path(absolute(values.out)) if values.out else paths[0].parent) / "human.json"
-    run.write_json(out, report)
+    write_json(out, report)
     print(f"{human_scores.text(report)}\n\nwritten: {out}")

@@ -31,11 +31,11 @@ def run(workdir: pathlib.Path) -> pathlib.Path:
     if not any((workdir / part).exists() for part in PARTS):
         raise ConfigError(f"{workdir} is no run directory: it has none of {', '.join(PARTS)}; make one by training.")
     from genimg_jax.commands.report_page import page
-    from genimg_jax.engine.images import write_whole
+    from genimg_jax.files import write_atomic
 
     path = workdir / "report.html"
     try:
-        write_whole(path, page(workdir).encode())
+        write_atomic(path, page(workdir))
     except OSError as error:
         raise ResourceError(f"cannot write {path}: {error.strerror}; free space there or change its rights.") from error
     return path

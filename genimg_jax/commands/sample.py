@@ -74,7 +74,7 @@ def main(arguments: Sequence[str]) -> None:
 
     print(runtime.prepare(configs.resolve(values.config).runtime))
     from genimg_jax.engine import averaging, restored
-    from genimg_jax.engine.run import check_writable
+    from genimg_jax.files import check_writable
 
     out = pathlib.Path(absolute(values.out)) if values.out else workdir / "generated"
     check_writable(out, "choose another --out")

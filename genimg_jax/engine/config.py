@@ -5,7 +5,6 @@ section, so that each key can be overridden on the command line and none is ever
 """
 
 import ast
-import hashlib
 import importlib.util
 import json
 import pathlib
@@ -17,7 +16,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from genimg_jax import data, families
+from genimg_jax import data, families, files
 from genimg_jax.engine import optimizers, parallel, runtime
 from genimg_jax.errors import ConfigError
 from genimg_jax.options import absolute, bounded, choice, location, nearest, parse, untrained
@@ -309,7 +308,7 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def digest(config: Mapping[str, Any]) -> str:
     """What identifies a run's results: a hash of every value that is not `SAFE` to change."""
     flat = {k: v for k, v in flatten(located(config)).items() if not SAFE.fullmatch(k)}
-    return hashlib.sha256(json.dumps(flat, sort_keys=True).encode()).hexdigest()[:16]
+    return files.digest(json.dumps(flat, sort_keys=True))
 
 
 class Difference(NamedTuple):

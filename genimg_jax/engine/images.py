@@ -1,15 +1,15 @@
-"""Arrays as pictures: eight-bit values, grids, and files that are either whole or absent."""
+"""Arrays as pictures: eight-bit values, grids, and files of them."""
 
-import contextlib
 import io
 import math
-import os
 import pathlib
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import numpy as np
 from PIL import Image
+
+from genimg_jax.files import atomic_path, write_atomic
 
 PADDING = 2  # pixels between and around the images of a grid
 BACKGROUND = 255
@@ -50,13 +50,13 @@ def save_png(path: pathlib.Path, array: np.ndarray) -> None:
     """Write u8[H, W, C], of 1 or 3 channels, as a PNG file. Raises OSError if the place cannot be written."""
     content = io.BytesIO()
     Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array).save(content, format="PNG")
-    write_whole(path, content.getvalue())
+    write_atomic(path, content.getvalue())
 
 
 def save_npz(path: pathlib.Path, count: int, parts: Iterable[np.ndarray], **beside: np.ndarray) -> None:
     """Write `parts`, u8[n, H, W, C] of `count` images in all, as the array `image` of an archive, and other arrays
     `beside` it. One part is in memory at a time. Nothing is compressed, so that readers need not hold all either."""
-    with whole(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+    with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for name, array in beside.items():
             with archive.open(f"{name}.npy", "w") as file:
                 np.lib.format.write_array(file, array, allow_pickle=False)
@@ -66,22 +66,3 @@ def save_npz(path: pathlib.Path, count: int, parts: Iterable[np.ndarray], **besi
                     header = {"descr": "|u1", "fortran_order": False, "shape": (count, *part.shape[1:])}
                     np.lib.format.write_array_header_1_0(file, header)
                 file.write(part.tobytes())
-
-
-def write_whole(path: pathlib.Path, content: bytes) -> None:
-    """Write a file as `whole` does."""
-    with whole(path) as temporary:
-        temporary.write_bytes(content)
-
-
-@contextlib.contextmanager
-def whole(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Where to write a file so that no reader, and no interruption, ever sees a part of it; its folder is made if need
-    be."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -3,7 +3,6 @@
 import contextlib
 import datetime
 import fcntl
-import hashlib
 import importlib.metadata
 import json
 import math
@@ -15,10 +14,10 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from genimg_jax import files
 from genimg_jax.errors import ConfigError, ResourceError
 
 PACKAGES = (
@@ -36,19 +35,8 @@ PACKAGES = (
 
 def prepare(workdir: pathlib.Path) -> None:
     """Makes the directory. Raises `ResourceError` where it cannot be made or written to."""
-    check_writable(workdir, "choose another --workdir")
+    files.check_writable(workdir, "choose another --workdir")
     workdir.mkdir(parents=True, exist_ok=True)
-
-
-def check_writable(folder: pathlib.Path, cure: str) -> None:
-    """Raises `ResourceError`, which ends in `cure`, where no file could be written in `folder`, made if need be: known
-    before hours of work. Leaves nothing behind."""
-    try:
-        there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-        with tempfile.TemporaryFile(dir=there):
-            pass
-    except OSError as error:
-        raise ResourceError(f"cannot write to {folder}: {error.strerror}; {cure}.") from error
 
 
 @contextlib.contextmanager
@@ -102,14 +90,6 @@ def now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def write_json(path: pathlib.Path, value: Any) -> None:
-    """Whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(value, indent=2) + "\n")
-    part.replace(path)
-
-
 def read_json(workdir: pathlib.Path, name: str) -> Any:
     """Raises `ConfigError` where `workdir` is no run directory, or the file is not what was written."""
     path = workdir / name
@@ -145,7 +125,7 @@ def environment() -> dict[str, Any]:
         "git": {
             "commit": commit.strip() if commit else None,
             "dirty": bool(difference),
-            "diff_hash": hashlib.sha256(difference.encode()).hexdigest()[:16] if difference else None,
+            "diff_hash": files.digest(difference) if difference else None,
         },
         "versions": {"python": platform.python_version()} | {package: _version(package) for package in PACKAGES},
         "devices": [str(d.device_kind) for d in jax.devices()],
@@ -172,9 +152,7 @@ class MetricsLog:
 
         path = workdir / "metrics.jsonl"
         kept = [line for line in read_metrics(workdir) if line["step"] <= step]
-        part = path.with_name(path.name + ".part")
-        part.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        part.replace(path)
+        files.write_atomic(path, "".join(json.dumps(line) + "\n" for line in kept))
         self.file = path.open("a", buffering=1)
         self.events = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
 
@@ -191,10 +169,5 @@ class MetricsLog:
 
 
 def read_metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl; a last one cut short by a crash is left out."""
-    path = workdir / "metrics.jsonl"
-    lines = []
-    for line in path.read_text().split("\n") if path.is_file() else []:
-        with contextlib.suppress(json.JSONDecodeError):
-            lines.append(json.loads(line))
-    return lines
+    """The lines of metrics.jsonl."""
+    return files.read_json_lines(workdir / "metrics.jsonl")

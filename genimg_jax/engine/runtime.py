@@ -6,7 +6,6 @@ alone and is left out where an accelerator may be in use.
 
 import contextlib
 import ctypes
-import hashlib
 import importlib.metadata
 import importlib.util
 import os
@@ -16,6 +15,7 @@ import sys
 import tempfile
 from dataclasses import dataclass
 
+from genimg_jax import files
 from genimg_jax.options import bounded
 
 CONVOLUTIONS = "xla_cpu_experimental_ynn_fusion_type"
@@ -138,7 +138,7 @@ def _compiler() -> str:
     flags = sorted(os.environ.get("XLA_FLAGS", "").split())
     release = importlib.metadata.version("jaxlib")
     parts = (flags, release, platform.machine(), processor, cores, os.environ.get("PJRT_NPROC"))
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+    return files.digest(repr(parts))
 
 
 def _shrink(folder: pathlib.Path) -> None:

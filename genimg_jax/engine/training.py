@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genimg_jax import core
+from genimg_jax import core, files
 from genimg_jax.data import Part, Source, identity, open_source
 from genimg_jax.engine import checkpoint, loop, parallel, restored, run, stacked
 from genimg_jax.engine import config as configs
@@ -231,8 +231,8 @@ def _write_manifest(
             **company,
             "parameters": {g: sum(x.size for x in jax.tree.leaves(t)) for g, t in program.like.params.items()},
         }
-    run.write_json(path, manifest)
-    run.write_json(record.files / "config.json", dict(record.values))
+    files.write_json(path, manifest)
+    files.write_json(record.files / "config.json", dict(record.values))
 
 
 def _check_best(program: Program) -> None:

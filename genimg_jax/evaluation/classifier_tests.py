@@ -3,13 +3,13 @@
 Everything is measured beside real images by the same recipe. See `metrics.classifier_tests` for the mathematics.
 """
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from genimg_jax import files
 from genimg_jax.errors import DataError
 from genimg_jax.evaluation import classifiers, image_sets
 from genimg_jax.evaluation import recipe as recipes
@@ -132,11 +132,12 @@ def _balanced(images: ImageSet, counts: np.ndarray, seed: int) -> ImageSet:
 
 
 def _trained(what: str, images: ImageSet, classes: int, recipe: Recipe, cache: Path) -> Classifier:
-    hashed = hashlib.sha256(f"{images.images.shape} {images.levels} {classes}".encode())
-    for part in image_sets.pieces(images):
-        hashed.update(np.ascontiguousarray(part))
-    hashed.update(np.ascontiguousarray(images.labels, np.int32))
-    fingerprint = hashed.hexdigest()[:16]
+    def parts():
+        yield f"{images.images.shape} {images.levels} {classes}"
+        yield from map(np.ascontiguousarray, image_sets.pieces(images))
+        yield np.ascontiguousarray(images.labels, np.int32)
+
+    fingerprint = files.digest(parts())
     path = Path(cache) / f"trained-{fingerprint}-{recipe.digest()}.safetensors"
     if path.exists():
         return classifiers.opened(path, "cached")

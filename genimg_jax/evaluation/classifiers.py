@@ -6,7 +6,6 @@ first asked for and kept in a cache. One file holds a classifier: the weights as
 
 import dataclasses
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,8 +14,8 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from genimg_jax import files
 from genimg_jax.data import Source, identity
-from genimg_jax.engine import run
 from genimg_jax.errors import CheckpointError, DataError, ResourceError
 from genimg_jax.evaluation import recipe as recipes
 from genimg_jax.evaluation.image_sets import chunk
@@ -107,7 +106,7 @@ def train_and_keep(
 ) -> Classifier:
     """Train on the examples and write to `path`; what `tested` finds joins the record, which needs a `name`. Raises
     `ResourceError` where it cannot be written, before any training."""
-    run.check_writable(path.parent, "set XDG_CACHE_HOME to a place where classifiers can be kept")
+    files.check_writable(path.parent, "set XDG_CACHE_HOME to a place where classifiers can be kept")
     arrays = recipes.fit(examples, recipe, f"classifier {record['name']}")
     record = {
         **record,
@@ -118,11 +117,9 @@ def train_and_keep(
         "recipe_digest": recipe.digest(),
     }
     record |= tested(_assembled(arrays, record, "trained"))
-    part = path.with_name(f"{path.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(arrays, part, {"record": json.dumps(record)})
-        part.replace(path)
+        with files.atomic_path(path) as temporary:
+            save_file(arrays, temporary, {"record": json.dumps(record)})
     except OSError as error:
         raise ResourceError(f"the classifier {path} cannot be written: {error.strerror or error}.") from error
     return _assembled(arrays, record, "trained")

@@ -5,8 +5,7 @@ import pathlib
 
 import numpy as np
 
-from genimg_jax import data
-from genimg_jax.engine import run
+from genimg_jax import data, files
 from genimg_jax.engine.config import EvaluateOptions
 from genimg_jax.errors import ConfigError
 from genimg_jax.evaluation import classes, distances, image_sets, labels, suite
@@ -28,7 +27,7 @@ def evaluate_images(
             f"--generated {generated} is a run directory; measure its samples by genimg evaluate with --workdir and "
             "--suite full, or name the images.npz that genimg sample writes."
         )
-    run.check_writable(out, "choose another --out")
+    files.check_writable(out, "choose another --out")
     read = image_sets.bounded(read)
     theirs = named(reference, read, "--reference")
     if theirs.train_split:

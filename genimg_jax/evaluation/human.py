@@ -7,7 +7,6 @@ noise are attention checks; a rater who misses more of them than guessing allows
 """
 
 import base64
-import hashlib
 import io
 import itertools
 import json
@@ -18,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from genimg_jax import data
+from genimg_jax import data, files
 from genimg_jax.engine import config as configs
 from genimg_jax.engine import restored, run, tasks
 from genimg_jax.engine.images import to_uint8
@@ -108,7 +107,7 @@ def study(
     pictures = {name: [_png(image) for image in images] for name, images in {**sets, NOISE: noise}.items()}
     planned = [[(name, i % len(pictures[name])) for name, i in trial] for trial in planned]
     made = Study(mode, question or QUESTIONS[mode], names, planned, pictures, checks // PASSES, "")
-    return made._replace(digest=hashlib.sha256(json.dumps(made).encode()).hexdigest()[:12])
+    return made._replace(digest=files.digest(json.dumps(made), 12))
 
 
 def _check_sets(sets: Mapping[str, np.ndarray], mode: str) -> None:

@@ -5,7 +5,6 @@ Deterministic: the weights follow from the images, their labels and the recipe, 
 
 import dataclasses
 import functools
-import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.scipy.ndimage import map_coordinates
 
-from genimg_jax import core, data, progress
+from genimg_jax import core, data, files, progress
 from genimg_jax.data import Source, order, transforms
 from genimg_jax.engine import optimizers
 from genimg_jax.errors import DataError
@@ -47,7 +46,7 @@ class Recipe:
     def digest(self) -> str:
         """Twelve hexadecimal digits of all that shapes the training but the images."""
         text = json.dumps([REVISION, dataclasses.asdict(self)])
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        return files.digest(text, 12)
 
 
 STANDARD = Recipe()

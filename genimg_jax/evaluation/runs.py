@@ -1,6 +1,5 @@
 """Evaluations of whole runs: what the command and sweeps call."""
 
-import hashlib
 import json
 import os
 import pathlib
@@ -12,12 +11,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from genimg_jax import core
+from genimg_jax import core, files
 from genimg_jax.data import Part, Source, identity, open_source, splits
 from genimg_jax.engine import config as configs
 from genimg_jax.engine import restored, run, tasks
 from genimg_jax.engine.config import TrainOptions
-from genimg_jax.engine.images import write_whole
 from genimg_jax.engine.program import Program
 from genimg_jax.errors import ConfigError, DataError, ResourceError
 from genimg_jax.evaluation import classes, image_sets, likelihood, log_probs, marks, suite, trajectory
@@ -75,7 +73,7 @@ def evaluate_checkpoints(
     for step in restored.steps(opened.workdir, opened.program.config):
         weights, _ = restored.load(opened.workdir, opened.program, str(step), averaged)
         reports[step] = _evaluate(opened, weights, step, str(step))
-    write_whole(_place(opened, "trajectory", ".png"), trajectory.picture(reports))
+    files.write_atomic(_place(opened, "trajectory", ".png"), trajectory.picture(reports))
     return reports
 
 
@@ -177,10 +175,10 @@ def _selection(opened: Opened, step: int, checkpoint: str, images: str) -> dict[
         "model": {name: getattr(config.model, name) for name in untrained(type(config.model))},
     }
     evaluated = run.read_json(place.parent, place.name) if place.is_file() else {}
-    digest = hashlib.sha256(json.dumps(setting, sort_keys=True).encode()).hexdigest()[:12]
+    digest = files.digest(json.dumps(setting, sort_keys=True), 12)
     evaluated[images] = sorted({*evaluated.get(images, ()), digest})
     try:
-        run.write_json(place, evaluated)
+        files.write_json(place, evaluated)
     except OSError as error:
         raise ResourceError(f"{place} cannot be written: {error.strerror}; evaluate a copy of the run.") from error
     found = {"evaluated": len(evaluated[images])}

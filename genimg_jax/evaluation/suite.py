@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from genimg_jax import data, progress
-from genimg_jax.engine import images, run, runtime
+from genimg_jax import data, files, progress
+from genimg_jax.engine import images, runtime
 from genimg_jax.engine.config import EvaluateOptions
 from genimg_jax.errors import ConfigError, ResourceError
 from genimg_jax.evaluation import attributes, audit, classes, distances, results
@@ -242,8 +242,8 @@ def write(path: pathlib.Path, about: Mapping[str, Any], found: Found) -> Report:
         for name, arrays in found.arrays.items():
             content = io.BytesIO()
             np.savez_compressed(content, **arrays)
-            images.write_whole(path.with_name(f"{path.stem}-{name}.npz"), content.getvalue())
-        run.write_json(path, report)
+            files.write_atomic(path.with_name(f"{path.stem}-{name}.npz"), content.getvalue())
+        files.write_json(path, report)
     except OSError as error:
         raise ResourceError(f"the report {path} cannot be written: {error.strerror or error}.") from error
     return report

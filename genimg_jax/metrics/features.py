@@ -3,7 +3,6 @@
 Distances of different features have nothing to do with each other: `specs` keeps them apart by name and weights.
 """
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -14,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from genimg_jax import files
 from genimg_jax.errors import ConfigError, DataError
 from genimg_jax.metrics import weight_files
 from genimg_jax.networks import inception
@@ -79,9 +79,7 @@ def random_convolutions(image_shape: tuple[int, int, int], seed: int = 0) -> Fea
     parameters = _draw(jax.random.key(seed), tuple(image_shape))
     # Of the recipe, not of the values, whose last bits differ between backends.
     text = f"He normal, Threefry key {seed}, {image_shape}, {jax.tree.map(jnp.shape, parameters)}"
-    return FeatureNetwork(
-        "random_convolutions", hashlib.sha256(text.encode()).hexdigest()[:12], None, parameters, _apply_random
-    )
+    return FeatureNetwork("random_convolutions", files.digest(text, 12), None, parameters, _apply_random)
 
 
 def _bilinear(size: int, out: int, resize: str) -> np.ndarray:  # -> f32[out, size]

@@ -1,11 +1,11 @@
 """What a measured number means, so that numbers of different meanings are never put side by side."""
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from genimg_jax import files
 from genimg_jax.errors import DataError
 from genimg_jax.metrics import directions
 
@@ -41,7 +41,7 @@ class MetricSpec:
     def digest(self) -> str:
         """Twelve hexadecimal digits that differ where any field does; 5 and 5.0 are one value."""
         text = json.dumps({n: _plain(v) for n, v in self.fields().items()}, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        return files.digest(text, 12)
 
 
 def _plain(value: Scalar) -> Scalar:

@@ -5,7 +5,6 @@ the few that describe a dictionary of tensors are followed; any other instructio
 PyTorch's own for tensors, is refused. Both layouts are read: the zip archive, and the one before PyTorch 1.6.
 """
 
-import hashlib
 import math
 import pickletools
 import zipfile
@@ -17,6 +16,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from genimg_jax import files
 from genimg_jax.errors import CheckpointError
 
 STORAGES = {
@@ -223,9 +223,10 @@ def load(path: str | Path) -> dict[str, np.ndarray]:
 
 def digest(arrays: dict[str, np.ndarray]) -> str:
     """Twelve hexadecimal digits of the names, shapes and values, whatever kind of file they came in."""
-    hashed = hashlib.sha256()
-    for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
-        hashed.update(f"{name} {array.dtype.str} {array.shape};".encode())
-        hashed.update(array.tobytes())
-    return hashed.hexdigest()[:12]
+
+    def parts():
+        for name in sorted(arrays):
+            array = np.ascontiguousarray(arrays[name])
+            yield from (f"{name} {array.dtype.str} {array.shape};", array.tobytes())
+
+    return files.digest(parts(), 12)

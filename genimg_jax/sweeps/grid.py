@@ -88,14 +88,9 @@ def overlay(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, 
         for name in parents:
             node = node.get(name) if isinstance(node, dict) else None
         if not isinstance(node, dict) or not (last in node or dict_above(base, key)):
-            raise ConfigError(f"config.{key} is not in the configuration{_nearest(key, flatten(base))}")
+            raise ConfigError(f"config.{key} is not in the configuration{nearest(key, flatten(base))}")
         node[last] = copy.deepcopy(value)
     return values
-
-
-def _nearest(key: str, known: Mapping[str, Any]) -> str:
-    same = [k for k in known if k.split(".")[-1] == key.split(".")[-1]]
-    return f"; did you mean {same[0]!r}?" if same else nearest(key, known)
 
 
 def names(points: Sequence[Point]) -> list[str]:

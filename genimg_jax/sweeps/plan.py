@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from genimg_jax import files
 from genimg_jax.engine import config as configs
 from genimg_jax.engine import run
 from genimg_jax.errors import ConfigError
@@ -88,7 +89,7 @@ def write(sweep: Sweep, source: str) -> None:
         "baseline": sweep.baseline,
         "measure": sweep.measure._asdict(),
     }
-    run.write_json(sweep.workdir / PLAN, {**about, "cells": records + left_out})
+    files.write_json(sweep.workdir / PLAN, {**about, "cells": records + left_out})
 
 
 def read(workdir: pathlib.Path) -> Sweep:
@@ -162,13 +163,8 @@ def record(workdir: pathlib.Path, outcome: Outcome) -> None:
 
 
 def outcomes(workdir: pathlib.Path) -> dict[str, list[dict[str, Any]]]:
-    """Every recorded outcome, by the cell's digest, oldest first; a line cut short by a crash is left out."""
-    path = workdir / OUTCOMES
+    """Every recorded outcome, by the cell's digest, oldest first."""
     found: dict[str, list[dict[str, Any]]] = {}
-    for text in path.read_text().split("\n") if path.is_file() else []:
-        try:
-            line = json.loads(text)
-        except ValueError:
-            continue
+    for line in files.read_json_lines(workdir / OUTCOMES):
         found.setdefault(line["digest"], []).append(line)
     return found

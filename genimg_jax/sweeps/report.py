@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from genimg_jax.engine.images import write_whole
 from genimg_jax.evaluation import marks
+from genimg_jax.files import write_atomic
 from genimg_jax.metrics import directions, significance
 from genimg_jax.metrics.specs import LIKELIHOODS
 from genimg_jax.sweeps import findings, page
@@ -20,9 +20,9 @@ def write(sweep: Sweep, mixed: bool = False) -> str:
     """Writes both, and returns the table with where they are. Raises `DataError` where cells do not compare."""
     found = findings.find(sweep, mixed)
     table = markdown(sweep, found)
-    write_whole(sweep.workdir / "report.md", f"{table}\n".encode())
+    write_atomic(sweep.workdir / "report.md", f"{table}\n")
     html = page.page(sweep, found, verdict(sweep, found), header(sweep, found), rows(sweep, found), notes(sweep, found))
-    write_whole(sweep.workdir / "report.html", html.encode())
+    write_atomic(sweep.workdir / "report.html", html)
     return f"{table}\n\nwritten: {sweep.workdir / 'report.md'}, {sweep.workdir / 'report.html'}"
 
 

@@ -1,0 +1,66 @@
+"""Files that are written atomically, and digests of what a result depends on."""
+
+import contextlib
+import hashlib
+import json
+import pathlib
+import secrets
+import tempfile
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from genimg_jax.errors import ResourceError
+
+
+@contextlib.contextmanager
+def atomic_path(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A temporary path that becomes `path` when the block succeeds: no reader and no interruption sees a part of the
+    file, and of several writers the last wins. Makes the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Random, as writers on other machines may have the same process id.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_atomic(path: pathlib.Path, content: str | bytes) -> None:
+    """Writes a whole file through `atomic_path`; text as UTF-8. Raises OSError if the place cannot be written."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Writes indented JSON through `atomic_path`."""
+    write_atomic(path, json.dumps(value, indent=2) + "\n")
+
+
+def read_json_lines(path: pathlib.Path) -> list[Any]:
+    """The values of a file with one JSON value a line, none if it does not exist. A line cut short by a crash is left
+    out."""
+    values = []
+    for line in path.read_text().split("\n") if path.is_file() else []:
+        with contextlib.suppress(json.JSONDecodeError):
+            values.append(json.loads(line))
+    return values
+
+
+def check_writable(folder: pathlib.Path, cure: str) -> None:
+    """Raises `ResourceError`, which ends in `cure`, if no file could be written in `folder`, which need not exist yet:
+    known before hours of work. Leaves nothing behind."""
+    try:
+        parent = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+        with tempfile.TemporaryFile(dir=parent):
+            pass
+    except OSError as error:
+        raise ResourceError(f"cannot write to {folder}: {error.strerror}; {cure}.") from error
+
+
+def digest(parts: str | Iterable[Any], digits: int = 16) -> str:
+    """Hexadecimal digits of the SHA-256 of a text, or of the concatenation of texts, bytes and contiguous arrays."""
+    hashed = hashlib.sha256()
+    for part in [parts] if isinstance(parts, str) else parts:
+        hashed.update(part.encode() if isinstance(part, str) else part)
+    return hashed.hexdigest()[:digits]
