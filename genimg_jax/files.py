@@ -6,8 +6,10 @@ import json
 import pathlib
 import secrets
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
+
+import numpy as np
 
 from genimg_jax.errors import ResourceError
 
@@ -64,3 +66,14 @@ def digest(parts: str | Iterable[Any], digits: int = 16) -> str:
     for part in [parts] if isinstance(parts, str) else parts:
         hashed.update(part.encode() if isinstance(part, str) else part)
     return hashed.hexdigest()[:digits]
+
+
+def digest_arrays(arrays: Mapping[str, np.ndarray]) -> str:
+    """Twelve digits of the names, shapes, dtypes and values, in whatever order and kind of file they came."""
+
+    def parts():
+        for name in sorted(arrays):
+            array = np.ascontiguousarray(arrays[name])
+            yield from (f"{name} {array.dtype.str} {array.shape};", array.tobytes())
+
+    return digest(parts(), 12)

@@ -16,10 +16,9 @@ import numpy as np
 import optax
 from random_weights import random_weights
 
-from genimg_jax import core
+from genimg_jax import core, directions
 from genimg_jax.engine import checkpoint, parallel
 from genimg_jax.errors import ConfigError
-from genimg_jax.metrics import directions
 
 SPEC = core.Spec((8, 8, 1), 10, 2)
 BATCH = 8

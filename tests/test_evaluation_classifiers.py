@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genimg_jax import core, data
+from genimg_jax import core, data, files
 from genimg_jax.errors import CheckpointError, DataError, ResourceError
 from genimg_jax.evaluation import classifiers
 from genimg_jax.evaluation import recipe as recipes
@@ -66,7 +66,7 @@ def never(*arguments, **more):
 def test_shipped_weights_are_those_of_the_record_and_of_todays_recipe(name):
     arrays = weight_files.load(classifiers.WEIGHTS / f"{name}.safetensors")
     record = classifiers.shipped(name).record
-    assert weight_files.digest(arrays) == record["weights"] == classifiers.shipped(name).features.weights
+    assert files.digest_arrays(arrays) == record["weights"] == classifiers.shipped(name).features.weights
     assert record["recipe"] == dataclasses.asdict(Recipe())
     assert record["recipe_digest"] == Recipe().digest()
     assert record["command"] == f"python experiments/classifiers.py {name}"
@@ -181,7 +181,7 @@ def test_features_are_rectified_and_the_logits_are_linear_in_them(trained):
 
 def test_training_learns_and_repeats_to_the_last_bit(other, trained):
     again = recipes.fit(recipes.of_source(other[0]), TINY, "again")
-    assert weight_files.digest(again) == trained[1].record["weights"]
+    assert files.digest_arrays(again) == trained[1].record["weights"]
     assert trained[1].record["test_accuracy"] > 0.5
 
 

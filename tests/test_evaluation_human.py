@@ -14,8 +14,8 @@ from PIL import Image
 from genimg_jax.__main__ import main
 from genimg_jax.errors import ConfigError, DataError
 from genimg_jax.evaluation import human
-from genimg_jax.evaluation.human_page import page
 from genimg_jax.evaluation.human_scores import scores, text
+from genimg_jax.reports.human_page import page
 
 TASTE = {"data": 0.9, "gan": 0.1, "vae": -1.0}
 RATINGS = {"data": 4.0, "gan": 3.1, "vae": 2.0}

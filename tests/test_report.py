@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from genimg_jax.commands import report, report_page
+from genimg_jax.commands import report
 from genimg_jax.engine import config, images
 from genimg_jax.errors import ConfigError, ResourceError
-from genimg_jax.pages import curves
+from genimg_jax.reports import curves, run_page
 
 ATTACK = "<script>alert('x')</script>\" onload=\""
 
@@ -139,7 +139,7 @@ def test_sample_grids_are_thinned_evenly(workdir):
     levels = [
         int(np.asarray(Image.open(io.BytesIO(base64.b64decode(s.partition(",")[2])))).max()) for s in page.sources()
     ]
-    assert len(levels) == report_page.SAMPLE_GRIDS
+    assert len(levels) == run_page.SAMPLE_GRIDS
     assert levels[0] == 190 and levels[-1] == 0  # the latest first, and the very first
     assert set(np.diff(levels)) <= {-20, -30}
     assert "step 1,900" in page.text and "12 more" in page.text

@@ -14,7 +14,9 @@ from genimg_jax.engine import config as configs
 from genimg_jax.engine import images, run
 from genimg_jax.errors import ConfigError, DataError
 from genimg_jax.metrics import significance
-from genimg_jax.sweeps import driver, experiment, figures, findings, plan, report, statistics, tables
+from genimg_jax.reports import sweep as report
+from genimg_jax.reports import sweep_figures, sweep_plan
+from genimg_jax.sweeps import driver, experiment, findings, plan, statistics
 from genimg_jax.sweeps.cells import Outcome
 from genimg_jax.sweeps.grid import chain, param, product, seeds
 
@@ -246,7 +248,7 @@ def test_what_was_swept_is_what_settings_differ_in(tmp_path):
 
 
 def test_a_band_is_the_range_and_the_mean_of_what_was_logged():
-    steps, low, mean, high = figures.band([[(1, 2.0), (2, 5.0)], [(1, 4.0), (2, float("nan"))], []])
+    steps, low, mean, high = sweep_figures.band([[(1, 2.0), (2, 5.0)], [(1, 4.0), (2, float("nan"))], []])
     np.testing.assert_allclose([steps, low, mean, high], [[1, 2], [2, 5], [3, 5], [4, 5]])
 
 
@@ -294,7 +296,7 @@ def test_two_options_make_a_heat_map_and_the_best_cell_is_the_darkest(tmp_path):
     sweep = made(tmp_path, grid, {"model.beta": 1.0, "model.latent": 2})
     for i, cell in enumerate(sweep.cells):
         finish(sweep, cell, 100.0 - i // 3)
-    page = Page(figures.swept(sweep, findings.find(sweep)))
+    page = Page(sweep_figures.swept(sweep, findings.find(sweep)))
     shades = {a["title"]: float(re.search(r"(\d+)%", a["style"])[1]) for tag, a in page.tags if tag == "td"}
     assert len(shades) == 6
     assert max(shades, key=shades.get) == "beta=4.0,latent=8" and min(shades.values()) == 0
@@ -314,7 +316,7 @@ def test_states_tell_apart_what_files_tell(tmp_path):
     assert [s.status for s in states.values()] == ["done", "failed", "stopped", "running", "waiting"]
     assert states[stopped.name].step == 10 and states[stopped.name].estimate == pytest.approx(15.0), "half of 30 s"
     assert states[waiting.name].estimate == pytest.approx(30.0)
-    text = tables.plan(list(states.values()))
+    text = sweep_plan.table(list(states.values()))
     assert "it broke" in text and "1 done, 1 failed, 1 stopped, 1 running, 1 waiting" in text
     assert driver.states(sweep)[3].status == "running", "until its process is gone"
     (running.workdir / "lock").write_text(f"process 999999999 on {os.uname().nodename} since {run.now()}\n")

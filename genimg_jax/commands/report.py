@@ -30,8 +30,8 @@ def run(workdir: pathlib.Path) -> pathlib.Path:
     """
     if not any((workdir / part).exists() for part in PARTS):
         raise ConfigError(f"{workdir} is no run directory: it has none of {', '.join(PARTS)}; make one by training.")
-    from genimg_jax.commands.report_page import page
     from genimg_jax.files import write_atomic
+    from genimg_jax.reports.run_page import page
 
     path = workdir / "report.html"
     try:

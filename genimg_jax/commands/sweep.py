@@ -42,17 +42,19 @@ def main(arguments: Sequence[str]) -> None:
     if not what:
         raise ConfigError("which experiment? Give genimg sweep experiments/NAME.py --workdir DIRECTORY.")
     workdir = command_line.workdir(values)
-    from genimg_jax.sweeps import driver, experiment, plan, report, tables
+    from genimg_jax.reports import sweep as report
+    from genimg_jax.reports import sweep_plan
+    from genimg_jax.sweeps import driver, experiment, plan
 
     if what == "status":
-        print(tables.plan(driver.states(plan.read(workdir))))
+        print(sweep_plan.table(driver.states(plan.read(workdir))))
         return
     if what == "report":
         print(report.write(plan.read(workdir), values.mixed))
         return
     sweep, left_out = plan.plan(experiment.load(what), workdir)
     chosen = driver.select(sweep, values.only)
-    print(f"{sweep.question}\n\n{tables.plan(driver.states(sweep))}")
+    print(f"{sweep.question}\n\n{sweep_plan.table(driver.states(sweep))}")
     if left_out:
         print(
             f"\n{len(left_out)} cells planned before are no more in {what}, and are left as they are: {left_out[0]}..."

@@ -17,11 +17,10 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
-from genimg_jax import core
+from genimg_jax import core, directions
 from genimg_jax.engine import config as configs
 from genimg_jax.engine import parallel
 from genimg_jax.errors import CheckpointError
-from genimg_jax.metrics import directions
 
 
 class Store(NamedTuple):

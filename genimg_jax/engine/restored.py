@@ -8,14 +8,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from genimg_jax import core
+from genimg_jax import core, files
 from genimg_jax.engine import checkpoint, run
 from genimg_jax.engine import config as configs
 from genimg_jax.engine import program as programs
 from genimg_jax.engine.config import Config
 from genimg_jax.engine.program import Program
 from genimg_jax.errors import CheckpointError, ConfigError
-from genimg_jax.metrics import weight_files
 
 
 class Restored(NamedTuple):
@@ -88,7 +87,7 @@ def tokenizer(config: Config, spec: core.Spec) -> programs.Stage | None:
     if first.program.spec != spec:
         raise ConfigError(f"the tokenizer {workdir} was trained on {first.program.spec}, and the data is {spec}.")
     leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(first.weights))
-    weights = weight_files.digest({checkpoint.path_name(path): np.asarray(leaf) for path, leaf in leaves})
+    weights = files.digest_arrays({checkpoint.path_name(path): np.asarray(leaf) for path, leaf in leaves})
     record = {"workdir": str(workdir), "step": first.step, "weights": weights}
     return programs.Stage(family, first.weights, record)
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genimg_jax import core, files
+from genimg_jax import core, directions, files
 from genimg_jax.data import Part, Source, identity, open_source
 from genimg_jax.engine import checkpoint, loop, parallel, restored, run, stacked
 from genimg_jax.engine import config as configs
@@ -19,7 +19,6 @@ from genimg_jax.engine.config import Config
 from genimg_jax.engine.loop import Records
 from genimg_jax.engine.program import Program
 from genimg_jax.errors import CheckpointError, ConfigError, DataError, Failure
-from genimg_jax.metrics import directions
 
 
 def train(
@@ -248,7 +247,7 @@ def _check_best(program: Program) -> None:
         ranked = ", ".join(name for name in measured if directions.of(name).better) or "nothing"
         raise ConfigError(
             f"train.best is {train.best!r}, of which neither higher nor lower is better; choose {ranked}. A new metric "
-            "declares it in metrics/directions.py."
+            "declares it in directions.py."
         )
 
 

@@ -12,13 +12,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import scipy.ndimage
 
-from genimg_jax import progress
+from genimg_jax import files, progress
 from genimg_jax.data import shapes
 from genimg_jax.errors import DataError
 from genimg_jax.evaluation import distances
 from genimg_jax.evaluation.distances import Compared
 from genimg_jax.evaluation.image_sets import ImageSet
-from genimg_jax.metrics import intervals, weight_files
+from genimg_jax.metrics import intervals
 from genimg_jax.metrics.classifier_tests import proportion
 from genimg_jax.metrics.intervals import Interval
 from genimg_jax.metrics.specs import Measurement
@@ -266,7 +266,7 @@ def measure(generated: ImageSet, reference: ImageSet, seed: int) -> Compared:
         results = obeyed(generated.images[:], **asked)
     except DataError as error:
         return Compared({}, {}, {"obeyed": str(error).removesuffix(".")})
-    protocol = {name: weight_files.digest({name: np.asarray(one)}) for name, one in asked.items()}
+    protocol = {name: files.digest_arrays({name: np.asarray(one)}) for name, one in asked.items()}
     found, left_out = {}, {}
     for name, interval in results.items():
         if interval is None:

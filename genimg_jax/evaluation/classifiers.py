@@ -110,7 +110,7 @@ def train_and_keep(
     arrays = recipes.fit(examples, recipe, f"classifier {record['name']}")
     record = {
         **record,
-        "weights": weight_files.digest(arrays),
+        "weights": files.digest_arrays(arrays),
         "image_shape": list(examples.image_shape),
         "classes": examples.classes,
         "recipe": dataclasses.asdict(recipe),
@@ -135,9 +135,9 @@ def opened(path: Path, origin: str) -> Classifier:
         found = _assembled(arrays, record, origin)
     except (CheckpointError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"the classifier {path} cannot be read; {cure} ({error}).") from error
-    if weight_files.digest(arrays) != record["weights"]:
+    if files.digest_arrays(arrays) != record["weights"]:
         raise CheckpointError(
-            f"the classifier {path} holds other weights ({weight_files.digest(arrays)}) than its record says "
+            f"the classifier {path} holds other weights ({files.digest_arrays(arrays)}) than its record says "
             f"({record['weights']}): it is damaged; {cure}."
         )
     return found

@@ -5,13 +5,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from genimg_jax import core, data
+from genimg_jax import core, data, directions
 from genimg_jax.data import Source
 from genimg_jax.engine import tasks
 from genimg_jax.engine.program import Program
 from genimg_jax.errors import ConfigError
 from genimg_jax.evaluation.image_sets import dataset
-from genimg_jax.metrics import directions, intervals
+from genimg_jax.metrics import intervals
 from genimg_jax.metrics.specs import LIKELIHOODS, Measurement, MetricSpec, Scalar
 
 KINDS = {"exact": "exact", "lower": "a bound: the true value is at most this", "estimate": "an estimate"}

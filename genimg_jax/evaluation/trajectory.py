@@ -4,8 +4,8 @@ import io
 import math
 from collections.abc import Mapping
 
+from genimg_jax import directions
 from genimg_jax.evaluation.results import Report
-from genimg_jax.metrics import directions
 
 COLUMNS = 4
 

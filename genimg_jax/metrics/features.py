@@ -125,7 +125,7 @@ def _inception(path: str | Path, resize: str, output: int, name: str) -> Feature
         raise ConfigError(f"resize is {resize!r}; it must be one of {', '.join(RESIZES)}.")
     arrays = weight_files.load(path)
     parameters = jax.tree.map(jnp.asarray, inception.parameters(arrays))
-    return FeatureNetwork(name, weight_files.digest(arrays), resize, parameters, _INCEPTION[resize, output])
+    return FeatureNetwork(name, files.digest_arrays(arrays), resize, parameters, _INCEPTION[resize, output])
 
 
 def inception_features(path: str | Path, resize: str = "pytorch-fid") -> FeatureNetwork:

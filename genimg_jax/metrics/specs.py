@@ -5,9 +5,8 @@ import json
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from genimg_jax import files
+from genimg_jax import directions, files
 from genimg_jax.errors import DataError
-from genimg_jax.metrics import directions
 
 Scalar = str | int | float | bool | None
 LIKELIHOODS = ("negative_log_likelihood", "bits_per_dimension", "bits_per_code")  # one log-likelihood, in three units

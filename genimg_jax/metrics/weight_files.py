@@ -16,7 +16,6 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from genimg_jax import files
 from genimg_jax.errors import CheckpointError
 
 STORAGES = {
@@ -219,14 +218,3 @@ def load(path: str | Path) -> dict[str, np.ndarray]:
         raise CheckpointError(f"there is no weight file {path}; download it and give its path.") from None
     except _DAMAGE as error:
         raise CheckpointError(f"the weight file {path} cannot be read: {error}.") from error
-
-
-def digest(arrays: dict[str, np.ndarray]) -> str:
-    """Twelve hexadecimal digits of the names, shapes and values, whatever kind of file they came in."""
-
-    def parts():
-        for name in sorted(arrays):
-            array = np.ascontiguousarray(arrays[name])
-            yield from (f"{name} {array.dtype.str} {array.shape};", array.tobytes())
-
-    return files.digest(parts(), 12)

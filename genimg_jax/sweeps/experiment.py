@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from genimg_jax import directions
 from genimg_jax.engine import config as configs
 from genimg_jax.errors import ConfigError
-from genimg_jax.metrics import directions
 from genimg_jax.options import nearest
 from genimg_jax.sweeps import grid as grids
 from genimg_jax.sweeps.grid import Grid, Point
@@ -60,7 +60,7 @@ def experiment(
     """The checked experiment: `settings` over `base`, and over that each point of `grid`.
 
     `baseline` holds what the setting to compare with sets, or as much of it as singles it out; {} where nothing but the
-    seed is swept. `better` is needed only for a metric of which metrics/directions.py does not say it. Raises
+    seed is swept. `better` is needed only for a metric of which directions.py does not say it. Raises
     `ConfigError` for an unknown key, a value that a key cannot have, an empty grid, two cells that are one run, and a
     baseline that is not one setting.
     """

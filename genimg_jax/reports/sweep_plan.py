@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from genimg_jax.sweeps.driver import State
 
 
-def plan(states: Sequence[State]) -> str:
+def table(states: Sequence[State]) -> str:
     """A line a cell, and what all of it takes."""
     width = max(len("cell"), *(len(state.cell.name) for state in states))
     lines = [f"{'cell':{width}}  {'state':8} {'step':>15} {'spent':>8} {'to go':>8}"]

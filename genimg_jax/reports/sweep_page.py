@@ -5,13 +5,14 @@ import pathlib
 from collections.abc import Sequence
 from html import escape
 
-from genimg_jax.pages import html
-from genimg_jax.pages.html import absent, picture, table
-from genimg_jax.sweeps import driver, figures
+from genimg_jax.reports import html
+from genimg_jax.reports import sweep_figures as figures
+from genimg_jax.reports.html import absent, picture, table
+from genimg_jax.reports.sweep_plan import duration
+from genimg_jax.sweeps import driver
 from genimg_jax.sweeps.cells import Cell
 from genimg_jax.sweeps.findings import Findings
 from genimg_jax.sweeps.plan import Sweep
-from genimg_jax.sweeps.tables import duration
 
 STYLE = """
 .heat td, .heat th { padding: .3rem .6rem; border: 1px solid var(--surface); text-align: right; color: var(--ink); }

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from genimg_jax.engine import run
-from genimg_jax.pages.curves import is_record, scale, series
-from genimg_jax.pages.drawing import INK, drawing
-from genimg_jax.pages.html import text
+from genimg_jax.reports.curves import is_record, scale, series
+from genimg_jax.reports.drawing import INK, drawing
+from genimg_jax.reports.html import text
 from genimg_jax.sweeps.findings import Findings, Setting
 from genimg_jax.sweeps.grid import written
 from genimg_jax.sweeps.plan import Sweep

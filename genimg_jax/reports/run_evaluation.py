@@ -6,7 +6,7 @@ from html import escape
 from typing import Any
 
 from genimg_jax.engine import config
-from genimg_jax.pages.html import absent, picture, table, text
+from genimg_jax.reports.html import absent, picture, table, text
 
 # What has a place of its own on the card; all else is said in a line.
 PARTS = (

@@ -15,11 +15,11 @@ from urllib.parse import quote
 
 import numpy as np
 
-from genimg_jax.commands import report_evaluation
 from genimg_jax.engine import config, run
 from genimg_jax.errors import ConfigError
-from genimg_jax.pages.curves import curves, is_record, series
-from genimg_jax.pages.html import PAGE, STYLE, absent, picture, table, text
+from genimg_jax.reports import run_evaluation
+from genimg_jax.reports.curves import curves, is_record, series
+from genimg_jax.reports.html import PAGE, STYLE, absent, picture, table, text
 
 SAMPLE_GRIDS = 8
 
@@ -35,7 +35,7 @@ def page(workdir: pathlib.Path) -> str:
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
     sections = {
         "Samples": _samples(workdir / "samples"),
-        "Evaluation": report_evaluation.evaluations(evaluations, workdir / "evaluation"),
+        "Evaluation": run_evaluation.evaluations(evaluations, workdir / "evaluation"),
         "Training": curves(metrics),
         "Configuration": settings_problem or _configuration(settings),
         "Provenance": manifest_problem or _provenance(manifest),
@@ -84,7 +84,7 @@ def _headline(
             cards.append((f"last {split} loss", text(drawn["loss"][-1][1])))
     in_curves = metrics.get("evaluation", {})
     for title, evaluation in evaluations.items():
-        cells = report_evaluation.metric_cells(evaluation)
+        cells = run_evaluation.metric_cells(evaluation)
         # What only a whole evaluation measures, such as a likelihood, before what training already followed.
         for name in sorted(cells, key=lambda n: n in in_curves)[:2]:
             value, _, unit = cells[name]

@@ -9,7 +9,7 @@ import json
 from html import escape
 
 from genimg_jax.evaluation.human import FORMAT, NOISE, SCALE, Study
-from genimg_jax.pages.html import STYLE
+from genimg_jax.reports.html import STYLE
 
 SMALL = 128  # pixels: images below this are enlarged in squares, at most so many times
 MAGNIFIED = 10

@@ -2,15 +2,17 @@
 
 from collections.abc import Sequence
 
+from genimg_jax import directions
 from genimg_jax.evaluation import marks
 from genimg_jax.files import write_atomic
-from genimg_jax.metrics import directions, significance
+from genimg_jax.metrics import significance
 from genimg_jax.metrics.specs import LIKELIHOODS
-from genimg_jax.sweeps import findings, page
+from genimg_jax.reports.sweep_page import page
+from genimg_jax.reports.sweep_plan import duration
+from genimg_jax.sweeps import findings
 from genimg_jax.sweeps.findings import Findings, Setting
 from genimg_jax.sweeps.plan import Sweep
 from genimg_jax.sweeps.statistics import LEVEL, POWER, Comparison
-from genimg_jax.sweeps.tables import duration
 
 NAMED = 5  # settings in a sentence
 ANECDOTE = "fewer than 3 seeds: an anecdote"
@@ -21,7 +23,7 @@ def write(sweep: Sweep, mixed: bool = False) -> str:
     found = findings.find(sweep, mixed)
     table = markdown(sweep, found)
     write_atomic(sweep.workdir / "report.md", f"{table}\n")
-    html = page.page(sweep, found, verdict(sweep, found), header(sweep, found), rows(sweep, found), notes(sweep, found))
+    html = page(sweep, found, verdict(sweep, found), header(sweep, found), rows(sweep, found), notes(sweep, found))
     write_atomic(sweep.workdir / "report.html", html)
     return f"{table}\n\nwritten: {sweep.workdir / 'report.md'}, {sweep.workdir / 'report.html'}"
 

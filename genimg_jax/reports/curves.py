@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
-from genimg_jax.pages.drawing import drawing
-from genimg_jax.pages.html import absent, text
+from genimg_jax.reports.drawing import drawing
+from genimg_jax.reports.html import absent, text
 
 NOT_METRICS = ("step", "images", "split")
 NOT_FINITE = ("nan", "inf", "-inf")  # as metrics.jsonl writes them, JSON having no such numbers
