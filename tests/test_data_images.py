@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from genimg_jax import data
+from genimg_jax.core import Spec
 from genimg_jax.data import identity, loading, npz, pixels
 from genimg_jax.data.file_rows import FileRows
 from genimg_jax.errors import DataError
@@ -331,7 +332,7 @@ def test_archives_hold_one_or_several_splits(tmp_path):
     np.testing.assert_array_equal(source.read(np.arange(7))["label"], labels[2:])
     np.savez(tmp_path / "bytes.npz", image=images, label=labels.astype(np.uint8))
     assert open_npz(tmp_path / "bytes.npz").classes == ("0", "1", "2", "3")
-    assert source.spec == ((6, 5, 1), 4, 256)
+    assert source.spec == Spec((6, 5, 1), 4, 256)
     colour = np.random.default_rng(1).integers(0, 256, (4, 6, 5, 3), np.uint8)
     np.savez_compressed(tmp_path / "two.npz", train_image=colour[:3], test_image=colour[3:])
     test = open_npz(tmp_path / "two.npz", "test")

@@ -101,7 +101,7 @@ def test_no_example_comes_twice_in_an_epoch():
 def test_evaluation_is_one_exact_pass():
     source = data.open_source(data.Options(), "test[:10]")
     batches = list(loading.evaluation_batches(source, 4))
-    assert [batch["mask"].sum() for batch in batches] == [4, 4, 2]
+    assert [batch["valid"].sum() for batch in batches] == [4, 4, 2]
     np.testing.assert_array_equal(np.concatenate([batch["index"] for batch in batches]), [*range(10), 9, 9])
     everything = source.read(np.arange(10))
     for name in ("image", "label"):
@@ -109,7 +109,7 @@ def test_evaluation_is_one_exact_pass():
         np.testing.assert_array_equal(joined[:10], everything[name])
         np.testing.assert_array_equal(joined[10:], everything[name][[9, 9]])
     assert batches[0]["index"].dtype == np.int32
-    assert batches[0]["mask"].dtype == bool
+    assert batches[0]["valid"].dtype == bool
 
 
 def test_a_batch_larger_than_the_source_is_an_error_before_the_first_batch():

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from genimg_jax import data
+from genimg_jax.core import Spec
 from genimg_jax.data import pixels, shapes
 from genimg_jax.errors import DataError
 
@@ -22,7 +23,7 @@ def test_digits_are_those_of_scikit_learn_in_seventeen_levels():
 
     digits = load_digits()
     train, test = (data.open_source(data.Options(), split) for split in ("train", "test"))
-    assert train.spec == test.spec == ((8, 8, 1), 10, 17)
+    assert train.spec == test.spec == Spec((8, 8, 1), 10, 17)
     assert (train.size, test.size) == (1500, 297)
     rows = [source.read(np.arange(source.size)) for source in (train, test)]
     np.testing.assert_array_equal(np.concatenate([row["image"] for row in rows])[..., 0], digits.images)
@@ -33,20 +34,20 @@ def test_digits_are_those_of_scikit_learn_in_seventeen_levels():
 def test_resized_digits_have_all_levels_and_the_same_brightness():
     small, large = (data.open_source(data.Options(size=size), "test") for size in (8, 32))
     assert small.spec.levels == 17
-    assert large.spec == ((32, 32, 1), 10, 256)
+    assert large.spec == Spec((32, 32, 1), 10, 256)
     means = [source.read(np.arange(297))["image"].mean() / (source.stored_levels - 1) for source in (small, large)]
     assert abs(means[0] - means[1]) < 0.01
 
 
 def test_limit_and_channels():
     source = data.open_source(data.Options(limit=7, channels=3), "test")
-    assert (source.size, source.spec) == (7, ((8, 8, 3), 10, 17))
+    assert (source.size, source.spec) == (7, Spec((8, 8, 3), 10, 17))
 
 
 @shared
 def test_mnist_is_as_tensorflow_datasets_itself_decodes_it():
     source = data.open_source(data.Options(**MNIST), "test[:1000]")
-    assert source.spec == ((28, 28, 1), 10, 256)
+    assert source.spec == Spec((28, 28, 1), 10, 256)
     tfds = pytest.importorskip("tensorflow_datasets")
     theirs = tfds.data_source("mnist", data_dir=MNIST["path"], split="test[500:600]", download=False)
     rows = source.read(np.arange(500, 600))
@@ -58,7 +59,7 @@ def test_mnist_is_as_tensorflow_datasets_itself_decodes_it():
 def test_a_slice_of_a_prepared_folder_streams_as_it_loads():
     memory, streamed = (data.open_source(data.Options(**CIFAR, memory_mib=m), "test[9950:]") for m in (64, 0))
     assert (memory.in_memory, streamed.in_memory) == (True, False)
-    assert memory.spec == streamed.spec == ((32, 32, 3), 10, 256)
+    assert memory.spec == streamed.spec == Spec((32, 32, 3), 10, 256)
     some = np.array([49, 0, 17, 17])
     for name in ("image", "label"):
         np.testing.assert_array_equal(memory.read(some)[name], streamed.read(some)[name])
@@ -91,7 +92,7 @@ def test_what_is_not_prepared_is_one_sentence(options, split, message):
 def test_the_emoji_have_captions_and_styles():
     source = data.open_source(data.Options(source="folder", path=str(SHARED / "emoji64"), limit=30), "test")
     assert source.classes == ("blob", "noto")
-    assert source.spec == ((64, 64, 3), 2, 256)
+    assert source.spec == Spec((64, 64, 3), 2, 256)
     assert all(source.captions(np.arange(30)))
 
 

@@ -29,9 +29,9 @@ def test_levels_spread_evenly_over_minus_one_to_one(levels):
 
 
 def test_everything_but_the_image_passes_through():
-    batch = {**batch_of(np.zeros((4, 2, 2, 1))), "label": np.arange(4), "mask": np.array([True, True, False, False])}
+    batch = {**batch_of(np.zeros((4, 2, 2, 1))), "label": np.arange(4), "valid": np.array([True, True, False, False])}
     prepared = run(batch, flip=True, binarize="dynamic")
-    for name in ("index", "label", "mask"):
+    for name in ("index", "label", "valid"):
         np.testing.assert_array_equal(prepared[name], batch[name])
 
 

@@ -66,8 +66,8 @@ def _streamed_content(source: Source) -> str:
     labels = []
     with progress.bar("hashing", total=source.size, unit="image", leave=False) as bar:
         for batch in loading.evaluation_batches(source, min(CHUNK, source.size)):
-            digest.update(np.ascontiguousarray(batch["image"][batch["mask"]]))
-            labels.append(batch["label"][batch["mask"]] if source.classes else np.zeros(0, np.int32))
-            bar.update(int(batch["mask"].sum()))
+            digest.update(np.ascontiguousarray(batch["image"][batch["valid"]]))
+            labels.append(batch["label"][batch["valid"]] if source.classes else np.zeros(0, np.int32))
+            bar.update(int(batch["valid"].sum()))
     digest.update(np.concatenate(labels))
     return digest.hexdigest()[:16]

@@ -42,7 +42,7 @@ def train_batches(
 def evaluation_batches(source: Source, batch_size: int, rows: slice = ALL_ROWS) -> Iterator[Batch]:
     """One pass over all examples in their order.
 
-    "index" i32 is the position in the dataset and "mask" bool is False for the rows that fill up the last batch, which
+    "index" i32 is the position in the dataset and "valid" bool is False for the rows that fill up the last batch, which
     repeat the last example.
     """
     steps = -(-source.size // batch_size)
@@ -65,7 +65,7 @@ def _train_batch(read: Read, size: int, seed: int | Sequence[int], batch_size: i
 def _evaluation_batch(read: Read, size: int, batch_size: int, rows: slice, step: int) -> Batch:
     positions = step * batch_size + np.arange(batch_size)[rows]
     index = np.minimum(positions, size - 1)
-    return {**read(index), "index": index.astype(np.int32), "mask": positions < size}
+    return {**read(index), "index": index.astype(np.int32), "valid": positions < size}
 
 
 def _batches(source: Source, make: Callable[[int], Batch], start: int, stop: int) -> Iterator[Batch]:

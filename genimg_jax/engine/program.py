@@ -138,7 +138,8 @@ def build(config: Config, spec: core.Spec, stored_levels: int, tokenizer: Stage 
 
 def _blank(spec: core.Spec) -> core.Batch:
     batch = {"image": jnp.zeros((2, *spec.image_shape)), "index": jnp.arange(2)}
-    return {**batch, "label": jnp.zeros(2, jnp.int32)} if spec.num_classes else batch
+    fields = spec.conditions.items()
+    return batch | {name: jnp.zeros((2, *f.shape), jnp.int32 if f.size else jnp.float32) for name, f in fields}
 
 
 def held_out_metrics(program: Program) -> list[str]:
@@ -193,7 +194,7 @@ def run_batches(
 
     with progress.bar(stream_name(task), total=count, unit="image", leave=False) as bar:
         for rows in batches:
-            rows = {name: array for name, array in rows.items() if name != "mask"}
+            rows = {name: array for name, array in rows.items() if name != "valid"}
             result = program.apply(task, weights, parallel.put_examples(rows, program.mesh), seed)
             if last:  # fetched only now, so that the devices are never left waiting
                 yield fetch(*last)

@@ -38,7 +38,8 @@ def open_run(workdir: pathlib.Path, values: Mapping[str, Any], which: str, avera
     manifest = run.read_json(workdir, "manifest.json")
     dataset = manifest["dataset"]
     spec = core.Spec(**dataset["spec"])
-    spec = spec._replace(image_shape=tuple(spec.image_shape))
+    fields = {name: core.Field(tuple(shape), *rest) for name, (shape, *rest) in spec.fields.items()}
+    spec = spec._replace(image_shape=tuple(spec.image_shape), fields=fields)
     program = build(config, spec, dataset["stored_levels"])
     check_tokenizer(manifest, program, workdir)
     weights, step = load(workdir, program, which, averaged)

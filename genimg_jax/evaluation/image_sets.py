@@ -120,14 +120,14 @@ def _read(source: Source, options: data.Options, stream: str, labels: list[np.nd
     key = core.stream(EVALUATION_SEED, stream)
     with progress.bar("reading", total=source.size, unit="image", leave=False) as bar:
         for batch in loading.evaluation_batches(source, min(chunk(source.spec.image_shape), source.size)):
-            mask = batch.pop("mask")
+            valid = batch.pop("valid")
             image = batch["image"]
             if options.binarize == "dynamic":
                 image = np.asarray(_drawn(options, source.stored_levels, image, batch["index"], key))
             if source.classes:
-                labels.append(batch["label"][mask])
-            yield image[mask]
-            bar.update(int(mask.sum()))
+                labels.append(batch["label"][valid])
+            yield image[valid]
+            bar.update(int(valid.sum()))
 
 
 def dataset(options: data.Options, source: Source) -> str:
