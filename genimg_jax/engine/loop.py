@@ -1,132 +1,145 @@
-"""The training loop: one for every family, and for one run as for several that are one program.
+"""The training loop: one for every family, for a single run and for several that are trained as one program.
 
-`program.apart` is all that tells the two from each other: it gives each run what is its own. Every run has records of
-its own, and a failure of its own, which stops no other.
+`program.apart` is the only difference between the two: it gives each run what is its own. Every run has a record of its
+own, and a failure of its own, which stops no other.
 """
 
 import contextlib
-import pathlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import jax
 import numpy as np
 import optax
+from tqdm import tqdm
 
 from genimg_jax import core, progress
 from genimg_jax.data import Source
-from genimg_jax.engine import checkpoint, images, parallel, run, tasks
+from genimg_jax.engine import parallel, run, tasks
 from genimg_jax.engine import program as programs
-from genimg_jax.engine.program import Program
-from genimg_jax.errors import Failure, NumericsError, Preempted
+from genimg_jax.engine.config import TrainOptions
+from genimg_jax.engine.program import Packed, Program
+from genimg_jax.engine.record import RunRecord, active, isolate_failure
+from genimg_jax.errors import NumericsError, Preempted
 
 PATIENCE = 20  # consecutive steps without a finite gradient after which training gives up
 AHEAD = 2  # steps given to the device before their turn: it is never idle, and a stop waits for no more than these
 
+Records = Sequence[RunRecord]
+
 
 @dataclass
-class Records:
-    """Where a run is written, and why it was given up, if it was."""
+class Window:
+    """The steps since the last line of metrics."""
 
-    values: Mapping[str, Any]  # its configuration, as JSON
-    workdir: pathlib.Path
-    files: pathlib.Path  # what is written besides checkpoints: the workdir, but in further processes one of their own
-    store: checkpoint.Store | None = None  # once it is open
-    failure: Failure | None = None
-    skipped: dict[str, int] = field(default_factory=dict)  # by metric: consecutive steps without an update
+    metrics: list[Packed] = field(default_factory=list)
+    start: float = field(default_factory=time.monotonic)
 
-
-def living(records: Sequence[Records]) -> list[int]:
-    """The runs that have not failed."""
-    return [i for i, record in enumerate(records) if record.failure is None]
-
-
-@contextlib.contextmanager
-def alone(records: Sequence[Records], i: int) -> Iterator[None]:
-    """A failure in it is run i's alone; it is raised where no other run is left to go on with."""
-    try:
-        yield
-    except Failure as failure:
-        records[i].failure = failure
-        if not living(records):
-            raise
+    def add(self, metrics: Packed) -> None:
+        """Waits for an earlier step, so that the device is at most `AHEAD` steps behind."""
+        self.metrics.append(metrics)
+        jax.block_until_ready(self.metrics[-AHEAD - 1 : -AHEAD])
 
 
 def run_steps(
     program: Program,
-    records: Sequence[Records],
+    records: Records,
     state: core.TrainState,
     step: int,
     source: Source,
     validation: Source | None,
     signals: run.Signals,
 ) -> core.TrainState:
-    """Trains from `step` on to `train.steps`; why a run failed is left in its records, and the last failure is raised.
+    """Trains from `step` on to `train.steps`. Leaves in a run's record why it failed, and raises the last failure.
 
-    Raises `Preempted` when it was asked to stop, once every run is saved.
+    Raises `Preempted` if it was asked to stop, once every run is saved.
     """
     train = program.config.train
-    size, count = train.batch_size, len(records)
     batches = programs.train_batches(program, source, step)
-    window: list[programs.Packed] = []
-    one_process = jax.process_count() == 1
-    since = time.monotonic()
-    every = size * count
-    bar = progress.bar("train", total=train.steps * every, initial=step * every, unit="image", unit_scale=True)
-    with contextlib.ExitStack() as open_logs, bar:
-        logs = {i: run.MetricsLog(records[i].files, step) for i in living(records)}
-        for log in logs.values():
-            open_logs.callback(log.close)
+    window = Window()
+
+    def due(every: int) -> bool:
+        return bool(every) and (step % every == 0 or step == train.steps)
+
+    with contextlib.ExitStack() as stack:
+        bar = stack.enter_context(_bar(train, len(records), step))
+        for i in active(records):
+            stack.enter_context(records[i].logging(step))
         if step == 0 and train.sample_every:
-            _save_grids(program, state, validation, records, 0)
+            _save_grids(program, records, state, step, validation)
         while step < train.steps:
             batch = parallel.put_batch(next(batches), program.mesh)
             state, metrics = program.step(state, batch, program.seed)
-            window.append(metrics)
-            jax.block_until_ready(window[-AHEAD - 1 : -AHEAD])
+            window.add(metrics)
             step += 1
-            bar.update(every)
-            logged = step % train.log_every == 0
-            # Asked once a step: a signal that comes later than here is for the next one.
-            stopping = (one_process or logged) and parallel.anywhere(signals.received is not None)
-            due = stopping or step == train.steps or step % train.checkpoint_every == 0
-            if due or logged:
-                # A checkpoint ends the window too: an interrupted run then has the lines of an uninterrupted one.
-                host = [program.apart(metrics) for metrics in jax.device_get(window)]
-                rate = {"images_per_second": len(window) * size / (time.monotonic() - since)}
-                for i in living(records):
-                    own = [metrics[i].unpack() for metrics in host]
-                    means = _means(own)
-                    logs[i].write("train", step, step * size, means | rate)
-                    with alone(records, i):
-                        _check_updated(own, records[i].skipped, step, train.steps)
-                shown = " ".join(f"{k}={v:.4g}" for k, v in means.items() if k.startswith("loss"))
-                bar.set_postfix_str(shown, False)
-                window = []
-            validation_means: list[dict[str, float] | None] = [None] * count
-            if validation is not None and (step % train.evaluate_every == 0 or step == train.steps):
-                found = program.apart(tasks.evaluate(program, core.weights(state), validation))
-                validation_means = [{n: float(v.mean(dtype=np.float64)) for n, v in own.items()} for own in found]
-                for i in living(records):
-                    logs[i].write("evaluation", step, step * size, validation_means[i])
-            if train.sample_every and (step % train.sample_every == 0 or step == train.steps):
-                _save_grids(program, state, validation, records, step)
-            if due:
-                states = program.apart(state)
-                for i in living(records):
-                    with alone(records, i):
-                        _check_finite(states[i], step)
-                        checkpoint.save(records[i].store, states[i], records[i].values, validation_means[i])
-            if not window:
-                since = time.monotonic()
+            bar.update(len(records) * train.batch_size)
+            stopping = _asked_to_stop(signals, due(train.log_every))
+            saving = stopping or due(train.checkpoint_every)
+            # A checkpoint ends the window too: an interrupted run then has the lines of an uninterrupted one.
+            if logging := saving or due(train.log_every):
+                bar.set_postfix_str(_log_training(program, records, window, step), refresh=False)
+            means = {}
+            if validation is not None and due(train.evaluate_every):
+                means = _log_validation(program, records, state, step, validation)
+            if due(train.sample_every):
+                _save_grids(program, records, state, step, validation)
+            if saving:
+                _save_checkpoints(program, records, state, step, means)
+            if logging:
+                window = Window()
             if stopping and step < train.steps:
-                for i in living(records):
-                    checkpoint.wait(records[i].store)
+                for i in active(records):
+                    records[i].wait()
                 message = f"stopped and saved at step {step}; the same command goes on from there."
                 raise Preempted(message, signals.received)
     return state
+
+
+def _bar(train: TrainOptions, runs: int, step: int) -> tqdm:
+    """Progress in images of all runs."""
+    images = runs * train.batch_size
+    return progress.bar("train", total=train.steps * images, initial=step * images, unit="image", unit_scale=True)
+
+
+def _asked_to_stop(signals: run.Signals, logged: bool) -> bool:
+    """Asked once a step: a signal that comes later is for the next one. Several processes agree on it when they log."""
+    return (jax.process_count() == 1 or logged) and parallel.anywhere(signals.received is not None)
+
+
+def _log_training(program: Program, records: Records, window: Window, step: int) -> str:
+    """Writes the means over the window; returns the losses of the last run, for the screen."""
+    train = program.config.train
+    steps = [program.apart(metrics) for metrics in jax.device_get(window.metrics)]
+    rate = {"images_per_second": len(steps) * train.batch_size / (time.monotonic() - window.start)}
+    for i in active(records):
+        own = [metrics[i].unpack() for metrics in steps]
+        means = _means(own)
+        records[i].log("train", step, means | rate)
+        with isolate_failure(records, i):
+            _check_updated(own, records[i].skipped, step, train.steps)
+    return " ".join(f"{name}={value:.4g}" for name, value in means.items() if name.startswith("loss"))
+
+
+def _log_validation(
+    program: Program, records: Records, state: core.TrainState, step: int, validation: Source
+) -> dict[int, dict[str, float]]:
+    """Writes each run's means over the validation images, and returns them by the run's place."""
+    found = program.apart(tasks.evaluate(program, core.weights(state), validation))
+    means = {i: {n: float(v.mean(dtype=np.float64)) for n, v in found[i].items()} for i in active(records)}
+    for i, own in means.items():
+        records[i].log("evaluation", step, own)
+    return means
+
+
+def _save_checkpoints(
+    program: Program, records: Records, state: core.TrainState, step: int, validation: dict[int, dict[str, float]]
+) -> None:
+    states = program.apart(state)
+    for i in active(records):
+        with isolate_failure(records, i):
+            _check_finite(states[i], step)
+            records[i].save(states[i], validation.get(i))
 
 
 def _means(window: list[dict[str, float]]) -> dict[str, float]:
@@ -160,7 +173,7 @@ _norm = jax.jit(optax.tree.norm)
 
 
 def _save_grids(
-    program: Program, state: core.TrainState, validation: Source | None, records: Sequence[Records], step: int
+    program: Program, records: Records, state: core.TrainState, step: int, validation: Source | None
 ) -> None:
     """The same keys at every step, so that grids can be compared over time; of what cannot sample, reconstructions."""
     weights, count = core.weights(state), program.config.train.samples
@@ -173,5 +186,5 @@ def _save_grids(
     else:
         return
     pictures = program.apart(pictures)
-    for i in living(records):
-        images.save_png(records[i].files / "samples" / f"{step}.png", images.grid(pictures[i], columns))
+    for i in active(records):
+        records[i].save_grid(step, pictures[i], columns)

@@ -1,4 +1,4 @@
-"""The trainer: the same command takes a run up again wherever it was cut."""
+"""The trainer: the same command starts a run and resumes an interrupted one."""
 
 import contextlib
 import functools
@@ -10,14 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genimg_jax import core, directions, files
+from genimg_jax import core, directions
 from genimg_jax.data import Part, Source, identity, open_source
 from genimg_jax.engine import checkpoint, loop, parallel, restored, run, stacked
 from genimg_jax.engine import config as configs
 from genimg_jax.engine import program as programs
 from genimg_jax.engine.config import Config
-from genimg_jax.engine.loop import Records
 from genimg_jax.engine.program import Program
+from genimg_jax.engine.record import RunRecord, active, isolate_failure, run_record
 from genimg_jax.errors import CheckpointError, ConfigError, DataError, Failure
 
 
@@ -29,7 +29,7 @@ def train(
     `values` is the configuration as JSON, for the record. Raises a `Failure` of its kind for each thing that can go
     wrong; `Preempted` after SIGTERM or SIGINT, once the state is saved.
     """
-    return _train(config, [_records(values, workdir, config)], restored.build, force_resume)
+    return _train(config, [run_record(values, workdir, config)], restored.build, force_resume)
 
 
 def train_together(runs: Sequence[tuple[Mapping[str, Any], pathlib.Path]]) -> list[Failure | None]:
@@ -39,52 +39,42 @@ def train_together(runs: Sequence[tuple[Mapping[str, Any], pathlib.Path]]) -> li
     `Preempted`.
     """
     config = configs.resolve(runs[0][0])
-    records = [_records(values, workdir, config) for values, workdir in runs]
+    records = [run_record(values, workdir, config) for values, workdir in runs]
 
     def build(config: Config, spec: core.Spec, stored_levels: int) -> Program:
-        return stacked.build([r.values for r in records], spec, stored_levels, restored.tokenizer(config, spec))
+        return stacked.build([r.config for r in records], spec, stored_levels, restored.tokenizer(config, spec))
 
     try:
         _train(config, records, build, force_resume=False)
     except Failure:
-        if loop.living(records):
+        if active(records):
             raise
     return [r.failure for r in records]
 
 
-def _records(values: Mapping[str, Any], workdir: pathlib.Path, config: Config) -> Records:
-    parallel.join(config.parallel)
-    # Checkpoints are written together; of all other files, each further process keeps its own.
-    files = workdir if jax.process_index() == 0 else workdir / f"process-{jax.process_index()}"
-    return Records(configs.located(values), workdir, files)
-
-
 def _train(
-    config: Config, records: Sequence[Records], build: Callable[..., Program], force_resume: bool
+    config: Config, records: Sequence[RunRecord], build: Callable[..., Program], force_resume: bool
 ) -> core.TrainState:
     with contextlib.ExitStack() as held, run.Signals() as signals, contextlib.ExitStack() as stores:
         for i, record in enumerate(records):
-            with loop.alone(records, i):
-                run.prepare(record.files)
-                held.enter_context(run.lock(record.files))
+            with isolate_failure(records, i):
+                held.enter_context(record.locked())
         source = open_source(config.data, Part.TRAIN)
         validated = config.train.evaluate_every and config.data.validation_split != "none"
         validation = open_source(config.data, Part.VALIDATION) if validated else None
         program = build(config, source.spec, source.stored_levels)
         _check_best(program)
         _check_classes(program, source)
-        for i in loop.living(records):
-            with loop.alone(records, i):
-                records[i].store = checkpoint.open_store(records[i].workdir, config.train.keep, config.train.best)
-                # Waits for what is being written, whatever ends the run.
-                stores.callback(checkpoint.close, records[i].store)
+        for i in active(records):
+            with isolate_failure(records, i):
+                stores.enter_context(records[i].checkpoints(config.train.keep, config.train.best))
         state, step = _start(program, records, source, force_resume)
         if step < config.train.steps:
-            environment = run.environment()
-            for i in loop.living(records):
-                _write_manifest(program, source, step, environment, records[i], _company(records, i))
+            environment, inputs = run.environment(), _inputs(program, source)
+            for i in active(records):
+                records[i].write_manifest(step, environment, inputs | _company(records, i))
             return loop.run_steps(program, records, state, step, source, validation, signals)
-        for i in loop.living(records):
+        for i in active(records):
             print(f"{records[i].workdir} is trained: step {step} of {config.train.steps}.")
         return state
 
@@ -105,13 +95,13 @@ def dry_run(config: Config) -> str:
 
 
 def _start(
-    program: Program, records: Sequence[Records], source: Source, force_resume: bool
+    program: Program, records: Sequence[RunRecord], source: Source, force_resume: bool
 ) -> tuple[core.TrainState, int]:
     """The state to go on from, and its step, where all the runs must be."""
     fresh = functools.cache(lambda: program.apart(program.init(program.seed)))
     states: dict[int, core.TrainState] = {}
-    for i in loop.living(records):
-        with loop.alone(records, i):
+    for i in active(records):
+        with isolate_failure(records, i):
             states[i] = _start_one(program, records[i], source, force_resume) or _scratch(program, fresh()[i])
     steps = {int(state.step) for state in states.values()}
     if len(steps) > 1:
@@ -120,9 +110,9 @@ def _start(
     return program.together([states[i] if i in states else fresh()[i] for i in range(len(records))]), steps.pop()
 
 
-def _start_one(program: Program, record: Records, source: Source, force_resume: bool) -> core.TrainState | None:
+def _start_one(program: Program, record: RunRecord, source: Source, force_resume: bool) -> core.TrainState | None:
     """From its own run directory, else `resume`; None where it has neither."""
-    config, values, workdir = program.config, record.values, record.workdir
+    config, values, workdir = program.config, record.config, record.workdir
     step = checkpoint.last_step(record.store)
     if step is not None:
         _check_same(checkpoint.about(record.store, step)["config"], values, f"{workdir} step {step}", force_resume)
@@ -205,33 +195,22 @@ def _transfer(state: core.TrainState, store: checkpoint.Store, step: int) -> cor
     return state.replace(params=picked.params, ema=averaged.params)
 
 
-def _company(records: Sequence[Records], i: int) -> dict[str, Any]:
+def _company(records: Sequence[RunRecord], i: int) -> dict[str, Any]:
     """What a manifest says of the runs that are one program with run i: enough to train all of them again."""
     found = {"trained_together": len(records)}
     if len(records) > 1:
-        found |= {"place": i, "companions": stacked.differing([record.values for record in records])}
+        found |= {"place": i, "companions": stacked.differing([record.config for record in records])}
     return found
 
 
-def _write_manifest(
-    program: Program, source: Source, step: int, environment: Mapping[str, Any], record: Records, company: Mapping
-) -> None:
-    """What the run depends on; a resumed run keeps the first manifest and adds what it continued with."""
-    path = record.files / "manifest.json"
-    if path.is_file():
-        manifest = run.read_json(record.files, "manifest.json")
-        manifest["resumed"] = [*manifest.get("resumed", []), {"step": step, **environment}]
-    else:
-        manifest = environment | {
-            "config_digest": configs.digest(record.values),
-            "dataset": identity.record(source),
-            "tokenizer": program.tokenizer.record if program.tokenizer else None,
-            "mesh": dict(program.mesh.shape),
-            **company,
-            "parameters": {g: sum(x.size for x in jax.tree.leaves(t)) for g, t in program.like.params.items()},
-        }
-    files.write_json(path, manifest)
-    files.write_json(record.files / "config.json", dict(record.values))
+def _inputs(program: Program, source: Source) -> dict[str, Any]:
+    """What the runs of a program depend on besides their environment, for the manifest."""
+    return {
+        "dataset": identity.record(source),
+        "tokenizer": program.tokenizer.record if program.tokenizer else None,
+        "mesh": dict(program.mesh.shape),
+        "parameters": {g: sum(x.size for x in jax.tree.leaves(t)) for g, t in program.like.params.items()},
+    }
 
 
 def _check_best(program: Program) -> None:
