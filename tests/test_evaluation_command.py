@@ -15,7 +15,7 @@ from genimg_jax.commands import report
 from genimg_jax.commands.evaluate import beside
 from genimg_jax.data import open_source, shapes
 from genimg_jax.engine import images, restored, tasks
-from genimg_jax.evaluation import attributes, evaluate_run, image_sets, suite
+from genimg_jax.evaluation import attributes, evaluate_run, image_sets, named_sources, suite
 from genimg_jax.evaluation import recipe as recipes
 from genimg_jax.evaluation.labels import renumbered, shares_of
 from genimg_jax.metrics import features
@@ -106,8 +106,8 @@ def test_samples_carry_the_names_of_their_classes(workdir, tmp_path):
 
 
 def opened_as(path):
-    place = image_sets.named(str(path), data.Options(), "--generated")
-    return image_sets.open_named(place, "--generated"), place.options, place.split
+    place = named_sources.named(str(path), data.Options(), "--generated")
+    return named_sources.open_named(place, "--generated"), place.options, place.split
 
 
 def test_interpolations_are_evaluated_under_the_classes_of_their_rows(workdir, tmp_path):

@@ -13,8 +13,9 @@ from genimg_jax.engine import images
 from genimg_jax.engine.tasks import EVALUATION_SEED
 from genimg_jax.errors import ConfigError, ResourceError
 from genimg_jax.evaluation import audit, distances, image_sets
-from genimg_jax.evaluation.image_sets import ImageSet, named, of_generated, of_source
+from genimg_jax.evaluation.image_sets import ImageSet, of_generated, of_source
 from genimg_jax.evaluation.labels import check_alike, labelled, renumbered, shares_of, to_ask
+from genimg_jax.evaluation.named_sources import named
 
 DIGITS = data.Options()
 BINARY = data.Options(binarize="dynamic")

@@ -106,9 +106,9 @@ def _of_images(arguments: Sequence[str]) -> dict[str, Any]:
     config = {name: asdict(SECTIONS[name]()) for name in ("data", "evaluate", "runtime")}
     reference = command_line.value(arguments, "reference")
     if reference:
-        from genimg_jax.evaluation import image_sets
+        from genimg_jax.evaluation import named_sources
 
-        own = image_sets.of_run(reference)
+        own = named_sources.of_run(reference)
         config |= {"data": asdict(own)} if own else {}
     return config
 

@@ -40,13 +40,13 @@ def define(values: flags.FlagValues) -> None:
 def write(values: flags.FlagValues) -> None:
     """Writes the page. `values.config` has the sections `data`, for how sources are read, and `evaluate`."""
     from genimg_jax import data
-    from genimg_jax.evaluation import human, image_sets
+    from genimg_jax.evaluation import human, named_sources
     from genimg_jax.files import write_atomic
     from genimg_jax.options import parse
     from genimg_jax.reports.human_page import page
 
     def exists(text: str) -> bool:
-        path, split = image_sets.place(text.partition("=")[2])
+        path, split = named_sources.place(text.partition("=")[2])
         return path is not None and "," not in split
 
     sets = command_line.items(values.sets, exists)

@@ -8,21 +8,22 @@ import numpy as np
 from genimg_jax import data, files
 from genimg_jax.engine.config import EvaluateOptions
 from genimg_jax.errors import ConfigError
-from genimg_jax.evaluation import classes, distances, image_sets, labels, suite
-from genimg_jax.evaluation.image_sets import named, of_source, open_named
+from genimg_jax.evaluation import classes, distances, image_sets, labels, named_sources, suite
+from genimg_jax.evaluation.image_sets import of_source
+from genimg_jax.evaluation.named_sources import named, open_named
 from genimg_jax.evaluation.results import Report
 
 
 def evaluate_images(
     generated: str, reference: str, train: str, read: data.Options, options: EvaluateOptions, out: pathlib.Path
 ) -> Report:
-    """The full suite, written to `out`/report.json, over sources as `image_sets.named` takes them.
+    """The full suite, written to `out`/report.json, over sources as `named_sources.named` takes them.
 
-    `read` says how images are read: for a reference that is a run directory, `image_sets.of_run` says how that did.
+    `read` says how images are read: for a reference that is a run directory, `named_sources.of_run` says how that did.
     `train` is "" where the training set is not known; a run brings its own. Raises `ConfigError` for whatever cannot be
     read or compared, and `ResourceError` where `out` cannot be written.
     """
-    if image_sets.of_run(generated):
+    if named_sources.of_run(generated):
         raise ConfigError(
             f"--generated {generated} is a run directory; measure its samples by genimg evaluate with --workdir and "
             "--suite full, or name the images.npz that genimg sample writes."

@@ -22,7 +22,7 @@ from genimg_jax.engine import config as configs
 from genimg_jax.engine import restored, run, tasks
 from genimg_jax.engine.images import to_uint8
 from genimg_jax.errors import ConfigError, DataError
-from genimg_jax.evaluation import image_sets
+from genimg_jax.evaluation import named_sources
 from genimg_jax.options import absolute
 
 MODES = ("choice", "rating")
@@ -72,7 +72,7 @@ def images_of(place: str, count: int, seed: int, options: data.Options) -> np.nd
     if (workdir / "config.json").is_file():
         opened = restored.open_run(workdir, configs.complete(run.read_json(workdir, "config.json")), "best")
         return to_uint8(tasks.sample(opened.program, opened.weights, count, seed))
-    source = image_sets.open_named(image_sets.named(place, options, "--sets"), "--sets")
+    source = named_sources.open_named(named_sources.named(place, options, "--sets"), "--sets")
     chosen = np.sort(np.random.default_rng(seed).permutation(source.size)[:count])
     return np.round(source.read(chosen)["image"] * (255 / (source.stored_levels - 1))).astype(np.uint8)
 

@@ -9,9 +9,6 @@ import dataclasses
 import functools
 import itertools
 import math
-import os
-import pathlib
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -19,15 +16,12 @@ import jax
 import numpy as np
 
 from genimg_jax import core, data, progress
-from genimg_jax.data import Source, identity, loading, opening, transforms
+from genimg_jax.data import Source, identity, loading, transforms
 from genimg_jax.data.file_rows import FileRows, spilled
-from genimg_jax.data.folder import ARCHIVE
-from genimg_jax.engine import config as configs
-from genimg_jax.engine import images, run
+from genimg_jax.engine import images
 from genimg_jax.engine.tasks import EVALUATION_SEED
-from genimg_jax.errors import ConfigError, DataError
+from genimg_jax.errors import ConfigError
 from genimg_jax.evaluation.labels import labelled
-from genimg_jax.options import absolute
 
 MOST_IMAGES, MOST_VALUES = 1024, 2**24  # read or converted at a time; of large images fewer, 64 MiB as floats
 IN_MEMORY = 2**28  # bytes of a set that is held in memory; a larger one is kept in a file
@@ -200,87 +194,3 @@ def _level(grey: np.ndarray, levels: int, start: int, options: data.Options, see
     full = np.pad(grey, [(0, size - len(grey))] + [(0, 0)] * 3)  # one size, so that it is compiled once
     dynamic = dataclasses.replace(options, binarize="dynamic")
     return np.asarray(_drawn(dynamic, 256, full, index, core.stream(seed, GENERATED)))[: len(grey)]
-
-
-# ------------------------------------------------------------------------------------- what a command line names
-
-
-TFDS = re.compile(r"([^:]*(?::[\d*]+(?:\.[\d*]+){2})?)(?::(.*))?")  # NAME or NAME:VERSION, and :SPLIT
-PREPARED = "dataset_info.json"
-
-
-class Named(NamedTuple):
-    """A source as a command line names it, resolved to options."""
-
-    options: data.Options
-    split: str
-    train_split: str | None = None
-    """That of a run, where one was named."""
-
-
-def named(text: str, options: data.Options, flag: str, split: str = "test") -> Named:
-    """`tfds:NAME:SPLIT`, `digits:SPLIT`, `shapes:SPLIT`, or a folder, npz file or run directory, each with `:SPLIT` or
-    without it: then `split` is meant, `test` or `train`, which of a run is the split that it held out or trained on.
-    Where there is no `test`, that is the one split there is; but nothing stands in for `train`. NAME may have a
-    version, as mnist:3.0.1; a folder may be one that `genimg sample` wrote, or that of a prepared dataset.
-
-    `options` say how images are read; a run directory's own come before them. Raises `ConfigError` naming `flag`.
-    """
-    kind, _, rest = text.partition(":")
-    if kind == "tfds":
-        name, said = TFDS.fullmatch(rest).groups()
-        path = "" if options.source in ("folder", "npz") else options.path
-        return Named(dataclasses.replace(options, source=kind, name=name, path=path), said or split)
-    if kind in ("digits", "shapes"):
-        return Named(dataclasses.replace(options, source=kind, name=""), rest or split)
-    path, said = place(text)
-    if path is None:
-        raise ConfigError(
-            f"{flag} {text}: there is no such folder, npz file or run directory, and it is none of tfds:NAME:SPLIT, "
-            "digits:SPLIT and shapes:SPLIT."
-        )
-    if own := of_run(text):
-        return Named(own, said or {"test": data.Part.EVALUATE, "train": data.Part.TRAIN}[split], data.Part.TRAIN)
-    if (path / ARCHIVE).is_file():
-        path /= ARCHIVE
-    versions = list(path.glob(f"*/{PREPARED}"))
-    if len(versions) == 1:
-        path = versions[0].parent
-    source = "tfds" if (path / PREPARED).is_file() else "folder" if path.is_dir() else "npz"
-    options = dataclasses.replace(options, source=source, name="", path=str(path))
-    splits = _said_of(flag, lambda: list(opening.KINDS[options.source](options).splits))
-    if not said and split not in splits:
-        if split == "train" or len(splits) > 1:
-            raise ConfigError(f"{flag} {text} has no split {split}; name one as {text}:SPLIT, of {', '.join(splits)}.")
-        said = splits[0]
-    return Named(options, said or split)
-
-
-def of_run(text: str) -> data.Options | None:
-    """How a run's images are read, where `text` names a run directory."""
-    path, _ = place(text)
-    if path is None or not (path / "config.json").is_file():
-        return None
-    return configs.resolve(configs.complete(run.read_json(path, "config.json"))).data
-
-
-def place(text: str) -> tuple[pathlib.Path | None, str]:
-    """The path that is there, if any, and the split after it."""
-    colons = [i for i, character in enumerate(text) if character == ":"]
-    for end in [len(text), *reversed(colons)]:
-        path = pathlib.Path(absolute(text[:end]))
-        if os.path.exists(path):  # False, not an error, where a name is too long or a folder closed
-            return path, text[end + 1 :]
-    return None, ""
-
-
-def open_named(found: Named, flag: str) -> Source:
-    """Raises `ConfigError` naming the flag where its images cannot be read."""
-    return _said_of(flag, lambda: data.open_source(found.options, found.split))
-
-
-def _said_of(flag: str, read):
-    try:
-        return read()
-    except DataError as error:
-        raise ConfigError(f"{flag}: {error}") from error

@@ -46,18 +46,18 @@ class Comparison(NamedTuple):
     more."""
     logits: dict[str, FeatureNetwork]
     """What the formula of the Inception score is computed over."""
-    reference_features: dict[str, np.ndarray]
-    """f32[M, D] by short name, of all `networks`."""
-    reference_pairs: dict[str, OwnPairs]
-    """Of `measured`"""
-    reference_logits: dict[str, np.ndarray]
-    independent_features: dict[str, np.ndarray]
-    """f32[collapse.JUDGED, D] of `audit.independent_pixels`, of `audited`"""
-    train_features: dict[str, np.ndarray]
-    """Of `audited`, where the training images are known"""
-    uncopied: dict[str, Uncopied]
-    """Of the same"""
     left_out: dict[str, str]
+    reference_features: Mapping[str, np.ndarray] = {}
+    """f32[M, D] by short name, of all `networks`."""
+    reference_pairs: Mapping[str, OwnPairs] = {}
+    """Of `measured`"""
+    reference_logits: Mapping[str, np.ndarray] = {}
+    independent_features: Mapping[str, np.ndarray] = {}
+    """f32[collapse.JUDGED, D] of `audit.independent_pixels`, of `audited`"""
+    train_features: Mapping[str, np.ndarray] = {}
+    """Of `audited`, where the training images are known"""
+    uncopied: Mapping[str, Uncopied] = {}
+    """Of the same"""
 
 
 class Found(NamedTuple):
@@ -116,39 +116,36 @@ def prepare(
     measured = tuple(name for name in networks if name in chosen)
     if not measured:
         raise ConfigError(f"config.evaluate.features is {options.features}, and there is none: {reason}; add another.")
-    with progress.bar("reference", total=len(networks) + len(logits), unit="part") as bar:
+    return _extract(
+        Comparison(options, read, reference, train, classifier, networks, measured, audited, logits, left_out)
+    )
+
+
+def _extract(comparison: Comparison) -> Comparison:
+    """The comparison with the features of its own images."""
+    options, reference, networks = comparison.options, comparison.reference, comparison.networks
+    reference_features, reference_logits, trained, uncopied, pairs = {}, {}, {}, {}, {}
+    with progress.bar("reference", total=len(networks) + len(comparison.logits), unit="part") as bar:
         independent = audit.independent_pixels(reference, collapse.JUDGED, options.seed)
-        independent_features = {name: distances.extract(networks[name], independent) for name in audited}
-        reference_features, train_features, uncopied, pairs, reference_logits = {}, {}, {}, {}, {}
+        independent = {name: distances.extract(networks[name], independent) for name in comparison.audited}
         for name, network in networks.items():
             reference_features[name] = distances.extract(network, reference)
-            if name in measured:
+            if name in comparison.measured:
                 pairs[name] = own_pairs(reference_features[name], options.neighbours)
-            if train is not None and name in audited:
-                train_features[name] = distances.extract(network, train)
-                sets = train_features[name], reference_features[name]
-                uncopied[name] = memorisation.uncopied(*sets, options.seed)
+            if comparison.train is not None and name in comparison.audited:
+                trained[name] = distances.extract(network, comparison.train)
+                uncopied[name] = memorisation.uncopied(trained[name], reference_features[name], options.seed)
             bar.update()
-        for name, network in logits.items():
+        for name, network in comparison.logits.items():
             reference_logits[name] = distances.extract(network, reference)
             bar.update()
-    return Comparison(
-        options=options,
-        data=read,
-        reference=reference,
-        train=train,
-        classifier=classifier,
-        networks=networks,
-        measured=measured,
-        audited=audited,
-        logits=logits,
+    return comparison._replace(
         reference_features=reference_features,
         reference_pairs=pairs,
         reference_logits=reference_logits,
-        independent_features=independent_features,
-        train_features=train_features,
+        independent_features=independent,
+        train_features=trained,
         uncopied=uncopied,
-        left_out=left_out,
     )
 
 
