@@ -3,7 +3,7 @@
 Prepared data is found in TFDS_DATA_DIR, or where data.path says.
 """
 
-from genimg_jax.engine.config import experiment
+from genimg_jax.engine.config import FOUR_STEPS, experiment
 
 
 def get_config(variant: str = ""):
@@ -32,18 +32,10 @@ def get_config(variant: str = ""):
         evaluate={"batch_size": 500},
         variants={
             "tiny": {
+                **FOUR_STEPS,
                 "model": {"width": 4, "latent": 4, "components": 3, "bank": 32},
                 "data": {"limit": 64},
                 "optimizer": {"ema_half_life": 0.0},
-                "train": {
-                    "steps": 4,
-                    "batch_size": 16,
-                    "log_every": 2,
-                    "evaluate_every": 2,
-                    "checkpoint_every": 2,
-                    "sample_every": 2,
-                },
-                "evaluate": {"batch_size": 16},
             }
         },
         variant=variant,

@@ -1,6 +1,6 @@
 """EDM, given the class, with a small U-Net on scikit-learn's 8x8 digits."""
 
-from genimg_jax.engine.config import experiment
+from genimg_jax.engine.config import SIX_STEPS, experiment
 
 
 def get_config(variant: str = ""):
@@ -33,6 +33,7 @@ def get_config(variant: str = ""):
         },
         variants={
             "tiny": {
+                **SIX_STEPS,
                 "model": {
                     "width": 4,
                     "multipliers": (1,),
@@ -44,14 +45,6 @@ def get_config(variant: str = ""):
                     "likelihood_probes": 1,
                 },
                 "optimizer": {"ema_half_life": 0.0},
-                "train": {
-                    "steps": 6,
-                    "batch_size": 16,
-                    "log_every": 2,
-                    "evaluate_every": 4,
-                    "checkpoint_every": 4,
-                    "sample_every": 4,
-                },
             }
         },
         variant=variant,

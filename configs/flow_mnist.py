@@ -4,7 +4,7 @@ Two host devices, since convolutions of so few features do not fill two cores. P
 TFDS_DATA_DIR, or where data.path says.
 """
 
-from genimg_jax.engine.config import experiment
+from genimg_jax.engine.config import FOUR_STEPS, experiment
 
 
 def get_config(variant: str = ""):
@@ -44,6 +44,7 @@ def get_config(variant: str = ""):
         runtime={"host_devices": 2},
         variants={
             "tiny": {
+                **FOUR_STEPS,
                 "model": {
                     "width": 4,
                     "multipliers": (1,),
@@ -56,15 +57,6 @@ def get_config(variant: str = ""):
                 },
                 "data": {"limit": 64},
                 "optimizer": {"warmup_steps": 0, "ema_half_life": 0.0},
-                "train": {
-                    "steps": 4,
-                    "batch_size": 16,
-                    "log_every": 2,
-                    "evaluate_every": 2,
-                    "checkpoint_every": 2,
-                    "sample_every": 2,
-                },
-                "evaluate": {"batch_size": 16},
                 "runtime": {"host_devices": 1},
             }
         },

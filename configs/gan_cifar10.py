@@ -3,7 +3,7 @@
 Prepared data is found in TFDS_DATA_DIR, or where data.path says.
 """
 
-from genimg_jax.engine.config import experiment
+from genimg_jax.engine.config import FOUR_STEPS, experiment
 
 
 def get_config(variant: str = ""):
@@ -34,18 +34,10 @@ def get_config(variant: str = ""):
         evaluate={"batch_size": 500},
         variants={
             "tiny": {
+                **FOUR_STEPS,
                 "model": {"width": 4, "latent": 8},
                 "data": {"limit": 64},
-                "train": {
-                    "steps": 4,
-                    "batch_size": 16,
-                    "log_every": 2,
-                    "evaluate_every": 2,
-                    "checkpoint_every": 2,
-                    "sample_every": 2,
-                    "samples": 20,
-                },
-                "evaluate": {"batch_size": 16},
+                "train": {**FOUR_STEPS["train"], "samples": 20},
             }
         },
         variant=variant,

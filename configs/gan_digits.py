@@ -1,6 +1,6 @@
 """A GAN with MLPs on scikit-learn's 8x8 digits."""
 
-from genimg_jax.engine.config import experiment
+from genimg_jax.engine.config import SIX_STEPS, experiment
 
 
 def get_config(variant: str = ""):
@@ -23,15 +23,8 @@ def get_config(variant: str = ""):
         runtime={"cpu_tuning": False},  # made for convolutions: it slows networks without any
         variants={
             "tiny": {
+                **SIX_STEPS,
                 "model": {"width": 16, "depth": 1, "latent": 8},
-                "train": {
-                    "steps": 6,
-                    "batch_size": 16,
-                    "log_every": 2,
-                    "evaluate_every": 4,
-                    "checkpoint_every": 4,
-                    "sample_every": 4,
-                },
             }
         },
         variant=variant,

@@ -1,6 +1,6 @@
 """EDM, given the class, over the codes of a VAE of scikit-learn's digits: train configs/vae_grid_digits.py first."""
 
-from genimg_jax.engine.config import experiment
+from genimg_jax.engine.config import SIX_STEPS, experiment
 
 
 def get_config(variant: str = ""):
@@ -31,16 +31,9 @@ def get_config(variant: str = ""):
         },
         variants={
             "tiny": {
+                **SIX_STEPS,
                 "model": {"width": 4, "multipliers": (1,), "solver": "dpm_solver", "steps": 3, "evaluate_times": 2},
                 "optimizer": {"ema_half_life": 0.0},
-                "train": {
-                    "steps": 6,
-                    "batch_size": 16,
-                    "log_every": 2,
-                    "evaluate_every": 4,
-                    "checkpoint_every": 4,
-                    "sample_every": 4,
-                },
             }
         },
         variant=variant,

@@ -1,6 +1,6 @@
 """A Transformer over the codes of a tokenizer of scikit-learn's digits: train configs/vq_digits.py first."""
 
-from genimg_jax.engine.config import experiment
+from genimg_jax.engine.config import SIX_STEPS, experiment
 
 
 def get_config(variant: str = ""):
@@ -21,16 +21,9 @@ def get_config(variant: str = ""):
         },
         variants={
             "tiny": {
+                **SIX_STEPS,
                 "model": {"width": 8, "depth": 1, "heads": 2},
                 "optimizer": {"warmup_steps": 0},
-                "train": {
-                    "steps": 6,
-                    "batch_size": 16,
-                    "log_every": 2,
-                    "evaluate_every": 4,
-                    "checkpoint_every": 4,
-                    "sample_every": 4,
-                },
             }
         },
         variant=variant,

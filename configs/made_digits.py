@@ -1,6 +1,6 @@
 """MADE on scikit-learn's 8x8 digits, thresholded. A minute on two cores."""
 
-from genimg_jax.engine.config import experiment
+from genimg_jax.engine.config import SIX_STEPS, experiment
 
 
 def get_config(variant: str = ""):
@@ -20,15 +20,8 @@ def get_config(variant: str = ""):
         },
         variants={
             "tiny": {
+                **SIX_STEPS,
                 "model": {"width": 70},
-                "train": {
-                    "steps": 6,
-                    "batch_size": 16,
-                    "log_every": 2,
-                    "evaluate_every": 4,
-                    "checkpoint_every": 4,
-                    "sample_every": 4,
-                },
             }
         },
         variant=variant,

@@ -1,6 +1,6 @@
 """Mean flow, given the class, with a small DiT on scikit-learn's 8x8 digits."""
 
-from genimg_jax.engine.config import experiment
+from genimg_jax.engine.config import SIX_STEPS, experiment
 
 
 def get_config(variant: str = ""):
@@ -32,6 +32,7 @@ def get_config(variant: str = ""):
         runtime={"cpu_tuning": False},  # made for convolutions: it slows networks without any
         variants={
             "tiny": {
+                **SIX_STEPS,
                 "model": {
                     "patch": 4,
                     "width": 8,
@@ -43,14 +44,6 @@ def get_config(variant: str = ""):
                     "likelihood_probes": 1,
                 },
                 "optimizer": {"ema_half_life": 0.0},
-                "train": {
-                    "steps": 6,
-                    "batch_size": 16,
-                    "log_every": 2,
-                    "evaluate_every": 4,
-                    "checkpoint_every": 4,
-                    "sample_every": 4,
-                },
             }
         },
         variant=variant,

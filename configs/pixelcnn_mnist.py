@@ -5,7 +5,7 @@ features does not fill two cores. `large` is for an accelerator. Prepared data i
 data.path says.
 """
 
-from genimg_jax.engine.config import experiment
+from genimg_jax.engine.config import FOUR_STEPS, experiment
 
 
 def get_config(variant: str = ""):
@@ -37,18 +37,10 @@ def get_config(variant: str = ""):
         runtime={"host_devices": 2},
         variants={
             "tiny": {
+                **FOUR_STEPS,
                 "model": {"features": 4, "layers": 2},
                 "data": {"limit": 64},
                 "optimizer": {"warmup_steps": 0, "ema_half_life": 0.0},
-                "train": {
-                    "steps": 4,
-                    "batch_size": 16,
-                    "log_every": 2,
-                    "evaluate_every": 2,
-                    "checkpoint_every": 2,
-                    "sample_every": 2,
-                },
-                "evaluate": {"batch_size": 16},
                 "runtime": {"host_devices": 1},
             },
             "large": {

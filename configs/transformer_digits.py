@@ -1,6 +1,6 @@
 """A Transformer over the pixels of scikit-learn's 8x8 digits, thresholded. Two or three minutes on two cores."""
 
-from genimg_jax.engine.config import experiment
+from genimg_jax.engine.config import SIX_STEPS, experiment
 
 
 def get_config(variant: str = ""):
@@ -20,16 +20,9 @@ def get_config(variant: str = ""):
         },
         variants={
             "tiny": {
+                **SIX_STEPS,
                 "model": {"width": 8, "depth": 1, "heads": 2},
                 "optimizer": {"warmup_steps": 0},
-                "train": {
-                    "steps": 6,
-                    "batch_size": 16,
-                    "log_every": 2,
-                    "evaluate_every": 4,
-                    "checkpoint_every": 4,
-                    "sample_every": 4,
-                },
             }
         },
         variant=variant,

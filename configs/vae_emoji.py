@@ -3,7 +3,7 @@
 Give the folder: --config.data.path=PATH/emoji64
 """
 
-from genimg_jax.engine.config import experiment
+from genimg_jax.engine.config import FOUR_STEPS, experiment
 
 
 def get_config(variant: str = ""):
@@ -35,18 +35,10 @@ def get_config(variant: str = ""):
         evaluate={"batch_size": 90},
         variants={
             "tiny": {
+                **FOUR_STEPS,
                 "model": {"width": 4, "latent": 8, "evaluate_samples": 3},
                 "data": {"limit": 64},
                 "optimizer": {"warmup_steps": 0},
-                "train": {
-                    "steps": 4,
-                    "batch_size": 16,
-                    "log_every": 2,
-                    "evaluate_every": 2,
-                    "checkpoint_every": 2,
-                    "sample_every": 2,
-                },
-                "evaluate": {"batch_size": 16},
             }
         },
         variant=variant,

@@ -1,7 +1,7 @@
 """A convolutional VAE of scikit-learn's 8x8 digits with a grid of 4x4 codes: what configs/latent_diffusion_digits.py
 is trained over. Its codes need not be normally distributed, only smooth: the KL divergence weighs little."""
 
-from genimg_jax.engine.config import experiment
+from genimg_jax.engine.config import SIX_STEPS, experiment
 
 
 def get_config(variant: str = ""):
@@ -29,15 +29,8 @@ def get_config(variant: str = ""):
         },
         variants={
             "tiny": {
+                **SIX_STEPS,
                 "model": {"width": 4, "evaluate_samples": 3},
-                "train": {
-                    "steps": 6,
-                    "batch_size": 16,
-                    "log_every": 2,
-                    "evaluate_every": 4,
-                    "checkpoint_every": 4,
-                    "sample_every": 4,
-                },
             }
         },
         variant=variant,

@@ -1,6 +1,6 @@
 """A variational diffusion model with a learned schedule on scikit-learn's 8x8 digits: a bound on their likelihood."""
 
-from genimg_jax.engine.config import experiment
+from genimg_jax.engine.config import SIX_STEPS, experiment
 
 
 def get_config(variant: str = ""):
@@ -39,16 +39,9 @@ def get_config(variant: str = ""):
         },
         variants={
             "tiny": {
+                **SIX_STEPS,
                 "model": {"steps": 3, "width": 4, "multipliers": (1,), "evaluate_times": 2, "likelihood_steps": 4},
                 "optimizer": {"ema_half_life": 0.0},
-                "train": {
-                    "steps": 6,
-                    "batch_size": 16,
-                    "log_every": 2,
-                    "evaluate_every": 4,
-                    "checkpoint_every": 4,
-                    "sample_every": 4,
-                },
             }
         },
         variant=variant,

@@ -1,6 +1,6 @@
 """A VQ-VAE on scikit-learn's 8x8 digits: 4x4 codes. A minute on two cores."""
 
-from genimg_jax.engine.config import experiment
+from genimg_jax.engine.config import SIX_STEPS, experiment
 
 
 def get_config(variant: str = ""):
@@ -25,15 +25,8 @@ def get_config(variant: str = ""):
         },
         variants={
             "tiny": {
+                **SIX_STEPS,
                 "model": {"width": 8, "codebook_size": 16, "features": 4},
-                "train": {
-                    "steps": 6,
-                    "batch_size": 16,
-                    "log_every": 2,
-                    "evaluate_every": 4,
-                    "checkpoint_every": 4,
-                    "sample_every": 4,
-                },
             }
         },
         variant=variant,

@@ -2,7 +2,7 @@
 
 import pathlib
 
-from genimg_jax.engine.config import load
+from genimg_jax.engine.config_files import load
 from genimg_jax.sweeps.experiment import experiment
 from genimg_jax.sweeps.grid import param, product, seeds, zipped
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from genimg_jax import core
 from genimg_jax.engine import config as configs
-from genimg_jax.engine import parallel, runtime, tasks
+from genimg_jax.engine import config_files, parallel, runtime, tasks
 from genimg_jax.engine import program as programs
 from genimg_jax.errors import answered
 from genimg_jax.networks.attention import Decoder
@@ -105,7 +105,7 @@ def timed(function: Callable[[], jax.Array]) -> tuple[float, np.ndarray]:
 def measure(name: str, count: int, rounds: int) -> str:
     """A row of the table."""
     path, steps = CONFIGS[name]
-    config = configs.resolve(configs.load(path))
+    config = configs.resolve(config_files.load(path))
     size = SHAPE[1] if name == "rnn, row" else 1
     total = PIXELS // size
     program = programs.build(config, core.Spec((*SHAPE, 1), 10, 2), 256)

@@ -19,7 +19,7 @@ from genimg_jax.commands import command_line, sample
 from genimg_jax.commands import train as train_command
 from genimg_jax.data import Source, open_source
 from genimg_jax.engine import config as configs
-from genimg_jax.engine import images, run, tasks
+from genimg_jax.engine import config_files, images, run, tasks
 from genimg_jax.engine import program as programs
 
 CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("*.py"))
@@ -27,7 +27,7 @@ CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("*.py"))
 
 def data_of(config: str, monkeypatch) -> list[str]:
     """Flags that find the data of a configuration; skips where it is not there."""
-    options = configs.load(name_of(config)).data
+    options = config_files.load(name_of(config)).data
     if options.source == "tfds" and options.name == "cifar10":  # what is shared is a JPEG copy of it
         place = SHARED / "tfds" / "cifar10_jpeg" / "1.0.0"
         if not place.is_dir():
@@ -49,7 +49,7 @@ def tokenizer_of(config: configs.Config, variant: str, source: Source) -> progra
     """The first stage that a configuration names, untrained: the configuration of its run directory's name."""
     if not config.tokenizer.workdir:
         return None
-    first = configs.load(f"{ROOT / 'configs' / pathlib.PurePath(config.tokenizer.workdir).name}.py{variant}")
+    first = config_files.load(f"{ROOT / 'configs' / pathlib.PurePath(config.tokenizer.workdir).name}.py{variant}")
     program = programs.build(configs.resolve(first), source.spec, source.stored_levels)
     weights = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), core.weights(program.like))
     return programs.Stage(program.family, weights, {})
@@ -66,7 +66,7 @@ VARIANTS += [
 def test_every_variant_fits_its_data(config, variant, monkeypatch):
     """Step, evaluation and samples have shapes, with the first of the configuration's own images."""
     flags = dict(flag.split("=") for flag in data_of(config, monkeypatch))
-    values = configs.load(f"{ROOT / 'configs' / config}.py{variant}")
+    values = config_files.load(f"{ROOT / 'configs' / config}.py{variant}")
     found = {key: flags.get(f"--config.data.{key}", values.data[key]) for key in ("name", "path")}
     values.update({"data": {"limit": 512, **found}})
     resolved = configs.resolve(values)
@@ -95,7 +95,7 @@ ONE_EACH = [f"{name}_digits" for name in ("vae", "gan", "autoencoder", "transfor
 
 @pytest.mark.parametrize("config", [c if c in ONE_EACH else pytest.param(c, marks=pytest.mark.slow) for c in CONFIGS])
 def test_a_configuration_trains_evaluates_samples_and_reports(config, tmp_path, monkeypatch, capsys):
-    values = configs.resolve(configs.load(name_of(config)))
+    values = configs.resolve(config_files.load(name_of(config)))
     flags = data_of(config, monkeypatch)
     if first := pathlib.PurePath(values.tokenizer.workdir).name:
         assert train(tmp_path / "first", *flags, config=first) == 0
@@ -296,7 +296,7 @@ def test_arguments_of_an_optimiser_are_given_by_flags(flags, arguments):
     assert found["optimizer"]["arguments"] == arguments
     assert configs.resolve(found).optimizer["model"].arguments == arguments
     beside = parsed("--config.optimizer.generator.arguments.b2=0.9", config="gan_digits")["optimizer"]
-    given = configs.load(name_of("gan_digits")).optimizer.generator.arguments.to_dict()
+    given = config_files.load(name_of("gan_digits")).optimizer.generator.arguments.to_dict()
     assert given and beside["generator"]["arguments"] == {**given, "b2": 0.9}
 
 

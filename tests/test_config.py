@@ -14,8 +14,9 @@ from genimg_jax import core, families
 from genimg_jax.__main__ import main
 from genimg_jax.data import Part, open_source
 from genimg_jax.engine import config as configs
-from genimg_jax.engine import optimizers
+from genimg_jax.engine import config_files, optimizers
 from genimg_jax.engine import program as programs
+from genimg_jax.engine.config_differences import MOVABLE, differences
 from genimg_jax.errors import ConfigError, DataError
 from genimg_jax.options import absolute, parse
 
@@ -26,7 +27,7 @@ def test_differences_say_what_is_safe():
     one, two = (configs.experiment("vae").to_dict() for _ in range(2))
     two["train"] |= {"log_every": 7, "steps": 2000}
     two["model"]["latent"], two["resume"], two["init_from"] = 3, "elsewhere", "elsewhere"
-    found = {d.key: d.safe for d in configs.differences(one, two)}
+    found = {d.key: d.safe for d in differences(one, two)}
     assert found == {
         "train.log_every": True,
         "train.steps": True,
@@ -35,14 +36,14 @@ def test_differences_say_what_is_safe():
         "model.latent": False,
     }
     two["optimizer"]["schedule"] = one["optimizer"]["schedule"] = "cosine"
-    assert not {d.key: d.safe for d in configs.differences(one, two)}["train.steps"]
-    assert configs.differences(one, one) == []
+    assert not {d.key: d.safe for d in differences(one, two)}["train.steps"]
+    assert differences(one, one) == []
 
 
 def test_what_training_does_not_read_is_safe_to_change():
     one, two = (configs.experiment("diffusion").to_dict() for _ in range(2))
     two["model"] |= {"steps": 50, "solver": "euler", "data_std": 0.4}
-    assert {d.key: d.safe for d in configs.differences(one, two)} == {
+    assert {d.key: d.safe for d in differences(one, two)} == {
         "model.steps": True,
         "model.solver": True,
         "model.data_std": False,
@@ -62,9 +63,9 @@ def test_the_digest_changes_with_whatever_changes_the_result():
         for name in sections:
             at = at[name]
         at[last] = other.get(type(at[last]), lambda v: v + 1)(at[last])
-        (difference,) = configs.differences(base, changed)
+        (difference,) = differences(base, changed)
         # Safe to go on with, but another result.
-        unsafe = not difference.safe or difference.key in ("train.steps", *configs.MOVABLE)
+        unsafe = not difference.safe or difference.key in ("train.steps", *MOVABLE)
         assert (configs.digest(base) != configs.digest(changed)) == unsafe, difference
         safe += not unsafe
     assert 0 < safe < len(paths)
@@ -94,7 +95,7 @@ def test_a_path_is_one_however_it_is_reached(tmp_path, monkeypatch):
         )
         found.append(values)
     assert len({configs.digest(values) for values in found}) == 1
-    assert not any(configs.differences(found[0], values) for values in found)
+    assert not any(differences(found[0], values) for values in found)
     none = configs.resolve(configs.experiment("vae"))
     assert (none.resume, none.data.path, none.tokenizer.workdir) == ("", "", "") and absolute("gs://a/b") == "gs://a/b"
 
@@ -103,8 +104,8 @@ def test_a_file_lies_where_its_name_says_even_with_colons(tmp_path):
     (tmp_path / "a:b").mkdir()
     for name in ("mine.py", "mi:ne.py"):
         (tmp_path / "a:b" / name).write_text(HEAD + "    return experiment('vae', seed=len(variant))\n")
-        assert configs.load(f"{tmp_path}/a:b/{name}").seed == 4
-        assert configs.load(f"{tmp_path}/a:b/{name}:tiny1").seed == 5
+        assert config_files.load(f"{tmp_path}/a:b/{name}").seed == 4
+        assert config_files.load(f"{tmp_path}/a:b/{name}:tiny1").seed == 5
 
 
 TUPLES = [
@@ -160,7 +161,7 @@ def test_a_mistake_in_a_file_is_named_with_its_line(tmp_path, section, line, mes
     file = tmp_path / "broken.py"
     file.write_text(f'{HEAD}    return experiment("vae", {section})\n')
     with pytest.raises(ConfigError) as caught:
-        configs.load(str(file))
+        config_files.load(str(file))
     assert str(caught.value).startswith(f"{file}:{line}: ")
     assert message in str(caught.value)
 
@@ -169,26 +170,26 @@ def test_other_things_a_file_can_lack(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(HEAD + "    return {}\n")
     with pytest.raises(ConfigError, match="get_config returned dict"):
-        configs.load(str(file))
+        config_files.load(str(file))
     file.write_text("x = 1\n")
     with pytest.raises(ConfigError, match="get_config"):
-        configs.load(str(file))
+        config_files.load(str(file))
     with pytest.raises(ConfigError, match=r"no config file .*your\.py; config files beside it: .*mine\.py"):
-        configs.load(str(tmp_path / "your.py"))
+        config_files.load(str(tmp_path / "your.py"))
 
 
 def test_a_variant_changes_what_it_names_and_another_name_is_refused():
-    full, tiny = (configs.load(f"configs/vae_digits.py{variant}") for variant in ("", ":tiny"))
+    full, tiny = (config_files.load(f"configs/vae_digits.py{variant}") for variant in ("", ":tiny"))
     assert (full.train.steps, tiny.train.steps) == (4000, 6)
     assert full.data == tiny.data and full.train.best == tiny.train.best
     with pytest.raises(ConfigError, match=r"vae_digits\.py:\d+: there is no variant 'tinny'.*did you mean 'tiny'"):
-        configs.load("configs/vae_digits.py:tinny")
+        config_files.load("configs/vae_digits.py:tinny")
     with pytest.raises(ConfigError, match=r"config\.model\.wdith is not an option; did you mean 'width'"):
         configs.experiment("vae", "small", {"small": {"model": {"wdith": 3}}})
 
 
 def test_a_variant_is_passed_on_and_defaults_are_filled_in():
-    tiny, full = configs.load(name_of("vae_digits")), configs.load(str(ROOT / "configs" / "vae_digits.py"))
+    tiny, full = config_files.load(name_of("vae_digits")), config_files.load(str(ROOT / "configs" / "vae_digits.py"))
     assert tiny.model.width < full.model.width
     assert tiny.train.keep == configs.TrainOptions().keep
     assert configs.resolve(tiny).model.width == tiny.model.width
@@ -223,7 +224,7 @@ def test_a_resolved_configuration_is_complete_and_in_range(key, value, message):
     ],
 )
 def test_a_program_that_cannot_work_is_refused_before_compiling(key, value, message):
-    config = configs.resolve(change(configs.load(name_of("vae_digits")).to_dict(), key, value))
+    config = configs.resolve(change(config_files.load(name_of("vae_digits")).to_dict(), key, value))
     with pytest.raises(ConfigError, match=re.escape(message)):
         programs.build(config, core.Spec((8, 8, 1), 0, 2), 17)
 
@@ -277,11 +278,11 @@ def use_everything(tmp_path):
         assert main(["evaluate", "--workdir", str(workdir), "--suite", "full", *digits]) == 0
         assert main(["sample", "--workdir", str(workdir), "--count", "2"]) == 0
         assert train(tmp_path / "over", *flags, f"--config.tokenizer.workdir={workdir}", devices=2) == 2, "no tokenizer"
-        values = configs.load(name_of("vae_digits")).to_dict()
+        values = config_files.load(name_of("vae_digits")).to_dict()
         values["data"] |= {"validation_split": "test", "allow_overlap": True}
         open_source(configs.resolve(values).data, Part.TRAIN)
         for source, named in {"tfds": "mnist", "shapes": ""}.items():
-            values = configs.load(name_of("vae_digits")).to_dict()
+            values = config_files.load(name_of("vae_digits")).to_dict()
             values["data"] |= {"source": source, "path": str(tmp_path), "name": named, "shapes_count": 20}
             try:
                 open_source(configs.resolve(values).data, "train")

@@ -12,15 +12,14 @@ import pytest
 from contract import BATCH
 
 from genimg_jax import core, families
-from genimg_jax.engine import checkpoint, parallel
-from genimg_jax.engine import config as configs
+from genimg_jax.engine import checkpoint, config_files, parallel
 from genimg_jax.options import parse
 
 
 def case(name: str) -> contract.Case:
     """The family at the size of its `tiny` digits configuration."""
     module = families.load(name)
-    values = configs.load(f"configs/{name}_digits.py:tiny").model.to_dict()
+    values = config_files.load(f"configs/{name}_digits.py:tiny").model.to_dict()
     return contract.Case(module.make, parse(module.Options, values, "model"), module.GROUPS)
 
 

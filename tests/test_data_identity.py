@@ -11,7 +11,7 @@ from PIL import Image
 from genimg_jax import data
 from genimg_jax.data import classes, identity
 from genimg_jax.engine import config as configs
-from genimg_jax.engine import training
+from genimg_jax.engine import config_files, training
 from genimg_jax.errors import DataError
 from genimg_jax.evaluation import image_sets
 
@@ -196,7 +196,7 @@ def test_protocols_and_caches_call_data_the_same_in_memory_and_streamed(tmp_path
 def test_a_conditional_family_is_not_trained_where_a_class_has_no_image(tmp_path):
     image, label = np.random.default_rng(0).integers(0, 256, (20, 8, 8), np.uint8), np.arange(20) % 2
     np.savez(tmp_path / "a.npz", train_image=image, train_label=label, test_image=image, test_label=1 + label)
-    values = configs.load(f"{ROOT / 'configs' / 'made_digits.py'}:tiny")
+    values = config_files.load(f"{ROOT / 'configs' / 'made_digits.py'}:tiny")
     values.update({"data": {"source": "npz", "path": str(tmp_path / "a.npz")}, "model": {"conditional": True}})
     values.train.update({"steps": 1, "batch_size": 4})
     with pytest.raises(DataError, match=r"'train' holds no image of 1 of 3 classes, such as '2'"):

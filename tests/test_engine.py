@@ -13,7 +13,7 @@ from tiny_runs import assert_same_state, change, environment, losses, name_of, s
 
 from genimg_jax import core
 from genimg_jax.data import open_source
-from genimg_jax.engine import checkpoint, parallel, restored, run, tasks, training
+from genimg_jax.engine import checkpoint, config_files, parallel, restored, run, tasks, training
 from genimg_jax.engine import config as configs
 from genimg_jax.engine import program as programs
 from genimg_jax.errors import CheckpointError, ConfigError
@@ -131,7 +131,7 @@ def test_nothing_in_common_is_an_error(run_of, tmp_path, capsys):
 
 
 def build(config: str, **changes) -> tuple[programs.Program, training.Source]:
-    values = configs.load(name_of(config)).to_dict()
+    values = config_files.load(name_of(config)).to_dict()
     for key, value in changes.items():
         change(values, key.replace("__", "."), value)
     resolved = configs.resolve(values)

@@ -16,8 +16,8 @@ from test_contract import case
 from genimg_jax import core, data, families
 from genimg_jax.data.opening import open_source
 from genimg_jax.engine import config as configs
+from genimg_jax.engine import config_files, tasks
 from genimg_jax.engine import program as programs
-from genimg_jax.engine import tasks
 from genimg_jax.evaluation import likelihood
 from genimg_jax.families import denoising, diffusion, flow
 from genimg_jax.metrics import intervals
@@ -93,7 +93,7 @@ def test_faults_of_the_solver_are_caught(monkeypatch, module):
 
 def test_half_is_the_same_bound_with_half_of_its_samples():
     """In one pass of the program, which gives both the same key."""
-    values, found = configs.load("configs/vae_digits.py:tiny").to_dict(), []
+    values, found = config_files.load("configs/vae_digits.py:tiny").to_dict(), []
     for samples in (12, 6):
         values["model"]["evaluate_samples"] = samples
         config = configs.resolve(values)

@@ -25,7 +25,7 @@ from tiny_runs import ROOT, assert_same_state, environment, losses, name_of, sta
 
 from genimg_jax.__main__ import main
 from genimg_jax.data import open_source
-from genimg_jax.engine import checkpoint, images, loop, parallel, run, tasks
+from genimg_jax.engine import checkpoint, config_files, images, loop, parallel, run, tasks
 from genimg_jax.engine import config as configs
 from genimg_jax.engine import program as programs
 from genimg_jax.families import vae
@@ -243,7 +243,7 @@ def poison(bad, train_step, state, batch, key):
 def test_a_batch_that_is_not_finite_is_as_if_left_out(monkeypatch):
     """Bit for bit, optimiser and average included: steps 2 and 3 of the one are never made by the other."""
     faulty(monkeypatch, functools.partial(poison, lambda _, batch: (batch["label"] < 0).any()))
-    values = configs.load(name_of("vae_digits"))
+    values = config_files.load(name_of("vae_digits"))
     values.update({"optimizer": {"ema_half_life": 100.0}, "parallel": {"devices": 1}})
     config = configs.resolve(values)
     source = open_source(config.data, "train")

@@ -85,19 +85,22 @@ def test_a_wrong_import_is_found(room, code, wrong):
 
 
 # What is still longer: the families and the program, until each has been taken apart.
-EXEMPT = {
-    *("core.py", "engine/program.py", "engine/config.py"),
-    *("stacked.build", "diffusion_mnist.get_config", "flow_mnist.get_config"),
-    *(
-        "autoencoder.make",
-        "autoregressive.autoregressive",
-        "denoising.family",
-        "gan.make",
-        "latent.latent",
-        "made.make",
-    ),
-    *("meanflow.make", "pixelcnn.make", "prediction.model", "vae.make", "vq.build", "vqgan.make"),
-}
+EXEMPT = [
+    "core.py",
+    "stacked.build",
+    "autoencoder.make",
+    "autoregressive.autoregressive",
+    "denoising.family",
+    "gan.make",
+    "latent.latent",
+    "made.make",
+    "meanflow.make",
+    "pixelcnn.make",
+    "prediction.model",
+    "vae.make",
+    "vq.build",
+    "vqgan.make",
+]
 
 
 def long_functions(code: str) -> list[tuple[str, int]]:

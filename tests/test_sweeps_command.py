@@ -9,13 +9,12 @@ import tiny_runs
 
 from genimg_jax import files
 from genimg_jax.__main__ import main
-from genimg_jax.engine import checkpoint, reproduction, run, training
-from genimg_jax.engine import config as configs
+from genimg_jax.engine import checkpoint, config_files, reproduction, run, training
 from genimg_jax.sweeps import plan
 from genimg_jax.sweeps.grid import overlay
 
 FILE = """
-from genimg_jax.engine.config import load
+from genimg_jax.engine.config_files import load
 from genimg_jax.sweeps.experiment import experiment
 from genimg_jax.sweeps.grid import param, product, seeds
 
@@ -126,7 +125,7 @@ def test_a_run_is_reproduced_bit_for_bit(original, tmp_path, capsys):
 
 
 def test_one_of_several_runs_that_were_one_program_is_reproduced_with_them(tmp_path, capsys):
-    base = configs.load(tiny_runs.name_of("made_digits")).to_dict()
+    base = config_files.load(tiny_runs.name_of("made_digits")).to_dict()
     overrides = [{"seed": 3}, {"seed": 1, "optimizer.learning_rate": 2e-3}, {"optimizer.learning_rate": 5e-3}]
     runs = [(overlay(base, {"parallel.devices": 1, **own}), tmp_path / str(i)) for i, own in enumerate(overrides)]
     assert training.train_together(runs) == [None] * 3

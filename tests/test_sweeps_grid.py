@@ -7,6 +7,8 @@ import pathlib
 import pytest
 
 from genimg_jax.engine import config as configs
+from genimg_jax.engine import config_files
+from genimg_jax.engine.config_differences import differences
 from genimg_jax.errors import ConfigError
 from genimg_jax.sweeps import experiment as experiments
 from genimg_jax.sweeps import plan as plans
@@ -77,7 +79,7 @@ def test_what_cannot_be_meant_is_refused(grid, message):
 def test_an_overlay_changes_its_keys_and_nothing_else():
     values = base().to_dict()
     changed = overlay(values, {"model.beta": 4.0, "optimizer.arguments": {"b1": 0.5}})
-    found = configs.differences(values, changed)
+    found = differences(values, changed)
     assert {d.key: d.given for d in found} == {"model.beta": 4.0, "optimizer.arguments.b1": 0.5}
     assert values == base().to_dict(), "the base itself stays"
 
@@ -169,7 +171,8 @@ def test_a_file_is_an_experiment_and_its_mistakes_have_lines(tmp_path):
 def test_a_file_names_others_from_here_or_from_its_own_folders(tmp_path, monkeypatch):
     (tmp_path / "project" / "configs").mkdir(parents=True)
     (tmp_path / "project" / "experiments").mkdir()
-    head = "from genimg_jax.engine.config import experiment, load\n\n\ndef get_config(variant='full'):\n    return "
+    imports = "from genimg_jax.engine.config import experiment\nfrom genimg_jax.engine.config_files import load"
+    head = f"{imports}\n\n\ndef get_config(variant='full'):\n    return "
     for place, steps in (("project/configs", 7), ("configs", 8)):
         (tmp_path / place).mkdir(exist_ok=True)
         (tmp_path / place / "mine.py").write_text(f'{head}experiment("vae", train={{"steps": {steps}}})\n')
@@ -177,10 +180,10 @@ def test_a_file_names_others_from_here_or_from_its_own_folders(tmp_path, monkeyp
     asking.write_text(f'{head}load("configs/mine.py:tiny")\n')
     for here, steps in ((tmp_path / "project", 7), (tmp_path / "project" / "configs", 7), (tmp_path, 8)):
         monkeypatch.chdir(here)
-        assert configs.load(str(asking)).train.steps == steps
+        assert config_files.load(str(asking)).train.steps == steps
     monkeypatch.chdir(tmp_path / "project" / "configs")
     with pytest.raises(ConfigError, match=r"no config file configs/mine\.py; config files beside it: none there"):
-        configs.load("configs/mine.py")
+        config_files.load("configs/mine.py")
 
 
 @pytest.mark.parametrize("name", ["beta_vae", "gan_losses", "ar_ordering", "batch_vs_lr"])

@@ -14,8 +14,7 @@ import time
 import pytest
 import tiny_runs
 
-from genimg_jax.engine import config as configs
-from genimg_jax.engine import run
+from genimg_jax.engine import config_files, run
 from genimg_jax.errors import ConfigError, Preempted
 from genimg_jax.sweeps import cells, driver, experiment, local, plan, scores
 from genimg_jax.sweeps.cells import Cell
@@ -118,7 +117,7 @@ def settings(**changes):
 def tiny(workdir: pathlib.Path, grid, baseline=None, **changes) -> plan.Sweep:
     made = experiment.experiment(
         question="?",
-        base=configs.load(tiny_runs.name_of("made_digits")),
+        base=config_files.load(tiny_runs.name_of("made_digits")),
         settings=settings(**changes),
         grid=grid,
         metric="negative_log_likelihood",
@@ -219,7 +218,7 @@ def test_an_evaluation_older_than_the_training_does_not_count(finished):
 
 
 LONG = """
-from genimg_jax.engine.config import load
+from genimg_jax.engine.config_files import load
 from genimg_jax.sweeps.experiment import experiment
 from genimg_jax.sweeps.grid import seeds
 

@@ -13,6 +13,7 @@ import pytest
 import tiny_runs
 
 from genimg_jax.engine import config as configs
+from genimg_jax.engine import config_files
 from genimg_jax.errors import ConfigError
 from genimg_jax.sweeps import launchers, local, slurm
 from genimg_jax.sweeps.cells import LOG, Cell
@@ -52,7 +53,7 @@ def cluster(tmp_path, monkeypatch):
 def cells(workdir: pathlib.Path, *seeds: int) -> list[Cell]:
     found = []
     for seed in seeds:
-        values = configs.load(tiny_runs.name_of("made_digits")).to_dict()
+        values = config_files.load(tiny_runs.name_of("made_digits")).to_dict()
         values["train"] |= {"steps": 4000, "checkpoint_every": 4000, "evaluate_every": 0, "sample_every": 0, "best": ""}
         values |= {"seed": seed}
         found.append(Cell(f"seed={seed}", {}, values, configs.digest(values), workdir / "cells" / f"seed={seed}"))

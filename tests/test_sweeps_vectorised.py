@@ -12,7 +12,8 @@ from PIL import Image
 
 from genimg_jax.__main__ import main
 from genimg_jax.engine import config as configs
-from genimg_jax.engine import parallel, run, stacked, training
+from genimg_jax.engine import config_files, parallel, run, stacked, training
+from genimg_jax.engine.config_differences import differences
 from genimg_jax.errors import NumericsError, Preempted
 from genimg_jax.sweeps import launchers, local, vectorised, worker
 from genimg_jax.sweeps.cells import LOG, Cell
@@ -43,7 +44,7 @@ ALONE = 1  # which of them is trained by itself too
 
 def values_of(config: str, changes: dict, devices: int = 2) -> dict:
     """A tiny configuration as JSON, on two devices: three runs leave a place of the second one empty."""
-    values = configs.load(tiny_runs.name_of(config)).to_dict()
+    values = config_files.load(tiny_runs.name_of(config)).to_dict()
     for key, value in {"parallel.devices": devices, **changes}.items():
         *path, name = key.split(".")
         section = values
@@ -92,7 +93,7 @@ def test_a_run_is_as_if_it_had_run_alone(trained):
     assert_close(together[ALONE], alone)
     assert files(together[ALONE]) == files(alone)
     stored, wanted = (run.read_json(w, "config.json") for w in (together[ALONE], alone))
-    assert {d.key for d in configs.differences(stored, wanted)} == {"parallel.devices"}
+    assert {d.key for d in differences(stored, wanted)} == {"parallel.devices"}
     one, two = (run.read_json(w, "manifest.json") for w in (together[ALONE], alone))
     assert one["config_digest"] == two["config_digest"] and one["parameters"] == two["parameters"]
     assert (one["trained_together"], one["mesh"], two["trained_together"]) == (3, {"run": 2}, 1)

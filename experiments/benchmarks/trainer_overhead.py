@@ -17,7 +17,7 @@ import numpy as np
 
 from genimg_jax.data import Part, open_source
 from genimg_jax.engine import config as configs
-from genimg_jax.engine import parallel, run, training
+from genimg_jax.engine import config_files, parallel, run, training
 from genimg_jax.engine import program as programs
 
 
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    values = configs.load(options.config)
+    values = config_files.load(options.config)
     values.train.update(steps=options.steps, evaluate_every=0, sample_every=0, best="", checkpoint_every=options.steps)
     config = configs.resolve(values)
     source = open_source(config.data, Part.TRAIN)

@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from genimg_jax.engine import config as configs
+from genimg_jax.engine import config_files
 from genimg_jax.sweeps import local, vectorised
 from genimg_jax.sweeps.cells import Cell, Launcher
 
@@ -29,7 +30,7 @@ KEYS = ("evaluate_every", "checkpoint_every", "sample_every")
 def cells(config: str, seeds: int, steps: int, workdir: pathlib.Path) -> list[Cell]:
     found = []
     for seed in range(seeds):
-        values = configs.load(config).to_dict()
+        values = config_files.load(config).to_dict()
         train = values["train"]
         if steps:
             train |= {key: max(1, train[key] * steps // train["steps"]) for key in KEYS} | {"steps": steps}

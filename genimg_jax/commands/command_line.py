@@ -106,9 +106,9 @@ def _load(config: Configured, path: str | None, arguments: Sequence[str]):
     if config == "file":
         if not path:
             raise ConfigError("which experiment? Give --config configs/NAME.py, or configs/NAME.py:VARIANT.")
-        from genimg_jax.engine import config as configs
+        from genimg_jax.engine import config_files
 
-        return configs.load(path)
+        return config_files.load(path)
     workdir = _take(list(arguments), "workdir")
     if not workdir:
         raise ConfigError("which run? Give --workdir DIRECTORY.")

@@ -1,15 +1,11 @@
-"""An experiment's configuration: its sections, how a file becomes one, and how two of them differ.
+"""An experiment's configuration: its sections and their defaults.
 
-A config file is Python with `get_config(variant)`; it returns `experiment(...)`, which fills in the defaults of every
-section, so that each key can be overridden on the command line and none is ever looked up with a fallback.
+`experiment` fills in the defaults of every section, so that each key can be overridden on the command line and none is
+ever looked up with a fallback.
 """
 
-import ast
-import importlib.util
 import json
-import pathlib
 import re
-import traceback
 from collections.abc import Iterable, Mapping
 from dataclasses import Field, asdict, dataclass, fields
 from typing import Any, NamedTuple
@@ -19,7 +15,7 @@ from ml_collections import ConfigDict
 from genimg_jax import data, families, files
 from genimg_jax.engine import optimizers, parallel, runtime
 from genimg_jax.errors import ConfigError
-from genimg_jax.options import absolute, bounded, choice, location, nearest, parse, untrained
+from genimg_jax.options import absolute, bounded, choice, location, nearest, parse
 
 
 @dataclass(frozen=True)
@@ -64,6 +60,29 @@ SECTIONS = {
     "runtime": runtime.Options,
     "evaluate": EvaluateOptions,
 }
+# What variants for tests share: of 8x8 digits, and of larger images.
+SIX_STEPS = {
+    "train": {
+        "steps": 6,
+        "batch_size": 16,
+        "log_every": 2,
+        "evaluate_every": 4,
+        "checkpoint_every": 4,
+        "sample_every": 4,
+    }
+}
+FOUR_STEPS = {
+    "train": {
+        "steps": 4,
+        "batch_size": 16,
+        "log_every": 2,
+        "evaluate_every": 2,
+        "checkpoint_every": 2,
+        "sample_every": 2,
+    },
+    "evaluate": {"batch_size": 16},
+}
+
 SCALARS = {"seed": 0, "resume": "", "init_from": ""}
 PATHS = {
     "resume",
@@ -76,9 +95,6 @@ SAFE = re.compile(
     r"train\.(log_every|evaluate_every|checkpoint_every|sample_every|samples|keep|best)|(evaluate|parallel|runtime)\..*"
     r"|data\.(memory_mib|workers|evaluate_split|allow_overlap)|resume"
 )
-
-# What may lie elsewhere by then: its contents are compared, by the data's fingerprint and the tokenizer's weights.
-MOVABLE = ("data.path", "tokenizer.workdir")
 
 
 class Config(NamedTuple):
@@ -230,70 +246,6 @@ def complete(stored: Mapping[str, Any]) -> dict[str, Any]:
     return {**stored, **filled}
 
 
-def load(path: str) -> ConfigDict:
-    """The configuration of `file.py` or `file.py:variant`. Raises `ConfigError` naming file and line."""
-    config = call(path, "get_config")
-    if not isinstance(config, ConfigDict):
-        raise ConfigError(f"{path}: get_config returned {type(config).__name__}; return `experiment(...)`.")
-    return config
-
-
-CALLING: list[pathlib.Path] = []  # files whose functions are being called: the last one asked for what is loaded now
-
-
-def call(path: str, function: str) -> Any:
-    """What a function of `file.py` returns, given the variant of `file.py:variant`.
-
-    Raises `ConfigError` naming file and line for whatever is wrong there.
-    """
-    name, _, variant = path.rpartition(":") if ":" in path and not _find(path).is_file() else (path, "", "")
-    file = _find(name)
-    if not file.is_file():
-        near = ", ".join(sorted(str(p) for p in file.parent.glob("*.py"))) or "none there"
-        raise ConfigError(f"no config file {name}; config files beside it: {near}.")
-    source = file.read_text()
-    CALLING.append(file)
-    try:
-        _refuse_duplicates(file, ast.parse(source))
-        spec = importlib.util.spec_from_file_location("experiment_config", file)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return getattr(module, function)(*([variant] if variant else []))
-    except ConfigError as error:
-        raise ConfigError(f"{file}:{_line(file, source, error)}: {error}") from error
-    except Exception as error:
-        line = getattr(error, "lineno", None) or _line(file, source, error)
-        raise ConfigError(f"{file}:{line}: {type(error).__name__}: {error}") from error
-    finally:
-        CALLING.pop()
-
-
-def _find(name: str) -> pathlib.Path:
-    """The file as it is named from here; else, where a file asks for it, from one of the folders that hold that one."""
-    places = [pathlib.Path(absolute(name)), *(folder / name for folder in (CALLING[-1].parents if CALLING else ()))]
-    return next((place for place in places if place.is_file()), places[0])
-
-
-def _line(file: pathlib.Path, source: str, error: Exception) -> int:
-    """The line that an error is about: where its key is written, else where the file was when it was raised."""
-    frames = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(file)]
-    key = re.match(r"config\.(?:\w+\.)*(\w+)", str(error))
-    written = [i for i, text in enumerate(source.split("\n"), 1) if key and re.search(rf"\b{key[1]}\b", text)]
-    return (written or frames or [1])[0]
-
-
-def _refuse_duplicates(file: pathlib.Path, tree: ast.AST) -> None:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Dict):
-            seen = set()
-            for key in (k for k in node.keys if isinstance(k, ast.Constant)):
-                if key.value in seen:
-                    error = SyntaxError(f"the key {key.value!r} is given twice")
-                    error.lineno = key.lineno
-                    raise error
-                seen.add(key.value)
-
-
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """`{"a": {"b": 1}}` as `{"a.b": 1}`; tuples as lists, as JSON has them."""
     flat: dict[str, Any] = {}
@@ -309,34 +261,3 @@ def digest(config: Mapping[str, Any]) -> str:
     """What identifies a run's results: a hash of every value that is not `SAFE` to change."""
     flat = {k: v for k, v in flatten(located(config)).items() if not SAFE.fullmatch(k)}
     return files.digest(json.dumps(flat, sort_keys=True))
-
-
-class Difference(NamedTuple):
-    key: str
-    stored: Any
-    given: Any
-    safe: bool
-
-
-def differences(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[Difference]:
-    """Where two configurations differ. More steps are safe while no schedule depends on their number, and so is what
-    training does not read, and another place of what is the same there."""
-    one, two = flatten(located(stored)), flatten(located(given))
-    after = [f"model.{name}" for name in untrained(families.load(stored["family"]).Options)]
-    constant = all(v == "constant" for k, v in two.items() if k.startswith("optimizer.") and k.endswith("schedule"))
-    return [
-        Difference(
-            key,
-            one.get(key),
-            two.get(key),
-            bool(SAFE.fullmatch(key)) or key in (*after, *MOVABLE) or (key == "train.steps" and constant),
-        )
-        for key in sorted({*one, *two})
-        if one.get(key) != two.get(key)
-    ]
-
-
-def table(found: list[Difference]) -> str:
-    """`Difference`s for a person to read, one a line."""
-    width = max(len(d.key) for d in found)
-    return "\n".join(f"  {d.key:{width}}  stored {d.stored!r}, given {d.given!r}" for d in found)

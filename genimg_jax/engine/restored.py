@@ -13,6 +13,7 @@ from genimg_jax.engine import checkpoint, run
 from genimg_jax.engine import config as configs
 from genimg_jax.engine import program as programs
 from genimg_jax.engine.config import Config
+from genimg_jax.engine.config_differences import differences, table
 from genimg_jax.engine.program import Program
 from genimg_jax.errors import CheckpointError, ConfigError
 
@@ -31,10 +32,10 @@ def open_run(workdir: pathlib.Path, values: Mapping[str, Any], which: str, avera
     """
     config = configs.resolve(values)
     stored = configs.complete(run.read_json(workdir, "config.json"))
-    found = [d for d in configs.differences(stored, values) if not d.safe]
+    found = [d for d in differences(stored, values) if not d.safe]
     changed = [d for d in found if not d.key.startswith(("data.", "tokenizer."))]
     if changed:
-        raise CheckpointError(f"{workdir} was trained with another configuration:\n{configs.table(changed)}")
+        raise CheckpointError(f"{workdir} was trained with another configuration:\n{table(changed)}")
     manifest = run.read_json(workdir, "manifest.json")
     dataset = manifest["dataset"]
     spec = core.Spec(**dataset["spec"])

@@ -16,6 +16,7 @@ from genimg_jax.engine import checkpoint, loop, parallel, restored, run, stacked
 from genimg_jax.engine import config as configs
 from genimg_jax.engine import program as programs
 from genimg_jax.engine.config import Config
+from genimg_jax.engine.config_differences import differences, table
 from genimg_jax.engine.program import Program
 from genimg_jax.engine.record import RunRecord, active, isolate_failure, run_record
 from genimg_jax.errors import CheckpointError, ConfigError, DataError, Failure
@@ -138,15 +139,15 @@ def _scratch(program: Program, state: core.TrainState) -> core.TrainState:
 
 
 def _check_same(stored: Mapping[str, Any], given: Mapping[str, Any], where: str, force_resume: bool) -> None:
-    found = configs.differences(configs.complete(stored), given)
+    found = differences(configs.complete(stored), given)
     unsafe = [d for d in found if not d.safe]
     if unsafe and not force_resume:
         raise CheckpointError(
-            f"the checkpoint {where} is of another configuration:\n{configs.table(unsafe)}\n"
+            f"the checkpoint {where} is of another configuration:\n{table(unsafe)}\n"
             "Give the stored values, use another --workdir, or --force_resume to go on with the given ones."
         )
     if found:
-        print(f"changed since {where}:\n{configs.table(found)}")
+        print(f"changed since {where}:\n{table(found)}")
 
 
 def _check_inputs(workdir: pathlib.Path, program: Program, source: Source, force_resume: bool) -> None:

@@ -10,6 +10,8 @@ from ml_collections import ConfigDict
 
 from genimg_jax import directions
 from genimg_jax.engine import config as configs
+from genimg_jax.engine import config_files
+from genimg_jax.engine.config_differences import differences
 from genimg_jax.errors import ConfigError
 from genimg_jax.options import nearest
 from genimg_jax.sweeps import grid as grids
@@ -84,7 +86,7 @@ def experiment(
 
 def load(path: str) -> Experiment:
     """The experiment of `file.py` or `file.py:variant`. Raises `ConfigError` naming file and line."""
-    found = configs.call(path, "get_experiment")
+    found = config_files.call(path, "get_experiment")
     if not isinstance(found, Experiment):
         raise ConfigError(f"{path}: get_experiment returned {type(found).__name__}; return `experiment(...)`.")
     return found
@@ -109,7 +111,7 @@ def _refuse_repeated(cells: Sequence[Planned]) -> None:
         other = first.setdefault(cell.digest, cell)
         if other is cell:
             continue
-        found = configs.differences(other.values, cell.values)
+        found = differences(other.values, cell.values)
         how = f"they differ in {', '.join(d.key for d in found)} alone, which changes nothing that is computed"
         raise ConfigError(f"the cells {other.name} and {cell.name} are one run: {how if found else 'nothing differs'}.")
 

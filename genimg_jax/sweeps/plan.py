@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from genimg_jax import files
 from genimg_jax.engine import config as configs
 from genimg_jax.engine import run
+from genimg_jax.engine.config_differences import differences, table
 from genimg_jax.errors import ConfigError
 from genimg_jax.sweeps.cells import Cell, Outcome
 from genimg_jax.sweeps.experiment import Experiment, Measure, Planned
@@ -134,9 +135,9 @@ def _changed(workdir: pathlib.Path, missing: Sequence[Mapping], added: Sequence[
     old = {record["name"]: record for record in missing}
     same = [cell for cell in added if cell.name in old]
     if same:
-        differing = configs.differences(old[same[0].name]["values"], same[0].values)
+        differing = differences(old[same[0].name]["values"], same[0].values)
         found = [d for d in differing if not d.safe] or differing  # of a trained cell, such as more steps
-        how = f"{len(same)} of its cells, such as {same[0].name}, are others now:\n{configs.table(found)}"
+        how = f"{len(same)} of its cells, such as {same[0].name}, are others now:\n{table(found)}"
     else:
         how = f"it lacks {missing[0]['name']} and has {added[0].name}, which was not planned."
     return (

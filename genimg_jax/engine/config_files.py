@@ -1,0 +1,77 @@
+"""Configurations from files: Python with `get_config(variant)`, which returns `engine.config.experiment(...)`."""
+
+import ast
+import importlib.util
+import pathlib
+import re
+import traceback
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from genimg_jax.errors import ConfigError
+from genimg_jax.options import absolute
+
+
+def load(path: str) -> ConfigDict:
+    """The configuration of `file.py` or `file.py:variant`. Raises `ConfigError` naming file and line."""
+    config = call(path, "get_config")
+    if not isinstance(config, ConfigDict):
+        raise ConfigError(f"{path}: get_config returned {type(config).__name__}; return `experiment(...)`.")
+    return config
+
+
+CALLING: list[pathlib.Path] = []  # files whose functions are being called: the last one asked for what is loaded now
+
+
+def call(path: str, function: str) -> Any:
+    """What a function of `file.py` returns, given the variant of `file.py:variant`.
+
+    Raises `ConfigError` naming file and line for whatever is wrong there.
+    """
+    name, _, variant = path.rpartition(":") if ":" in path and not _find(path).is_file() else (path, "", "")
+    file = _find(name)
+    if not file.is_file():
+        near = ", ".join(sorted(str(p) for p in file.parent.glob("*.py"))) or "none there"
+        raise ConfigError(f"no config file {name}; config files beside it: {near}.")
+    source = file.read_text()
+    CALLING.append(file)
+    try:
+        _refuse_duplicates(file, ast.parse(source))
+        spec = importlib.util.spec_from_file_location("experiment_config", file)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return getattr(module, function)(*([variant] if variant else []))
+    except ConfigError as error:
+        raise ConfigError(f"{file}:{_line(file, source, error)}: {error}") from error
+    except Exception as error:
+        line = getattr(error, "lineno", None) or _line(file, source, error)
+        raise ConfigError(f"{file}:{line}: {type(error).__name__}: {error}") from error
+    finally:
+        CALLING.pop()
+
+
+def _find(name: str) -> pathlib.Path:
+    """The file as it is named from here; else, where a file asks for it, from one of the folders that hold that one."""
+    places = [pathlib.Path(absolute(name)), *(folder / name for folder in (CALLING[-1].parents if CALLING else ()))]
+    return next((place for place in places if place.is_file()), places[0])
+
+
+def _line(file: pathlib.Path, source: str, error: Exception) -> int:
+    """The line that an error is about: where its key is written, else where the file was when it was raised."""
+    frames = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(file)]
+    key = re.match(r"config\.(?:\w+\.)*(\w+)", str(error))
+    written = [i for i, text in enumerate(source.split("\n"), 1) if key and re.search(rf"\b{key[1]}\b", text)]
+    return (written or frames or [1])[0]
+
+
+def _refuse_duplicates(file: pathlib.Path, tree: ast.AST) -> None:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Dict):
+            seen = set()
+            for key in (k for k in node.keys if isinstance(k, ast.Constant)):
+                if key.value in seen:
+                    error = SyntaxError(f"the key {key.value!r} is given twice")
+                    error.lineno = key.lineno
+                    raise error
+                seen.add(key.value)
