@@ -22,6 +22,5 @@ def get_experiment(variant: str = "full"):
             seeds(2 if tiny else 5, "model.order_seed"),
         ),
         metric="negative_log_likelihood",
-        better="lower",
         baseline={"model.order": "raster", "model.orders": 1},
     )

@@ -28,7 +28,6 @@ def get_experiment(variant: str = "full"):
             seeds(2 if tiny else 5),
         ),
         metric="negative_log_likelihood",
-        better="lower",
         baseline={"train.batch_size": sizes[1], "optimizer.learning_rate": 1e-3},
         checkpoint="last",
     )

@@ -19,7 +19,6 @@ def get_experiment(variant: str = "full"):
             seeds(2 if tiny else 5),
         ),
         metric="negative_log_likelihood",
-        better="lower",
         baseline={"model.beta": 1.0},
         also=("reconstruction", "kl"),
     )

@@ -27,7 +27,6 @@ def get_experiment(variant: str = "full"):
         },
         grid=product(param("model.loss", *losses), penalties, seeds(2 if tiny else 5)),
         metric="kernel/classifier",
-        better="lower",
         baseline={"model.loss": "non_saturating", "model.penalty": "none"},
         also=("precision/classifier", "recall/classifier"),
         checkpoint="last",

@@ -34,9 +34,14 @@ def several(default: tuple, low: float, high: float = math.inf, empty: bool = Fa
     return dataclasses.field(default=default, metadata={"low": low, "high": high, "empty": empty})
 
 
-def location() -> Any:
-    """A path, made absolute by `parse`; "": none."""
-    return dataclasses.field(default="", metadata={"path": True})
+def location(*words: str) -> Any:
+    """A path, made absolute by `parse`, or one of the `words`; "": none."""
+    return dataclasses.field(default="", metadata={"path": True, "words": words})
+
+
+def absolute_location(field: dataclasses.Field, value: str) -> str:
+    """The value of a `location` as it is recorded."""
+    return value if value in field.metadata["words"] else absolute(value)
 
 
 def absolute(path: str | os.PathLike) -> str:
@@ -103,7 +108,7 @@ def _check(where: str, value: Any, kind: Any, field: dataclasses.Field) -> Any:
         low, high = field.metadata["low"], field.metadata["high"]
         bound = f"at least {low}" if high == math.inf else f"between {low} and {high}"
         raise ConfigError(f"{where} is {value!r}; it must be {bound}.")
-    return absolute(value) if field.metadata.get("path") else value
+    return absolute_location(field, value) if field.metadata.get("path") else value
 
 
 def named(where: str, value: Mapping) -> dict[str, Any]:

@@ -87,6 +87,7 @@ def test_a_path_is_one_however_it_is_reached(tmp_path, monkeypatch):
             config.data.path,
             config.tokenizer.workdir,
             config.evaluate.inception,
+            config.runtime.compilation_cache,
         )
         assert (
             set(places)
@@ -96,7 +97,8 @@ def test_a_path_is_one_however_it_is_reached(tmp_path, monkeypatch):
         found.append(values)
     assert len({configs.digest(values) for values in found}) == 1
     assert not any(differences(found[0], values) for values in found)
-    none = configs.resolve(configs.experiment("vae"))
+    none = configs.resolve(configs.experiment("vae", runtime={"compilation_cache": "off"}))
+    assert none.runtime.compilation_cache == "off"
     assert (none.resume, none.data.path, none.tokenizer.workdir) == ("", "", "") and absolute("gs://a/b") == "gs://a/b"
 
 

@@ -13,10 +13,11 @@ from genimg_jax import files
 from genimg_jax.engine import config as configs
 from genimg_jax.engine import images, run
 from genimg_jax.errors import ConfigError, DataError
+from genimg_jax.evaluation import results
 from genimg_jax.metrics import significance
 from genimg_jax.reports import sweep as report
 from genimg_jax.reports import sweep_figures, sweep_plan
-from genimg_jax.sweeps import driver, experiment, findings, plan, statistics
+from genimg_jax.sweeps import driver, experiment, findings, plan, scores, statistics
 from genimg_jax.sweeps.cells import Outcome
 from genimg_jax.sweeps.grid import chain, param, product, seeds
 
@@ -155,6 +156,15 @@ def test_what_was_trained_on_and_selected_is_marked(tmp_path):
     assert [row[2].endswith(" †") for row in rows[2:]] == [False, True, True] and "2 †" not in text
     assert rows[3][-1] == "11, 12" and rows[4][-1] == "13, 14 ‡"
     assert "\n† trained on this measure" in text and "\n‡ the reported split may have had a part" in text
+
+
+def test_later_evaluations_count(tmp_path):
+    sweep = scored(tmp_path, count=2)
+    about = {"selection": {"evaluated": 2}, "protocol": {"data": "digits"}}
+    finish(sweep, cell := sweep.cells[0], 1.5, about_report=about)
+    assert scores.report(cell, sweep.measure)["selection"]["evaluated"] == 2
+    files.write_json(cell.workdir / results.EVALUATED, {"digits": ["a", "b", "c"]})
+    assert scores.report(cell, sweep.measure)["selection"]["evaluated"] == 3
 
 
 def test_the_markdown_table_has_a_row_a_setting(tmp_path):

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from genimg_jax import data, families, files
 from genimg_jax.engine import optimizers, parallel, runtime
 from genimg_jax.errors import ConfigError
-from genimg_jax.options import absolute, bounded, choice, location, nearest, parse
+from genimg_jax.options import absolute_location, bounded, choice, location, nearest, parse
 
 
 @dataclass(frozen=True)
@@ -85,9 +85,9 @@ FOUR_STEPS = {
 
 SCALARS = {"seed": 0, "resume": "", "init_from": ""}
 PATHS = {
-    "resume",
-    "init_from",
-    *(f"{name}.{f.name}" for name, kind in SECTIONS.items() for f in fields(kind) if f.metadata.get("path")),
+    "resume": location(),
+    "init_from": location(),
+    **{f"{name}.{f.name}": f for name, kind in SECTIONS.items() for f in fields(kind) if f.metadata.get("path")},
 }
 
 # What may change between a checkpoint and the run that continues it, without changing what is computed.
@@ -206,7 +206,7 @@ def located(config: Mapping[str, Any]) -> dict[str, Any]:
     def place(key: str, value: Any) -> Any:
         if isinstance(value, Mapping):
             return {name: place(f"{key}.{name}", each) for name, each in value.items()}
-        return absolute(value) if key in PATHS and isinstance(value, str) else value
+        return absolute_location(PATHS[key], value) if key in PATHS and isinstance(value, str) else value
 
     return {name: place(name, value) for name, value in config.items()}
 

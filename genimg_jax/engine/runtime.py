@@ -16,7 +16,7 @@ import tempfile
 from dataclasses import dataclass
 
 from genimg_jax import files
-from genimg_jax.options import bounded
+from genimg_jax.options import bounded, location
 
 CONVOLUTIONS = "xla_cpu_experimental_ynn_fusion_type"
 DISABLED_PASSES = "xla_disable_hlo_passes"
@@ -31,7 +31,8 @@ CACHE_BYTES = 4 * 2**30  # that the user's compilation caches may hold together
 class Options:
     cpu_tuning: bool = True  # convolutions on every core, and memory kept between steps (CPU only)
     host_devices: int = bounded(1, 1)  # devices that the CPU is shown as; a batch is split over them
-    compilation_cache: str = ""  # folder of compiled programs; '' is one in the user's cache folder, 'off' is none
+    # Folder of compiled programs; "": one in the user's cache folder, "off": none.
+    compilation_cache: str = location("off")
 
 
 def prepare(options: Options) -> str:
@@ -112,7 +113,7 @@ def _cache_programs(folder: str) -> str:
     # One of ours is that of the process which started this one, whose cores may be others.
     if named and not folder and pathlib.Path(named).parent != user_cache() / "xla":
         return f"compiled programs in {named}"
-    path = pathlib.Path(folder).expanduser().absolute() if folder else user_cache() / "xla" / _compiler()
+    path = pathlib.Path(folder) if folder else user_cache() / "xla" / _compiler()
     try:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)  # JAX runs what it finds there
         tempfile.TemporaryFile(dir=path).close()

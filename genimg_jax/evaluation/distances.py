@@ -52,14 +52,14 @@ def check(options: EvaluateOptions, generated: int, reference: int) -> list[str]
             f"config.evaluate.neighbours is {options.neighbours}, and there are {generated} generated and {reference} "
             f"reference images; use at least {max(options.neighbours + 1, 4)} of each."
         )
-    if options.inception and not Path(options.inception).expanduser().is_file():
+    if options.inception and not Path(options.inception).is_file():
         raise ConfigError(f"config.evaluate.inception is {options.inception}, where there is no file.")
     return names
 
 
 def inception(options: EvaluateOptions) -> list[FeatureNetwork]:
     """Inception's features and logits. Raises `ConfigError` where the file does not hold them."""
-    path = Path(options.inception).expanduser()
+    path = Path(options.inception)
     try:
         return [features.inception_features(path), features.inception_logits(path)]
     except CheckpointError as error:

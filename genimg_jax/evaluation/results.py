@@ -82,10 +82,17 @@ def read(workdir: pathlib.Path, name: str) -> Report:
     report = run.read_json(workdir / "evaluation", f"{name}.json")
     if not isinstance(report, Mapping) or "metrics" not in report:
         raise ConfigError(f"{workdir}/evaluation/{name}.json is no report of an evaluation; make it anew.")
-    if "selection" in report and (workdir / EVALUATED).is_file():  # later evaluations count too
-        settings = run.read_json(workdir, EVALUATED).get(report["protocol"]["data"], ())
-        report["selection"]["evaluated"] = max(len(settings), report["selection"]["evaluated"])
-    return report
+    return recounted(report, workdir)
+
+
+def recounted(report: Report, workdir: pathlib.Path) -> Report:
+    """The report of a run with the number of settings that were evaluated on its images until now: those that were
+    evaluated after it count too."""
+    if "selection" not in report or not (workdir / EVALUATED).is_file():
+        return report
+    settings = run.read_json(workdir, EVALUATED).get(report["protocol"]["data"], ())
+    selection = report["selection"]
+    return {**report, "selection": {**selection, "evaluated": max(len(settings), selection["evaluated"])}}
 
 
 def number(value: float | str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from genimg_jax.errors import ConfigError
+from genimg_jax.evaluation import results
 from genimg_jax.options import nearest
 from genimg_jax.sweeps.cells import Cell, last_checkpoint
 from genimg_jax.sweeps.experiment import Measure
@@ -32,7 +33,7 @@ def report(cell: Cell, measure: Measure) -> Mapping[str, Any]:
         found = json.loads(file.read_text()) if file.stat().st_mtime >= since else {}
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) and "metrics" in found else {}
+    return results.recounted(found, cell.workdir) if isinstance(found, dict) and "metrics" in found else {}
 
 
 def evaluation(cell: Cell, measure: Measure) -> Mapping[str, Any]:
