@@ -56,20 +56,23 @@ def _run(values: flags.FlagValues) -> None:
     from genimg_jax import evaluation, files
     from genimg_jax.data import Part
     from genimg_jax.evaluation import results
+    from genimg_jax.reports import trajectory
 
     files.check_writable(workdir / "evaluation", "make it writable, or evaluate a copy of the run")
     part = Part.VALIDATION if values.validation else Part.EVALUATE
     settings = values.config.to_dict(), values.suite, values.averaged, part
+    pictures = []
     if values.all_checkpoints:
         reports = evaluation.evaluate_checkpoints(workdir, *settings)
+        ending = "-full" * (values.suite == "full") + "-validation" * values.validation
+        pictures = [f"trajectory{ending}.png"]
+        files.write_atomic(workdir / "evaluation" / pictures[0], trajectory.picture(reports))
     else:
         reports = {values.checkpoint: evaluation.evaluate_run(workdir, settings[0], values.checkpoint, *settings[1:])}
     for name, report in reports.items():
         of = f"{report['examples']} images of {report['split']}"
         print(f"\n{workdir}, checkpoint {name} (step {report['step']}), {of}\n\n{results.text(report)}")
-    written = [name for report in reports.values() for name in report["files"]]
-    ending = "-full" * (values.suite == "full") + "-validation" * values.validation
-    written += [f"trajectory{ending}.png"] * values.all_checkpoints
+    written = [name for report in reports.values() for name in report["files"]] + pictures
     print(f"\nwritten: {workdir / 'evaluation'}: {', '.join(written)}")
 
 

@@ -18,7 +18,7 @@ from genimg_jax.engine import restored, run, tasks
 from genimg_jax.engine.config import TrainOptions
 from genimg_jax.engine.program import Program
 from genimg_jax.errors import ConfigError, DataError, ResourceError
-from genimg_jax.evaluation import classes, image_sets, likelihood, log_probs, marks, suite, trajectory
+from genimg_jax.evaluation import classes, image_sets, likelihood, log_probs, marks, suite
 from genimg_jax.evaluation.image_sets import ImageSet
 from genimg_jax.evaluation.labels import labelled, to_ask
 from genimg_jax.evaluation.results import EVALUATED, Report
@@ -67,13 +67,12 @@ def evaluate_checkpoints(
     averaged: bool = True,
     part: Part = Part.EVALUATE,
 ) -> dict[int, Report]:
-    """Every checkpoint that a run has, by step, and a picture of each metric against it."""
+    """The report of every checkpoint that a run has, by step."""
     opened, _, _ = _open(workdir, values, "last", which, averaged, part)
     reports = {}
     for step in restored.steps(opened.workdir, opened.program.config):
         weights, _ = restored.load(opened.workdir, opened.program, str(step), averaged)
         reports[step] = _evaluate(opened, weights, step, str(step))
-    files.write_atomic(_place(opened, "trajectory", ".png"), trajectory.picture(reports))
     return reports
 
 
@@ -116,9 +115,9 @@ def _open(
     return Opened(workdir, program, part, source, averaged, comparison), weights, step
 
 
-def _place(opened: Opened, name: str, suffix: str) -> pathlib.Path:
+def _place(opened: Opened, checkpoint: str) -> pathlib.Path:
     ending = "-full" * bool(opened.comparison) + "-validation" * (opened.part == Part.VALIDATION)
-    return opened.workdir / "evaluation" / f"{name}{ending}{suffix}"
+    return opened.workdir / "evaluation" / f"{checkpoint}{ending}.json"
 
 
 def _evaluate(opened: Opened, weights: core.Weights, step: int, checkpoint: str) -> Report:
@@ -159,7 +158,7 @@ def _evaluate(opened: Opened, weights: core.Weights, step: int, checkpoint: str)
     report["trained_on"] = marks.trained_on(program.family.objective, found.metrics)
     if log_prob is not None:
         found = found._replace(arrays={"log_prob": log_probs.arrays(log_prob, measured, source)})
-    return suite.write(_place(opened, checkpoint, ".json"), report, found)
+    return suite.write(_place(opened, checkpoint), report, found)
 
 
 def _selection(opened: Opened, step: int, checkpoint: str, images: str) -> dict[str, Any]:
