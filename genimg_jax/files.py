@@ -1,8 +1,10 @@
 """Files that are written atomically, and digests of what a result depends on."""
 
 import contextlib
+import fcntl
 import hashlib
 import json
+import os
 import pathlib
 import secrets
 import tempfile
@@ -37,6 +39,17 @@ def write_atomic(path: pathlib.Path, content: str | bytes) -> None:
 def write_json(path: pathlib.Path, value: Any) -> None:
     """Writes indented JSON through `atomic_path`."""
     write_atomic(path, json.dumps(value, indent=2) + "\n")
+
+
+@contextlib.contextmanager
+def exclusive(folder: pathlib.Path) -> Iterator[None]:
+    """Waits until no other block holds the folder, in any process: for a file that is read, changed and written."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def read_json_lines(path: pathlib.Path) -> list[Any]:

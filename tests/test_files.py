@@ -1,6 +1,7 @@
 """Atomic files, and digests."""
 
 import hashlib
+import json
 import pathlib
 import threading
 
@@ -46,6 +47,25 @@ def test_two_writers_of_one_file_do_not_meet(tmp_path):
     assert not failures
     assert path.read_text() in ("a" * 1000, "b" * 1000)
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_that_is_changed_by_two_keeps_both_changes(tmp_path):
+    path, second_read = tmp_path / "list.json", threading.Event()
+    files.write_json(path, [])
+
+    def add(value: str) -> None:
+        with files.exclusive(tmp_path):
+            values = json.loads(path.read_text())
+            if value == "a":
+                second.start()
+                assert not second_read.wait(0.2), "the second reads before the first has written"
+            second_read.set()
+            files.write_json(path, [*values, value])
+
+    second = threading.Thread(target=add, args=("b",))
+    add("a")
+    second.join()
+    assert json.loads(path.read_text()) == ["a", "b"]
 
 
 def test_lines_cut_short_are_left_out(tmp_path):

@@ -173,11 +173,12 @@ def _selection(opened: Opened, step: int, checkpoint: str, images: str) -> dict[
         "averaged": opened.averaged,
         "model": {name: getattr(config.model, name) for name in untrained(type(config.model))},
     }
-    evaluated = run.read_json(place.parent, place.name) if place.is_file() else {}
     digest = files.digest(json.dumps(setting, sort_keys=True), 12)
-    evaluated[images] = sorted({*evaluated.get(images, ()), digest})
     try:
-        files.write_json(place, evaluated)
+        with files.exclusive(opened.workdir):
+            evaluated = run.read_json(opened.workdir, EVALUATED) if place.is_file() else {}
+            evaluated[images] = sorted({*evaluated.get(images, ()), digest})
+            files.write_json(place, evaluated)
     except OSError as error:
         raise ResourceError(f"{place} cannot be written: {error.strerror}; evaluate a copy of the run.") from error
     found = {"evaluated": len(evaluated[images])}
