@@ -23,7 +23,7 @@ from absl import logging
 
 from genimg_jax.data import Part, open_source
 from genimg_jax.engine import config as configs
-from genimg_jax.engine import restored, run, runtime, tasks
+from genimg_jax.engine import config_files, restored, runtime, tasks
 from genimg_jax.errors import answered
 from genimg_jax.evaluation import classes, distances, image_sets, suite
 from genimg_jax.metrics import intervals
@@ -37,7 +37,7 @@ def evaluations(model, solver: str, steps: int) -> int:
 
 def measure(workdir: pathlib.Path, changed: dict, samples: int, judge) -> dict[str, float]:
     """Rate and distance of a run's samples with some of its sampling options changed."""
-    values = configs.complete(run.read_json(workdir, "config.json"))
+    values = config_files.of_run(workdir)
     values["model"] = {**values["model"], **changed}
     opened = restored.open_run(workdir, values, "best")
     options = opened.program.config.evaluate
@@ -56,7 +56,7 @@ def measure(workdir: pathlib.Path, changed: dict, samples: int, judge) -> dict[s
 
 def judge_of(workdir: pathlib.Path):
     """(images f32[N, H, W, C]) -> the interval of their Frechet distance from the held-out images of the run's data."""
-    config = configs.resolve(configs.complete(run.read_json(workdir, "config.json")))
+    config = configs.resolve(config_files.of_run(workdir))
     source = open_source(config.data, Part.EVALUATE)
     train = open_source(config.data, Part.TRAIN)
     classifier = classes.classifier_of(train, source, config.evaluate, suite.cache())
@@ -106,7 +106,7 @@ def main() -> None:
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("experiments/results"))
     options = parser.parse_args()
     logging.set_verbosity(logging.ERROR)  # libraries' remarks about reading only
-    config = configs.resolve(configs.complete(run.read_json(options.workdir, "config.json")))
+    config = configs.resolve(config_files.of_run(options.workdir))
     print(runtime.prepare(config.runtime))
     guided = {} if options.guidance is None else {"guidance": options.guidance}
     judge, rows = judge_of(options.workdir), []

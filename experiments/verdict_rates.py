@@ -19,8 +19,7 @@ from scipy import ndimage
 
 from genimg_jax import data
 from genimg_jax.data import Part, open_source
-from genimg_jax.engine import config as configs
-from genimg_jax.engine import restored, run, runtime, tasks
+from genimg_jax.engine import config_files, restored, run, runtime, tasks
 from genimg_jax.engine.config import EvaluateOptions
 from genimg_jax.errors import answered
 from genimg_jax.evaluation import classifiers, image_sets, suite
@@ -128,7 +127,7 @@ def judged(made: np.ndarray, read: data.Options, history=(), model=None) -> Verd
 
 def of_run(workdir: pathlib.Path) -> tuple[str, Verdict]:
     """The run in a few words, and its verdict."""
-    opened = restored.open_run(workdir, configs.complete(run.read_json(workdir, "config.json")), "last")
+    opened = restored.open_run(workdir, config_files.of_run(workdir), "last")
     config = opened.program.config
     made = tasks.sample(opened.program, opened.weights, len(comparison(config.data.binarize).reference.images), 0)
     about = f"{workdir.name} ({config.family}, {opened.step} steps, seed {config.seed})"

@@ -36,6 +36,7 @@ def below(room: str) -> set[str]:
         return set(MODULES[: MODULES.index(room)])
     if room == "__main__":
         return {*MODULES, *ROOMS}
+    assert room in ROOMS, f"name {room} in MODULES or ROOMS, at its place"
     return {*MODULES, room}.union(*map(below, ROOMS[room]))
 
 

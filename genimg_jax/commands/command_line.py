@@ -112,10 +112,9 @@ def _load(config: Configured, path: str | None, arguments: Sequence[str]):
     workdir = _take(list(arguments), "workdir")
     if not workdir:
         raise ConfigError("which run? Give --workdir DIRECTORY.")
-    from genimg_jax.engine import config as configs
-    from genimg_jax.engine import run
+    from genimg_jax.engine import config_files
 
-    stored = configs.complete(run.read_json(pathlib.Path(absolute(workdir)), "config.json"))
+    stored = config_files.of_run(pathlib.Path(absolute(workdir)))
     # Tuples come back from JSON as lists, whose overrides config_flags cannot parse.
     return ConfigDict(_tuples(stored))
 

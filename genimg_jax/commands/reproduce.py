@@ -40,12 +40,12 @@ def main(arguments: Sequence[str]) -> None:
 
 def _reproduce(original: pathlib.Path, again: pathlib.Path, temporary: pathlib.Path) -> None:
     from genimg_jax.engine import config as configs
-    from genimg_jax.engine import reproduction, run, runtime
+    from genimg_jax.engine import config_files, reproduction, run, runtime
     from genimg_jax.sweeps.grid import overlay
 
     if again.resolve() == original.resolve():
         raise ConfigError(f"--workdir is {original} itself; name another directory, or leave it out.")
-    settings = configs.complete(run.read_json(original, "config.json"))
+    settings = config_files.of_run(original)
     manifest = run.read_json(original, "manifest.json")
     config = configs.resolve(settings)
     reproduction.take_cores(manifest)  # before JAX counts its threads

@@ -1,4 +1,5 @@
-"""Configurations from files: Python with `get_config(variant)`, which returns `engine.config.experiment(...)`."""
+"""Configurations from files: Python with `get_config(variant)`, which returns `engine.config.experiment(...)`, and the
+records of runs."""
 
 import ast
 import importlib.util
@@ -9,6 +10,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from genimg_jax.engine import run
+from genimg_jax.engine.config import complete
 from genimg_jax.errors import ConfigError
 from genimg_jax.options import absolute
 
@@ -19,6 +22,11 @@ def load(path: str) -> ConfigDict:
     if not isinstance(config, ConfigDict):
         raise ConfigError(f"{path}: get_config returned {type(config).__name__}; return `experiment(...)`.")
     return config
+
+
+def of_run(workdir: pathlib.Path) -> dict[str, Any]:
+    """The configuration of a run, as JSON, complete. Raises `ConfigError` if `workdir` is no run directory."""
+    return complete(run.read_json(workdir, "config.json"))
 
 
 CALLING: list[pathlib.Path] = []  # files whose functions are being called: the last one asked for what is loaded now

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from genimg_jax import core, files
-from genimg_jax.engine import checkpoint, run
+from genimg_jax.engine import checkpoint, config_files, run
 from genimg_jax.engine import config as configs
 from genimg_jax.engine import program as programs
 from genimg_jax.engine.config import Config
@@ -31,7 +31,7 @@ def open_run(workdir: pathlib.Path, values: Mapping[str, Any], which: str, avera
     `values` may differ from the run's own only where that changes nothing that was trained.
     """
     config = configs.resolve(values)
-    stored = configs.complete(run.read_json(workdir, "config.json"))
+    stored = config_files.of_run(workdir)
     found = [d for d in differences(stored, values) if not d.safe]
     changed = [d for d in found if not d.key.startswith(("data.", "tokenizer."))]
     if changed:
@@ -78,7 +78,7 @@ def tokenizer(config: Config, spec: core.Spec) -> programs.Stage | None:
     workdir = pathlib.Path(config.tokenizer.workdir)
     if not config.tokenizer.workdir:
         return None
-    values = {**configs.complete(run.read_json(workdir, "config.json")), "parallel": asdict(config.parallel)}
+    values = {**config_files.of_run(workdir), "parallel": asdict(config.parallel)}
     first = open_run(workdir, values, config.tokenizer.checkpoint)
     family = first.program.family
     if family.codes is None and family.continuous is None:

@@ -10,7 +10,7 @@ from genimg_jax import data
 from genimg_jax.data import Source, opening
 from genimg_jax.data.folder import ARCHIVE
 from genimg_jax.engine import config as configs
-from genimg_jax.engine import run
+from genimg_jax.engine import config_files
 from genimg_jax.errors import ConfigError, DataError
 from genimg_jax.options import absolute
 
@@ -70,7 +70,7 @@ def of_run(text: str) -> data.Options | None:
     path, _ = place(text)
     if path is None or not (path / "config.json").is_file():
         return None
-    return configs.resolve(configs.complete(run.read_json(path, "config.json"))).data
+    return configs.resolve(config_files.of_run(path)).data
 
 
 def place(text: str) -> tuple[pathlib.Path | None, str]:

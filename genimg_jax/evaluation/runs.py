@@ -13,8 +13,7 @@ import numpy as np
 
 from genimg_jax import core, files
 from genimg_jax.data import Part, Source, identity, open_source, splits
-from genimg_jax.engine import config as configs
-from genimg_jax.engine import restored, run, tasks
+from genimg_jax.engine import config_files, restored, run, tasks
 from genimg_jax.engine.config import TrainOptions
 from genimg_jax.engine.program import Program
 from genimg_jax.errors import ConfigError, DataError, ResourceError
@@ -87,7 +86,7 @@ def _open(
     workdir = pathlib.Path(workdir)
     if which not in SUITES:
         raise ConfigError(f"there is no suite {which!r}{nearest(which, SUITES)} There are {', '.join(SUITES)}.")
-    values = configs.complete(run.read_json(workdir, "config.json")) if values is None else values
+    values = config_files.of_run(workdir) if values is None else values
     program, weights, step, dataset = restored.open_run(workdir, values, checkpoint, averaged)
     read, options = image_sets.bounded(program.config.data), program.config.evaluate
     source = open_source(read, part)

@@ -10,7 +10,7 @@ import pathlib
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from genimg_jax.engine import config, run
+from genimg_jax.engine import config, config_files
 from genimg_jax.errors import ConfigError
 
 LOG = "log.txt"  # in a cell's run directory: what its training printed, every attempt below the one before
@@ -49,7 +49,7 @@ def trained(cell: Cell) -> bool:
     if not all((last_checkpoint(cell) / part).is_dir() for part in ("state", "about")):
         return False
     try:
-        return config.digest(config.complete(run.read_json(cell.workdir, "config.json"))) == cell.digest
+        return config.digest(config_files.of_run(cell.workdir)) == cell.digest
     except ConfigError:
         return False
 
