@@ -86,14 +86,22 @@ class Optimizer(NamedTuple):
     ema_exponents: tuple[float, ...] = ()
 
 
-class Codes(NamedTuple):
-    """Images as images of codes, which a second stage can be trained on. Neither function draws anything."""
+class Latents(NamedTuple):
+    """One space of codes that images are decoded from. Codes are [B, *spec.image_shape], as if they were images.
+
+    Row i of what a function returns depends on row i of its arguments alone.
+    """
 
     spec: Spec
-    encode: Callable[[Weights, Batch, jax.Array], jax.Array]
-    """(weights, batch, key) -> as many codes as [B, *spec.image_shape], in that order."""
+    """Of the codes: tokens i32 from 0 to `levels` - 1, or vectors f32 on any scale, of 0 `levels`."""
     decode: Callable[[Weights, jax.Array, Batch], jax.Array]
-    """(weights, codes [B, *spec.image_shape], condition) -> f32[B, H, W, C] in [-1, 1]."""
+    """(weights, codes, condition) -> f32[B, H, W, C] in [-1, 1]."""
+    encode: Callable[[Weights, Batch, jax.Array], jax.Array] | None = None
+    """(weights, batch, key) -> codes."""
+    prior: Callable[[Weights, jax.Array], jax.Array] | None = None
+    """(weights, keys[B]) -> codes. The family's `sample` is `decode` of them."""
+    interpolate: str | None = None
+    """The path between two codes, 'spherical' or 'linear' (`objectives.interpolation`); None: there is none."""
 
 
 class Family(NamedTuple):
@@ -117,7 +125,7 @@ class Family(NamedTuple):
     sample: Callable[[Weights, jax.Array, Batch], jax.Array] | None = None
     """(weights, keys[B], condition) -> f32[B, H, W, C] in [-1, 1]; image i depends on its key and condition alone."""
     conditions: tuple[str, ...] = ()
-    """The keys that `sample` and `decode` need in their condition, such as 'label'."""
+    """The keys that `sample` and the latents need in their batch, such as 'label'."""
     log_prob: Callable[[Weights, Batch, jax.Array], jax.Array] | None = None
     """(weights, batch, key) -> f32[B], the natural logarithm of the probability mass of each image."""
     log_prob_at_half: Callable[[Weights, Batch, jax.Array], jax.Array] | None = None
@@ -129,30 +137,26 @@ class Family(NamedTuple):
     """What `log_prob` is the likelihood of, where that is an image of codes and not the image."""
     protocol: Mapping[str, Any] = {}
     """What a reader of `log_prob` must know besides, such as {"importance samples": 500}."""
-    encode: Callable[[Weights, Batch, jax.Array], jax.Array] | None = None
-    """(weights, batch, key) -> codes [B, ...]."""
-    decode: Callable[[Weights, jax.Array, Batch], jax.Array] | None = None
-    """(weights, codes [B, ...], condition) -> f32[B, H, W, C] in [-1, 1]."""
-    codes: Spec | None = None
-    """What `encode` returns, for those that a second stage can be trained on: the spec of an image whose values are
-    codes i32[B, h, w, c] from 0 to `levels` - 1. Such an `encode` draws nothing."""
-    continuous: Codes | None = None
-    """Codes that are real numbers f32[B, h, w, c] on any scale, of 0 `levels`, for second stages that are `real`."""
-    real: bool = False
-    """Whether it can be made for images of real numbers too, of 0 `levels`, not clipped to [-1, 1]."""
-    prior: Callable[[Weights, jax.Array], jax.Array] | None = None
-    """(weights, keys[B]) -> codes [B, ...], for those whose `sample` is `decode` of codes that can be interpolated."""
+    latents: tuple[Latents, ...] = ()
+    """The spaces of codes that its images are decoded from, the one that reconstructions are of first."""
     denoise: Callable[..., jax.Array] | None = None
     """(weights, noisy f32[B, H, W, C], noise_level f32[B], condition) -> f32[B, H, W, C], the expected clean image,
     where noisy = image + noise_level * standard normal noise."""
+    denoise_space: Latents | None = None
+    """The space of the codes that `denoise` takes and returns, if these are codes instead of images."""
     complete: Callable[..., jax.Array] | None = None
     """(weights, image f32[B, H, W, C], mask bool[B, H, W] of known pixels, keys[B], condition) -> f32[B, H, W, C]."""
     completion: str = ""
     """How exactly `complete` draws, in words."""
 
 
+def space_with(family: Family, *capabilities: str) -> Latents | None:
+    """The first space of the family's latents that has all of them, such as 'encode'."""
+    return next((space for space in family.latents if all(getattr(space, name) for name in capabilities)), None)
+
+
 LONGEST = 1e18  # gradient norm whose square float32 still holds, with room for sums
-CAPABILITIES = ("sample", "log_prob", "encode", "decode", "prior", "denoise", "complete")
+CAPABILITIES = ("sample", "log_prob", "latents", "denoise", "complete")
 
 
 # ---------------------------------------------------------------------------------------------------- randomness

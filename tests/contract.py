@@ -19,6 +19,7 @@ from random_weights import random_weights
 from genimg_jax import core, directions
 from genimg_jax.engine import checkpoint, parallel
 from genimg_jax.errors import ConfigError
+from genimg_jax.objectives.interpolation import INTERPOLATIONS
 
 SPEC = core.Spec((8, 8, 1), 10, 2)
 BATCH = 8
@@ -194,8 +195,46 @@ def samples_are_their_own(case: Case) -> None:
     close(whole, np.concatenate(halves))
     backwards = draw(weights(case), keys[::-1], jax.tree.map(lambda x: x[::-1], condition))
     close(whole, backwards[::-1])
-    if made.prior is not None and made.decode is not None:
-        close(whole, made.decode(weights(case), made.prior(weights(case), keys), condition))
+
+
+def latents_agree(case: Case) -> None:
+    """Codes are as their spec says; each row is encoded, decoded and drawn alone; paths end at their ends; samples are
+    decoded from the prior's codes."""
+    made, data = family(case), batch(8, case.spec)
+    keys = core.item_keys(core.stream(0, "sample"), jnp.arange(8))
+
+    def rows_alone(function, *arguments):
+        """What it returns, once the last four rows are the same in the first four places."""
+        found = function(*arguments)
+        close(found[4:], function(*jax.tree.map(lambda x: x[jnp.arange(8) % 4 + 4], arguments))[:4])
+        return found
+
+    for space in made.latents:
+        decode = functools.partial(jax.jit(space.decode), weights(case))
+        drawn = []
+        if space.encode:
+            encode = jax.jit(lambda data, encode=space.encode: encode(weights(case), data, core.stream(0, "encode")))
+            drawn.append(rows_alone(encode, data))
+        if space.prior:
+            drawn.append(rows_alone(functools.partial(space.prior, weights(case)), keys))
+            close(made.sample(weights(case), keys, data), decode(drawn[-1], data))
+        for codes in drawn:
+            codes_fit(codes, space.spec)
+            image = rows_alone(decode, codes, data)
+            assert image.shape == (8, *case.spec.image_shape) and np.abs(image).max() <= 1 + 1e-6
+            if space.interpolate:
+                between = functools.partial(INTERPOLATIONS[space.interpolate], codes, codes[::-1])
+                close(decode(between(jnp.zeros(8)), data), image)
+                close(decode(between(jnp.ones(8)), data), decode(codes[::-1], data))
+
+
+def codes_fit(codes: jax.Array, spec: core.Spec) -> None:
+    """Tokens or vectors of the spec's shape, which differ from one another."""
+    assert codes.shape == (8, *spec.image_shape) and np.std(codes, axis=0).max() > 0
+    if spec.levels:
+        assert codes.dtype == jnp.int32 and codes.min() >= 0 and codes.max() < spec.levels
+    else:
+        assert codes.dtype == jnp.float32 and np.isfinite(codes).all()
 
 
 def in_range(metrics: Mapping[str, float]) -> None:

@@ -66,12 +66,13 @@ def test_the_loss_is_of_the_clean_image_seen_through_corruption():
     family, state = build(corruption="masking", corruption_level=1.0)
     weights, batch = core.weights(state), two_kinds(6, 1)
     found = family.evaluate(weights, batch, jax.random.key(0))
-    grey = family.encode(weights, {"image": jnp.zeros((6, 4, 4, 1))}, None)
-    error = 0.5 * np.square(family.decode(weights, grey, {}) - batch["image"]).sum((1, 2, 3))
+    space = family.latents[0]
+    grey = space.encode(weights, {"image": jnp.zeros((6, 4, 4, 1))}, None)
+    error = 0.5 * np.square(space.decode(weights, grey, {}) - batch["image"]).sum((1, 2, 3))
     np.testing.assert_allclose(found["loss"], error, rtol=1e-5)
     trained = family.train_step(state, batch, jax.random.key(0))[1]
     np.testing.assert_allclose(trained["loss"], error.mean(), rtol=1e-5)
-    image = family.decode(weights, family.encode(weights, batch, None), {})
+    image = space.decode(weights, space.encode(weights, batch, None), {})
     np.testing.assert_allclose(
         found["reconstruction"], 0.5 * np.square(image - batch["image"]).sum((1, 2, 3)), rtol=1e-5
     )
@@ -82,7 +83,7 @@ def test_the_bank_holds_the_latest_codes_of_the_averaged_weights():
     step, expected = jax.jit(family.train_step), []
     for i in range(4):
         batch = two_kinds(16, i)
-        expected.insert(0, family.encode(core.weights(state), batch, None))
+        expected.insert(0, family.latents[0].encode(core.weights(state), batch, None)[:, 0, 0])
         state, _ = step(state, batch, jax.random.key(i))
     np.testing.assert_allclose(state.extra["codes"], np.concatenate(expected)[:40], rtol=1e-5, atol=1e-6)
 

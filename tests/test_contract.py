@@ -61,6 +61,10 @@ def test_samples_are_their_own(made):
     contract.samples_are_their_own(made)
 
 
+def test_latents_agree(made):
+    contract.latents_agree(made)
+
+
 def test_evaluation_ignores_padding(made):
     contract.evaluation_ignores_padding(made)
 

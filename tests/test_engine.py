@@ -345,7 +345,7 @@ def test_interpolations_begin_and_end_at_samples(config):
 
 def test_capabilities_that_are_lacking_are_named(monkeypatch):
     program, _ = build("gan_digits")
-    lacking = program._replace(family=program.family._replace(sample=None, prior=None))
+    lacking = program._replace(family=program.family._replace(sample=None, latents=()))
     with pytest.raises(ConfigError, match="gan cannot sample"):
         tasks.sample(lacking, None, 1, 0)
     with pytest.raises(ConfigError, match="gan draws no codes"):

@@ -32,12 +32,12 @@ def tokenizer(spec: core.Spec) -> core.Family:
         return to_values(codes, 2).repeat(2, axis=1).repeat(2, axis=2) * weights.params["model"]["sign"]
 
     height, width, channels = spec.image_shape
-    codes = spec._replace(image_shape=(height // 2, width // 2, channels))
-    return core.Family(None, None, None, (), encode=encode, decode=decode, codes=codes)
+    codes = core.Spec((height // 2, width // 2, channels), 0, 2)  # it was trained without classes
+    return core.Family(None, None, None, (), latents=(core.Latents(codes, decode, encode),))
 
 
 def make(options, spec, optimizers, prior=transformer) -> core.Family:
-    family = latent(lambda codes: prior.make(options, codes, optimizers), tokenizer(spec))
+    family = latent(lambda codes: prior.make(options, codes, optimizers), spec, tokenizer(spec), False)
     return family._replace(init=lambda key, batch: core.attach(family.init(key, batch), WEIGHTS))
 
 
@@ -73,14 +73,15 @@ def trained():
 
 def test_its_likelihood_and_samples_are_the_priors_over_the_codes(trained):
     family, weights, batch = trained
-    prior = transformer.make(OPTIONS, family.codes, {"model": None})
+    codes_spec = family.latents[0].spec
+    prior = transformer.make(OPTIONS, codes_spec, {"model": None})
     own = core.Weights(weights.params, {}, {})
     key, keys = core.stream(0, "x"), core.item_keys(core.stream(0, "sample"), jnp.arange(4))
     codes = {**batch, "image": -batch["image"][:, ::2, ::2]}
     np.testing.assert_allclose(family.log_prob(weights, batch, key), prior.log_prob(own, codes, key), rtol=1e-6)
     drawn = -prior.sample(own, keys, {}).repeat(2, axis=1).repeat(2, axis=2)
     np.testing.assert_array_equal(family.sample(weights, keys, {}), drawn)
-    assert family.likelihood_of == family.codes and family.bound == "exact"
+    assert family.likelihood_of == codes_spec == core.Spec((4, 4, 1), 10, 2) and family.bound == "exact"
 
 
 def test_the_first_stage_is_used_and_neither_trained_nor_saved(trained, tmp_path):

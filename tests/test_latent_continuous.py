@@ -1,4 +1,4 @@
-"""Codes that are real numbers: their scale, what samples from an ideal prior over them come to, and whole runs."""
+"""Codes that are vectors: their scale, what samples from an ideal prior over them come to, and whole runs."""
 
 import functools
 
@@ -30,15 +30,15 @@ def affine(spec: core.Spec, cell: int) -> core.Family:
     def encode(weights, batch, key):
         first = weights.params["model"]
         codes = first["scale"] * batch["image"][:, ::cell, ::cell][:, ::-1] + first["shift"]
-        return codes.reshape(len(codes), -1)
+        return codes
 
     def decode(weights, codes, condition):
         first = weights.params["model"]
         image = (codes[:, ::-1] - first["shift"]) / first["scale"]
         return jnp.clip(image.repeat(cell, axis=1).repeat(cell, axis=2), -1, 1)
 
-    codes = core.Codes(core.Spec(shape, spec.num_classes, 0), encode, decode)
-    return core.Family(None, None, None, (), continuous=codes)
+    codes = spec._replace(image_shape=shape, levels=0)
+    return core.Family(None, None, None, (), latents=(core.Latents(codes, decode, encode),))
 
 
 # --------------------------------------------------------------------------------------------------------- the scale
@@ -118,10 +118,11 @@ def ideal(monkeypatch):
     def make_prior(spec):
         return diffusion.make(options, spec, ideal_network.OPTIMIZERS)
 
-    family = latent(make_prior, affine(core.Spec(ideal_network.SHAPE, 0, 256), 1))
+    spec = core.Spec(ideal_network.SHAPE, 0, 256)
+    family = latent(make_prior, spec, affine(spec, 1), True)
     weights = core.weights(core.attach(family.init(jax.random.key(0), ideal_network.batch(2)), FIRST))
     scale = {"mean": jnp.array([5.0]), "deviation": jnp.float32(1.5)}
-    return family, weights._replace(extra={**weights.extra, "scale": scale}), make_prior(family.continuous.spec)
+    return family, weights._replace(extra={**weights.extra, "scale": scale}), make_prior(family.latents[0].spec)
 
 
 def test_samples_are_decoded_from_the_ideal_priors_codes(ideal):
@@ -155,7 +156,7 @@ DIFFUSION = diffusion.Options(
 
 
 def make(options, spec, optimizers) -> core.Family:
-    family = latent(lambda codes: diffusion.make(options, codes, optimizers), affine(spec, 2))
+    family = latent(lambda codes: diffusion.make(options, codes, optimizers), spec, affine(spec, 2), True)
     return family._replace(init=lambda key, batch: core.attach(family.init(key, batch), FIRST))
 
 
@@ -219,18 +220,17 @@ def tokenizer(request):
 
 def test_continuous_codes_decode_to_the_tokenizers_own_reconstructions(tokenizer):
     made, weights, batch, shape = tokenizer
-    codes = made.continuous
-    assert codes.spec == core.Spec(shape, 10, 0)
-    found = codes.encode(weights, batch, None)
-    image = codes.decode(weights, found.reshape(4, *shape), batch)
-    np.testing.assert_allclose(image, made.decode(weights, made.encode(weights, batch, None), batch), atol=1e-6)
+    first, vectors = made.latents[0], made.latents[-1]
+    assert vectors.spec == core.Spec(shape, 10, 0)
+    image = vectors.decode(weights, vectors.encode(weights, batch, None), batch)
+    np.testing.assert_allclose(image, first.decode(weights, first.encode(weights, batch, None), batch), atol=1e-6)
     assert image.shape == batch["image"].shape and np.std(image, axis=0).max() > 1e-4
 
 
 def test_every_tokenizer_can_be_diffused_over(tokenizer):
     made, weights, batch, _ = tokenizer
     options = diffusion.Options(network="dit", patch=1, width=8, depth=1, heads=1, conditional=True, steps=2)
-    family = latent(lambda spec: diffusion.make(options, spec, plain(diffusion.GROUPS)), made)
+    family = latent(lambda spec: diffusion.make(options, spec, plain(diffusion.GROUPS)), contract.SPEC, made, True)
     assert family.conditions == ("label",) and family.log_prob is None and family.bound is None
     assert "real numbers" in family.protocol["log-likelihood"] and family.likelihood_of is None
 
@@ -243,23 +243,27 @@ def test_every_tokenizer_can_be_diffused_over(tokenizer):
     assert measured["loss"].shape == (4,) and image.shape == batch["image"].shape
 
 
-def priors(module, **options):
-    return lambda spec: module.make(module.Options(**options), spec, plain(module.GROUPS))
+def second(module, first: core.Family) -> core.Family:
+    def make_prior(spec):
+        return module.make(module.Options(), spec, plain(module.GROUPS))
+
+    return latent(make_prior, contract.SPEC, first, getattr(module, "CONTINUOUS_VALUED", False))
 
 
 def test_each_family_is_given_the_codes_that_it_can_model():
     first = vq.make(vq.Options(codebook_size=16, features=3), contract.SPEC, plain(vq.GROUPS))
-    whole = latent(priors(transformer), first)
-    assert whole.codes == whole.likelihood_of == first.codes and whole.continuous is None and whole.bound == "exact"
-    real = latent(priors(flow), first)
-    assert real.continuous.spec == first.continuous.spec and real.codes is None
-    # A tokenizer that has whole numbers and nothing else: they are dequantised, and the likelihood is of them.
-    dequantised = latent(priors(flow), first._replace(continuous=None))
-    assert dequantised.likelihood_of == first.codes and dequantised.bound == "estimate"
+    tokens, vectors = first.latents
+    over_tokens = second(transformer, first)
+    assert over_tokens.latents[0].spec == over_tokens.likelihood_of == tokens.spec and over_tokens.bound == "exact"
+    over_vectors = second(flow, first)
+    assert over_vectors.latents[0].spec == vectors.spec and over_vectors.likelihood_of is None
+    # A tokenizer that has tokens and nothing else: they are dequantised, and the likelihood is of them.
+    dequantised = second(flow, first._replace(latents=(tokens,)))
+    assert dequantised.likelihood_of == tokens.spec and dequantised.bound == "estimate"
     assert dequantised.log_prob_at_half is not None
     assert "dequantisation" in dequantised.protocol
     with pytest.raises(ConfigError, match=r"codes are real numbers, and the family models whole ones.* diffusion or"):
-        latent(priors(transformer), first._replace(codes=None))
+        second(transformer, first._replace(latents=(vectors,)))
 
 
 # -------------------------------------------------------------------------------------------------------- whole runs

@@ -39,7 +39,7 @@ def exact() -> np.ndarray:
     nodes, mass = np.polynomial.hermite_e.hermegauss(80)
     codes = np.stack(np.meshgrid(nodes, nodes), axis=-1).reshape(-1, 2).astype(np.float32)
     mass = np.outer(mass, mass).reshape(-1) / (2 * np.pi)
-    expected = np.asarray(family().decode(weights(), jnp.asarray(codes), {}), np.float64)
+    expected = np.asarray(family().latents[0].decode(weights(), jnp.asarray(codes), {}), np.float64)
     on = ((expected + 1) / 2).reshape(-1, 4)  # probability of each pixel being 1
     pixels = (IMAGES.reshape(-1, 1, 4) + 1) / 2
     return np.log((np.where(pixels > 0.5, on, 1 - on).prod(-1) * mass).sum(-1))
@@ -109,7 +109,7 @@ def test_the_bounds_are_over_every_code_of_a_grid():
     encoder = jax.tree.map(lambda x: 0.5 * x, model["encoder"])  # posteriors not far from the prior
     decoder = jax.tree.map(jnp.zeros_like, model["decoder"])
     found = found._replace(params={"model": {"encoder": encoder, "decoder": decoder}})
-    assert made.encode(found, batch, None).shape == (count, 2, 2, 2)
+    assert made.latents[0].encode(found, batch, None).shape == (count, 2, 2, 2)
 
     bound = np.asarray(jax.jit(made.log_prob)(found, batch, jax.random.key(1)), np.float64)
     ratio = np.exp(bound + 16 * np.log(2))  # of the importance samples' mean to p(x): 1 in expectation

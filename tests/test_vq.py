@@ -85,8 +85,9 @@ def test_training_lowers_the_error_and_uses_the_codes(kind):
 def test_decoding_the_codes_gives_the_reconstruction_that_was_trained(kind):
     made, _, state, _ = trained(kind)
     weights, batch = core.weights(state), images(12, 1000)
-    codes = made.encode(weights, batch, None)
-    image = np.asarray(made.decode(weights, codes, {}))
+    tokens = made.latents[0]
+    codes = tokens.encode(weights, batch, None)
+    image = np.asarray(tokens.decode(weights, codes, {}))
     seen = vq.build(dataclasses.replace(PLAIN, quantizer=kind, blocks=1), SPEC).see(
         state.params["autoencoder"], state.extra["codebook"], batch["image"]
     )
@@ -103,44 +104,44 @@ def test_decoding_the_codes_gives_the_reconstruction_that_was_trained(kind):
 def test_codes_are_images_that_a_second_stage_can_be_trained_on(kind):
     made, _, state, _ = trained(kind)
     weights, batch = core.weights(state), images(12, 1000)
-    codes = made.encode(weights, batch, None)
-    assert made.codes == core.Spec((4, 4, 1), 0, 24) and made.sample is None
+    tokens = made.latents[0]
+    codes = tokens.encode(weights, batch, None)
+    assert tokens.spec == core.Spec((4, 4, 1), 0, 24) and made.sample is None
     assert codes.shape == (12, 4, 4, 1) and codes.dtype == jnp.int32
     assert codes.min() >= 0 and codes.max() < 24 and len(np.unique(codes)) > 4
-    every = jnp.arange(made.codes.levels, dtype=jnp.int32)
-    np.testing.assert_array_equal(to_levels(to_values(every, made.codes.levels), made.codes.levels), every)
+    every = jnp.arange(tokens.spec.levels, dtype=jnp.int32)
+    np.testing.assert_array_equal(to_levels(to_values(every, tokens.spec.levels), tokens.spec.levels), every)
     options = transformer.Options(width=8, depth=1, heads=1)
-    prior = transformer.make(options, made.codes, {"model": core.Optimizer(optax.sgd(0.1))})
+    prior = transformer.make(options, tokens.spec, {"model": core.Optimizer(optax.sgd(0.1))})
 
     def two_stages(key):
-        second = core.weights(prior.init(key, {"image": to_values(codes, made.codes.levels)}))
+        second = core.weights(prior.init(key, {"image": to_values(codes, tokens.spec.levels)}))
         drawn = prior.sample(second, jax.random.split(key, 3), {})
-        return made.decode(weights, to_levels(drawn, made.codes.levels), {})
+        return tokens.decode(weights, to_levels(drawn, tokens.spec.levels), {})
 
     assert jax.eval_shape(two_stages, jax.random.key(0)).shape == (3, 8, 8, 1)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_vectors_near_a_batchs_own_decode_to_its_reconstructions(kind):
-    """What a family of real numbers draws is quantised: half of the way to the next code changes nothing."""
+    """What a continuous-valued family draws is quantised: half of the way to the next code changes nothing."""
     made, _, state, _ = trained(kind)
     weights, batch = core.weights(state), images(12, 1000)
-    codes = made.encode(weights, batch, None)
-    vectors = made.continuous.encode(weights, batch, None)
-    np.testing.assert_array_equal(made.continuous.decode(weights, vectors, {}), made.decode(weights, codes, {}))
-    assert len(np.unique(vectors)) > 24 * vectors.shape[-1]  # not yet quantised
+    tokens, vectors = made.latents
+    codes, encoded = tokens.encode(weights, batch, None), vectors.encode(weights, batch, None)
+    expected = tokens.decode(weights, codes, {})
+    np.testing.assert_array_equal(vectors.decode(weights, encoded, {}), expected)
+    assert len(np.unique(encoded)) > 24 * encoded.shape[-1]  # not yet quantised
     if kind == "vq":
         exact = weights.extra["codebook"]["vectors"][codes[..., 0]]
-        np.testing.assert_array_equal(
-            made.continuous.decode(weights, (exact + vectors) / 2, {}), made.decode(weights, codes, {})
-        )
+        np.testing.assert_array_equal(vectors.decode(weights, (exact + encoded) / 2, {}), expected)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_step_measures_the_codes_of_its_batch(kind):
     made, step, state, _ = trained(kind)
     weights, batch = core.weights(state), images(16, 2000)
-    codes = np.asarray(made.encode(weights, batch, None))
+    codes = np.asarray(made.latents[0].encode(weights, batch, None))
     after, metrics = step(state, batch, KEY)
     share = np.bincount(codes.ravel(), minlength=24) / codes.size
     np.testing.assert_allclose(metrics["perplexity"], np.exp(scipy.stats.entropy(share)), rtol=1e-4)

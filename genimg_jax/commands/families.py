@@ -32,6 +32,6 @@ def main(arguments: Sequence[str]) -> None:
         module = families.load(name)
         optimizer = {g: optimizers.make(optimizers.Options(), 1, 1) for g in module.GROUPS}
         family = module.make(module.Options(), spec, optimizer)
-        able = [c for c in core.CAPABILITIES if getattr(family, c) is not None]
+        able = [c for c in core.CAPABILITIES if getattr(family, c)]
         bound = {"lower": "lower bound", None: "-"}.get(family.bound, family.bound)
         print(f"{name:16} {bound:12} {', '.join(module.GROUPS):26} {', '.join(able)}")

@@ -180,7 +180,7 @@ def _save_grids(
     if program.family.sample is not None:
         columns = tasks.sample_columns(program, count)
         pictures = tasks.sample(program, weights, count, program.seed)
-    elif program.family.decode is not None and validation is not None:
+    elif core.space_with(program.family, "encode") and validation is not None:
         columns = tasks.COLUMNS
         pictures = tasks.reconstruct(program, weights, validation, count // 2)
     else:

@@ -86,10 +86,16 @@ def functions(config: Config, spec: core.Spec, stored_levels: int, tokenizer: St
         for group, options in config.optimizer.items()
     }
 
-    def make(spec: core.Spec) -> core.Family:
-        return families.load(config.family).make(config.model, spec, optimizer)
+    module = families.load(config.family)
 
-    family = latent(make, tokenizer.family, average) if tokenizer else make(spec)
+    def make(spec: core.Spec) -> core.Family:
+        return module.make(config.model, spec, optimizer)
+
+    if tokenizer:
+        continuous_valued = getattr(module, "CONTINUOUS_VALUED", False)
+        family = latent(make, spec, tokenizer.family, continuous_valued, average)
+    else:
+        family = make(spec)
 
     def prepare(raw: core.Batch, seed: jax.Array, name: str, at: jax.Array | int, training: bool) -> core.Batch:
         return transforms.prepare(raw, core.stream(seed, name, at), config.data, stored_levels, training)

@@ -81,17 +81,30 @@ def tokenizer(config: Config, spec: core.Spec) -> programs.Stage | None:
     values = {**config_files.of_run(workdir), "parallel": asdict(config.parallel)}
     first = open_run(workdir, values, config.tokenizer.checkpoint)
     family = first.program.family
-    if family.codes is None and family.continuous is None:
+    if core.space_with(family, "encode") is None:
         raise ConfigError(
             f"config.tokenizer.workdir is {workdir}, a run of {values['family']}, which has no codes; "
             "train a tokenizer, such as configs/vq_digits.py."
         )
-    if first.program.spec != spec:
-        raise ConfigError(f"the tokenizer {workdir} was trained on {first.program.spec}, and the data is {spec}.")
+    if problem := other_data(first.program, spec):
+        raise ConfigError(f"the tokenizer {workdir} {problem}.")
     leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(first.weights))
     weights = files.digest_arrays({checkpoint.path_name(path): np.asarray(leaf) for path, leaf in leaves})
     record = {"workdir": str(workdir), "step": first.step, "weights": weights}
     return programs.Stage(family, first.weights, record)
+
+
+def other_data(tokenizer: Program, spec: core.Spec) -> str:
+    """Why a tokenizer cannot encode images of this spec, or "". It may have been trained without their conditions."""
+    trained = tokenizer.spec
+    if (trained.image_shape, trained.levels) != (spec.image_shape, spec.levels):
+        return (
+            f"was trained on images {trained.image_shape} of {trained.levels} levels, and the data is of "
+            f"{spec.image_shape} of {spec.levels}"
+        )
+    needed = {name: trained.conditions[name] for name in tokenizer.family.conditions}
+    lacking = [name for name, field in needed.items() if spec.conditions.get(name) != field]
+    return f"is conditioned on {', '.join(lacking)}, which the data has not or in another form" if lacking else ""
 
 
 def check_tokenizer(manifest: Mapping[str, Any], program: Program, workdir: pathlib.Path) -> None:

@@ -17,6 +17,7 @@ from genimg_jax.data import Source
 from genimg_jax.engine import parallel
 from genimg_jax.engine.program import Program, Task, batch_size, held_out, run, run_batches
 from genimg_jax.errors import ConfigError
+from genimg_jax.objectives.interpolation import INTERPOLATIONS
 
 EVALUATION_SEED = 0  # held-out draws (binarisation, codes) are the same for every run, whatever seed it trained with
 COLUMNS = 8  # of a grid of reconstructions
@@ -55,29 +56,22 @@ def sample_task(family: core.Family, weights: core.Weights, batch: core.Batch, k
 def reconstruct_task(
     family: core.Family, weights: core.Weights, batch: core.Batch, key: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    return batch["image"], family.decode(weights, family.encode(weights, batch, key), batch)
+    space = core.space_with(family, "encode")
+    return batch["image"], space.decode(weights, space.encode(weights, batch, key), batch)
 
 
 @dataclasses.dataclass(frozen=True)
 class Interpolate:
-    """Image i is step i % steps on the great circle, which keeps a normal's norm, between the codes of samples
-    2 (i // steps) and 2 (i // steps) + 1."""
+    """Image i is step i % steps of the path between the codes of samples 2 (i // steps) and 2 (i // steps) + 1."""
 
     steps: int
     stream = "sample"
 
     def __call__(self, family: core.Family, weights: core.Weights, batch: core.Batch, key: jax.Array) -> jax.Array:
         row, t = batch["index"] // self.steps, jnp.linspace(0.0, 1.0, self.steps)[batch["index"] % self.steps]
-        first, second = (family.prior(weights, core.item_keys(key, 2 * row + i)) for i in range(2))
-        return family.decode(weights, _between(first, second, t), batch)
-
-
-def _between(first: jax.Array, second: jax.Array, t: jax.Array) -> jax.Array:  # [B, ...], [B, ...], [B] -> [B, ...]
-    flat = [x.reshape(len(x), -1) for x in (first, second)]
-    directions = [x / jnp.linalg.norm(x, axis=1, keepdims=True) for x in flat]
-    angle = jnp.arccos(jnp.clip((directions[0] * directions[1]).sum(1), -1 + 1e-6, 1 - 1e-6))
-    parts = [(jnp.sin(share * angle) / jnp.sin(angle))[:, None] * x for share, x in zip((1 - t, t), flat, strict=True)]
-    return (parts[0] + parts[1]).reshape(first.shape)
+        space = core.space_with(family, "prior", "interpolate")
+        first, second = (space.prior(weights, core.item_keys(key, 2 * row + i)) for i in range(2))
+        return space.decode(weights, INTERPOLATIONS[space.interpolate](first, second, t), batch)
 
 
 # ------------------------------------------------------------------------------------- and what they are run on
@@ -133,7 +127,8 @@ def sample_batches(
     """Images 0 to `count` of the set that `seed` names; image i is the same in every such set whose image i is asked to
     be of the same class, see `condition_for`."""  # -> f32[n, H, W, C] in [-1, 1] ...
     if program.family.sample is None:
-        how = "; train a family over its codes, as configs/latent_digits.py does" if program.family.codes else ""
+        encodes = core.space_with(program.family, "encode")
+        how = "; train a family over its codes, as configs/latent_digits.py does" if encodes else ""
         raise ConfigError(f"{program.config.family} cannot sample{how}.")
     batches = _asked(program, count, label)
     return run_batches(program, sample_task, weights, batches, count, seed)
@@ -150,8 +145,7 @@ def _asked(program: Program, count: int, label: int | np.ndarray | None, steps: 
 def reconstruct(program: Program, weights: core.Weights, source: Source, count: int) -> np.ndarray:
     """Rows of `COLUMNS` images of `source`, each above the row of what decoding their codes gives."""
     # -> f32[2 * count or a few more, H, W, C]
-    family = program.family
-    if family.encode is None or family.decode is None:
+    if core.space_with(program.family, "encode") is None:
         raise ConfigError(f"{program.config.family} has no codes to reconstruct images from.")
     count = -(-count // COLUMNS) * COLUMNS
     batches = itertools.islice(held_out(program, source, COLUMNS), count // COLUMNS)
@@ -165,7 +159,7 @@ def interpolate(
 ) -> np.ndarray:
     """Rows of `steps` images between the codes of samples 2i and 2i + 1; a row is of one class."""
     # -> f32[rows * steps, H, W, C]
-    if program.family.prior is None or program.family.decode is None:
+    if core.space_with(program.family, "prior", "interpolate") is None:
         raise ConfigError(f"{program.config.family} draws no codes to interpolate between.")
     count = rows * steps
     asked = _asked(program, count, label, steps)

@@ -1,4 +1,7 @@
-"""The registry: one line a family. A module has `Options`, `GROUPS` and `make(options, spec, optimizers)`."""
+"""The registry: one line a family. A module has `Options`, `GROUPS` and `make(options, spec, optimizers)`.
+
+It has `CONTINUOUS_VALUED = True` if `make` also takes specs of 0 `levels`: real numbers, not clipped to [-1, 1].
+"""
 
 import importlib
 from types import ModuleType

@@ -2,8 +2,8 @@
 
 An autoencoder has no distribution of its own: the codes of the latest training images, as the averaged weights encode
 them, are kept in `extra`, and whoever samples fits the mixture to them first (well under a second, inside the
-same compiled call). What is drawn follows from the weights and the keys, and training pays one encoder pass. Families
-of real numbers can be trained over the codes too, which are a pixel of as many channels to them.
+same compiled call). What is drawn follows from the weights and the keys, and training pays one encoder pass.
+Continuous-valued families can be trained over the codes too, which are a pixel of as many channels to them.
 """
 
 import dataclasses
@@ -81,29 +81,27 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         seen = corrupted(image, core.item_keys(key, batch["index"]))
         return {"loss": loss_from(params, seen, image), "reconstruction": loss_from(params, image, image)}
 
-    def encode(weights, batch, key):  # [B, H, W, C] -> [B, Z]
-        return codes_of(weights.params["model"], batch["image"])
+    def encode(weights, batch, key):  # [B, H, W, C] -> [B, 1, 1, Z]
+        return codes_of(weights.params["model"], batch["image"])[:, None, None]
 
-    def decode(weights, codes, condition):  # [B, ..., Z] -> [B, H, W, C]
+    def decode(weights, codes, condition):  # [B, 1, 1, Z] -> [B, H, W, C]
         return jnp.tanh(outputs(weights.params["model"], codes.reshape(-1, options.latent)) / 2)
 
-    def prior(weights, keys):  # -> [B, Z]
-        return gaussian_mixture.sample(gaussian_mixture.fit(weights.extra["codes"], options.components), keys)
+    def prior(weights, keys):  # -> [B, 1, 1, Z]
+        mixture = gaussian_mixture.fit(weights.extra["codes"], options.components)
+        return gaussian_mixture.sample(mixture, keys)[:, None, None]
 
     def sample(weights, keys, condition):
         return decode(weights, prior(weights, keys), condition)
 
-    codes = core.Codes(core.Spec((1, 1, options.latent), spec.num_classes, 0), encode, decode)
+    codes = spec._replace(image_shape=(1, 1, options.latent), levels=0)
     return core.Family(
         init,
         train_step,
         evaluate,
         objective=("loss", "reconstruction"),
         sample=sample,
-        encode=encode,
-        decode=decode,
-        continuous=codes,
-        prior=prior,
+        latents=(core.Latents(codes, decode, encode, prior, "linear"),),
     )
 
 

@@ -24,6 +24,7 @@ from genimg_jax.samplers import ode
 from genimg_jax.samplers.likelihood import adaptive_log_density, log_density, rademacher
 
 GROUPS = ("model",)
+CONTINUOUS_VALUED = True
 UNBIASED = "unbiased, and its noise is part of the interval"  # which is over images, each with draws of its own
 
 
@@ -177,7 +178,6 @@ def family(
         sample=sample,
         conditions=("label",) if classes else (),
         denoise=denoise,
-        real=True,
     )
     if not spec.levels:
         return made

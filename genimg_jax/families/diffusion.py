@@ -15,14 +15,14 @@ import jax.numpy as jnp
 from genimg_jax import core
 from genimg_jax.errors import ConfigError
 from genimg_jax.families import denoising, prediction
-from genimg_jax.families.denoising import GROUPS
+from genimg_jax.families.denoising import CONTINUOUS_VALUED, GROUPS
 from genimg_jax.families.prediction import Regression
 from genimg_jax.objectives import paths, targets, weightings
 from genimg_jax.objectives.paths import Path
 from genimg_jax.options import bounded, choice
 from genimg_jax.samplers import grids
 
-__all__ = ["GROUPS", "Options", "make"]
+__all__ = ["CONTINUOUS_VALUED", "GROUPS", "Options", "make"]
 
 
 def first_log_snr(levels: int) -> float:

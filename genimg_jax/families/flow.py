@@ -13,14 +13,14 @@ import jax
 
 from genimg_jax import core
 from genimg_jax.families import denoising, prediction
-from genimg_jax.families.denoising import GROUPS
+from genimg_jax.families.denoising import CONTINUOUS_VALUED, GROUPS
 from genimg_jax.families.prediction import SOLVERS, Regression
 from genimg_jax.objectives import paths, targets, weightings
 from genimg_jax.objectives.couplings import independent_coupling, optimal_transport
 from genimg_jax.options import bounded, choice
 from genimg_jax.samplers import grids
 
-__all__ = ["GROUPS", "Options", "make"]
+__all__ = ["CONTINUOUS_VALUED", "GROUPS", "Options", "make"]
 
 COUPLINGS = {"independent": independent_coupling, "optimal_transport": optimal_transport}
 TIMES = ("uniform_times", "logit_normal_times")

@@ -132,22 +132,23 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
             "logit_fake": fake_logits,
         }
 
-    def prior(weights, keys):  # -> [B, Z]
-        return core.normal(keys, (options.latent,))
+    def prior(weights, keys):  # -> [B, 1, 1, Z]
+        return core.normal(keys, noise.image_shape)
 
-    def decode(weights, codes, condition):  # [B, Z] -> [B, H, W, C]
+    def decode(weights, codes, condition):  # [B, 1, 1, Z] -> [B, H, W, C]
+        codes = codes.reshape(-1, options.latent)
         return generate(weights.params["generator"], weights.extra["generator"], codes, condition, False)[0]
 
     def sample(weights, keys, condition):
         return decode(weights, prior(weights, keys), condition)
 
+    noise = spec._replace(image_shape=(1, 1, options.latent), levels=0)
     return core.Family(
         init,
         train_step,
         evaluate,
         objective=(),
         sample=sample,
-        decode=decode,
-        prior=prior,
+        latents=(core.Latents(noise, decode, prior=prior, interpolate="spherical"),),
         conditions=("label",) if classes else (),
     )

@@ -1,12 +1,14 @@
 """A family over the codes of a trained tokenizer, as one family over images: the second stage of two.
 
-van den Oord et al. 2017 (section 4), Esser et al. 2021; Rombach et al. 2022 where the codes are real numbers. They are
-handed to the prior as an image of codes, so that any family of images can be one: of whole numbers, as pixels of so
-many levels, or of real numbers, standardised. The tokenizer's weights are in `TrainState.frozen`: never trained, and
-never saved a second time.
+van den Oord et al. 2017 (section 4), Esser et al. 2021; Rombach et al. 2022 where the codes are vectors. They are
+handed to the prior as an image of codes, so that any family of images can be one: of tokens, as pixels of so many
+levels, or of vectors, standardised. Images that the prior is conditioned on are encoded too. The tokenizer's weights
+are in `TrainState.frozen`: never trained, and never saved a second time.
 """
 
+import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,111 +21,168 @@ from genimg_jax.objectives.likelihoods import to_levels, to_values
 
 def latent(
     make_prior: Callable[[core.Spec], core.Family],
+    spec: core.Spec,
     tokenizer: core.Family,
+    continuous_valued: bool,
     average: Callable[[core.Tree], core.Tree] = lambda tree: tree,
 ) -> core.Family:
     """The family that draws codes from the prior, and images from the codes.
 
-    A prior that is `real` is made for the tokenizer's `continuous` codes, where it has them, any other for its whole
-    numbers, `codes`. `average` is that of `core.Optimizer`. States that `init` makes lack the tokenizer's weights:
-    whoever makes them attaches a `Weights` as `frozen`. The likelihood is that of the codes, not of pixels; of real
-    numbers there is none, for their density says nothing of an image's probability. Raises `ConfigError` where the
-    prior cannot be made for the codes.
+    `spec` is the data's: the prior can be conditioned on its fields. The codes are those of the space that `choose`
+    returns; `average` is that of `core.Optimizer`. States that `init` makes lack the tokenizer's weights: whoever makes
+    them attaches a `Weights` as `frozen`. The likelihood is that of tokens, not of pixels; of vectors there is none,
+    for their density says nothing of an image's probability. Raises `ConfigError` if no space suits the prior.
     """
-    codes = choose(make_prior, tokenizer)
-    spec, whole = codes.spec, codes.spec.levels > 0
-    prior = make_prior(spec) if whole else standardized(make_prior(spec), average)
+    space = choose(tokenizer, continuous_valued)
+    batches = coded_batches(space, spec)
+    prior, tokens = make_prior(batches.spec), batches.spec.levels > 0
+    prior = over_codes(prior if tokens else standardized(prior, average, batches.sources), batches)
 
-    def stages(weights):
-        return weights._replace(frozen={}), weights.frozen
+    def sample(weights, keys, batch):
+        return batches.decode(weights.frozen, prior.sample(weights, keys, batch), batch)
 
-    def coded(frozen, batch, key):
-        """The batch with its images of codes in place of its images."""
-        found = codes.encode(frozen, batch, key).reshape(-1, *spec.image_shape)
-        return {**batch, "image": to_values(found, spec.levels) if whole else found}
-
-    def decoded(frozen, image, condition):
-        """Images, from images of codes."""  # [B, h, w, c] -> [B, H, W, C]
-        return codes.decode(frozen, to_levels(image, spec.levels) if whole else image, condition)
-
-    def init(key, batch):
-        rows = len(batch["image"])
-        return prior.init(key, {**batch, "image": jnp.zeros((rows, *spec.image_shape))})
-
-    def train_step(state, batch, key):
-        batch = coded(state.frozen, batch, key)
-        after, metrics = prior.train_step(state.replace(frozen={}), batch, key)
-        return after.replace(frozen=state.frozen), metrics
-
-    def evaluate(weights, batch, key):
-        own, frozen = stages(weights)
-        return prior.evaluate(own, coded(frozen, batch, key), key)
-
-    def log_prob(weights, batch, key):
-        own, frozen = stages(weights)
-        return prior.log_prob(own, coded(frozen, batch, key), key)
-
-    def log_prob_at_half(weights, batch, key):
-        own, frozen = stages(weights)
-        return prior.log_prob_at_half(own, coded(frozen, batch, key), key)
-
-    def encode(weights, batch, key):
-        return codes.encode(weights.frozen, batch, key)
-
-    def decode(weights, found, condition):
-        return codes.decode(weights.frozen, found, condition)
-
-    def sample(weights, keys, condition):
-        own, frozen = stages(weights)
-        return decoded(frozen, prior.sample(own, keys, condition), condition)
-
-    def complete(weights, image, mask, keys, condition):
+    def complete(weights, image, mask, keys, batch):
         """Codes of cells that are known throughout are kept, all others drawn, and known pixels put back.
 
         An approximation besides the prior's own: a code near the unknown was made in sight of what stands there, grey.
         """
-        own, frozen = stages(weights)
-        rows, columns, _ = spec.image_shape
-        cells = mask.reshape(len(mask), rows, -1, columns, mask.shape[2] // columns).all(axis=(2, 4))
-        batch = {**condition, "image": jnp.where(mask[..., None], image, 0.0), "index": jnp.arange(len(image))}
-        found = coded(frozen, batch, jax.random.key(0))["image"]  # a tokenizer draws nothing
-        drawn = decoded(frozen, prior.complete(own, found, cells, keys, condition), condition)
-        return jnp.where(mask[..., None], image, drawn)
+        grey = jnp.where(mask[..., None], image, 0.0)
+        drawn = prior.complete(weights, grey, known_cells(mask, batches.spec), keys, batch)
+        return jnp.where(mask[..., None], image, batches.decode(weights.frozen, drawn, batch))
 
-    protocol = dict(prior.protocol)
-    if not whole:
-        protocol["log-likelihood"] = "none: the codes are real numbers, whose density is no probability of images"
-    return core.Family(
-        init,
-        train_step,
-        evaluate,
-        objective=prior.objective,
-        sample=None if prior.sample is None else sample,
+    own_space = space._replace(
+        spec=batches.spec,
+        decode=lambda weights, codes, batch: space.decode(weights.frozen, codes, batch),
+        encode=lambda weights, batch, key: space.encode(weights.frozen, batch, key),
+        prior=None,  # the tokenizer's is not what samples are drawn from
+    )
+    return prior._replace(
+        sample=prior.sample and sample,
         conditions=tuple(dict.fromkeys((*prior.conditions, *tokenizer.conditions))),
-        log_prob=None if prior.log_prob is None else log_prob,
-        log_prob_at_half=prior.log_prob_at_half and log_prob_at_half,
-        bound=prior.bound,
-        likelihood_of=spec if whole else None,
-        protocol=protocol,
-        encode=encode,
-        decode=decode,
-        codes=spec if whole else None,
-        continuous=None if whole else core.Codes(spec, encode, decode),
-        complete=None if prior.complete is None else complete,
+        likelihood_of=batches.spec if tokens else None,
+        protocol={**prior.protocol, **({} if tokens else NO_LIKELIHOOD)},
+        latents=(own_space,),
+        denoise_space=prior.denoise and own_space,
+        complete=prior.complete and complete,
         completion=prior.completion and f"of whole cells of pixels, as codes; {prior.completion}",
     )
 
 
-def choose(make_prior: Callable[[core.Spec], core.Family], tokenizer: core.Family) -> core.Codes:
-    """The codes of the tokenizer that suit the prior. Raises `ConfigError` where it has none that do."""
-    offered = tokenizer.codes or tokenizer.continuous.spec
-    # Any family can be made for binary images of one channel: so made, it tells what it could be made for.
-    real = make_prior(core.Spec((*offered.image_shape[:2], 1), offered.num_classes, 2)).real
-    if tokenizer.continuous and real:
-        return tokenizer.continuous
-    if tokenizer.codes:
-        return core.Codes(tokenizer.codes, tokenizer.encode, tokenizer.decode)
+NO_LIKELIHOOD = {"log-likelihood": "none: the codes are real numbers, whose density is no probability of images"}
+
+
+def choose(tokenizer: core.Family, continuous_valued: bool) -> core.Latents:
+    """The first space of the tokenizer that suits a prior: of vectors if it is `continuous_valued`, else of tokens.
+
+    A continuous-valued prior over tokens is the second choice. Raises `ConfigError` if there is none.
+    """
+    spaces = [space for space in tokenizer.latents if space.encode]
+    vectors = [space for space in spaces if not space.spec.levels] if continuous_valued else []
+    if suitable := vectors + [space for space in spaces if space.spec.levels]:
+        return suitable[0]
     raise ConfigError(
         "the tokenizer's codes are real numbers, and the family models whole ones; choose a family of real numbers, "
         "such as diffusion or flow, or a tokenizer of whole ones, such as vq."
     )
+
+
+class CodedBatches(NamedTuple):
+    """Batches of codes, which a prior is trained on, from batches of images, and back."""
+
+    spec: core.Spec
+    """The prior's."""
+    sources: tuple[str, ...]
+    """The conditions that are encoded: images of the same shape as those that are generated."""
+    encode: Callable[..., core.Batch]
+    """(tokenizer's weights, batch, key) -> batch, with the codes of the image, if there is one, and of the sources."""
+    decode: Callable[[core.Weights, jax.Array, core.Batch], jax.Array]
+    """(tokenizer's weights, image of codes f32[B, h, w, c], batch) -> f32[B, H, W, C]."""
+    blank: Callable[[core.Batch], core.Batch]
+    """(batch) -> what `encode` returns, as zeros: it needs no weights."""
+
+
+def coded_batches(space: core.Latents, spec: core.Spec) -> CodedBatches:
+    """Those of a tokenizer's space and the data's spec. Tokens are the levels of an image in [-1, 1].
+
+    An encoded source is an image of vectors, or tokens from 1 to `levels` in reading order, as captions are (0: none).
+    """
+    shape, levels = space.spec.image_shape, space.spec.levels
+    sources = tuple(name for name, field in spec.fields.items() if field.shape == spec.image_shape and not field.size)
+    field = core.Field((math.prod(shape),), levels + 1) if levels else core.Field(shape)
+
+    def encode(weights, batch, key=None):
+        key = jax.random.key(0) if key is None else key  # conditions of samples are encoded in one way
+
+        def codes(name):
+            return space.encode(weights, {**batch, "image": batch[name]}, key)
+
+        found = {name: codes(name) for name in sources if name in batch}
+        if levels:
+            found = {name: tokens.reshape(len(tokens), -1) + 1 for name, tokens in found.items()}
+        if "image" in batch:
+            found["image"] = to_values(codes("image"), levels) if levels else codes("image")
+        return {**batch, **found}
+
+    def decode(weights, image, batch):
+        return space.decode(weights, to_levels(image, levels) if levels else image, batch)
+
+    def blank(batch):
+        rows, dtype = len(batch["image"]), jnp.int32 if levels else jnp.float32
+        zeros = {name: jnp.zeros((rows, *field.shape), dtype) for name in sources}
+        return {**batch, **zeros, "image": jnp.zeros((rows, *shape))}
+
+    fields = {**spec.fields, **dict.fromkeys(sources, field)}
+    codes_spec = spec._replace(image_shape=shape, levels=levels, fields=fields)
+    return CodedBatches(codes_spec, sources, encode, decode, blank)
+
+
+def over_codes(prior: core.Family, batches: CodedBatches) -> core.Family:
+    """The prior, of the weights of both stages and batches of images: what it draws are images of codes."""
+
+    def own(weights):
+        return weights._replace(frozen={})
+
+    def of_batch(function):
+        """A function (weights, batch, key) of the prior."""
+
+        def run(weights, batch, key):
+            return function(own(weights), batches.encode(weights.frozen, batch, key), key)
+
+        return function and run
+
+    def init(key, batch):
+        return prior.init(key, batches.blank(batch))
+
+    def train_step(state, batch, key):
+        batch = batches.encode(state.frozen, batch, key)
+        after, metrics = prior.train_step(state.replace(frozen={}), batch, key)
+        return after.replace(frozen=state.frozen), metrics
+
+    def sample(weights, keys, batch):
+        return prior.sample(own(weights), keys, batches.encode(weights.frozen, batch))
+
+    def denoise(weights, noisy, level, batch):
+        return prior.denoise(own(weights), noisy, level, batches.encode(weights.frozen, batch))
+
+    def complete(weights, image, mask, keys, batch):
+        batch = {**batch, "image": image, "index": jnp.arange(len(image))}
+        batch = batches.encode(weights.frozen, batch)
+        return prior.complete(own(weights), batch["image"], mask, keys, batch)
+
+    return prior._replace(
+        init=init,
+        train_step=train_step,
+        evaluate=of_batch(prior.evaluate),
+        sample=prior.sample and sample,
+        log_prob=of_batch(prior.log_prob),
+        log_prob_at_half=of_batch(prior.log_prob_at_half),
+        denoise=prior.denoise and denoise,
+        complete=prior.complete and complete,
+        latents=(),  # the prior's own are of images of codes
+    )
+
+
+def known_cells(mask: jax.Array, codes: core.Spec) -> jax.Array:  # bool[B, H, W] -> bool[B, h, w]
+    """Where every pixel that a code stands for is known."""
+    rows, columns, _ = codes.image_shape
+    return mask.reshape(len(mask), rows, -1, columns, mask.shape[2] // columns).all(axis=(2, 4))

@@ -15,14 +15,14 @@ import jax.numpy as jnp
 
 from genimg_jax import core
 from genimg_jax.families import denoising
-from genimg_jax.families.denoising import GROUPS, Model
+from genimg_jax.families.denoising import CONTINUOUS_VALUED, GROUPS, Model
 from genimg_jax.networks import backbone
 from genimg_jax.objectives import one_step, paths, targets, weightings
 from genimg_jax.objectives.paths import mix, per_example
 from genimg_jax.objectives.weightings import independent
 from genimg_jax.options import bounded, choice
 
-__all__ = ["GROUPS", "Options", "make"]
+__all__ = ["CONTINUOUS_VALUED", "GROUPS", "Options", "make"]
 
 FINEST = 7  # shortcuts are from 1 down to 2^-FINEST long
 

@@ -1,4 +1,4 @@
-"""A family of real numbers on any scale, from one that is made for the scale of pixels: what a tokenizer's codes need.
+"""A family of vectors on any scale, from one that is made for the scale of pixels: what a tokenizer's codes need.
 
 Each channel's mean and one standard deviation for all of them are those of the first training batch (Rombach et al.
 2022, appendix G, whose means stay), and are kept in `TrainState.extra`: every checkpoint has them, and the tokenizer is
@@ -6,7 +6,7 @@ left as it is. As the deviation is one, distances keep their proportions: noise 
 so for the decoder, and a channel that says little stays small.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import jax
 import jax.numpy as jnp
@@ -16,11 +16,15 @@ from genimg_jax import core
 DEVIATION = 0.5  # of what the family is given: about that of pixels in [-1, 1], and what families default to
 
 
-def standardized(family: core.Family, average: Callable[[core.Tree], core.Tree] = lambda tree: tree) -> core.Family:
-    """The family that trains on standardised images and undoes that in its samples.
+def standardized(
+    family: core.Family,
+    average: Callable[[core.Tree], core.Tree] = lambda tree: tree,
+    sources: Collection[str] = (),
+) -> core.Family:
+    """The family that trains on standardised images and undoes that in what it samples and denoises.
 
-    `average` is that of `core.Optimizer`. A density would need the scale's Jacobian, and there is no use for one:
-    `log_prob` is `None`.
+    `average` is that of `core.Optimizer`; `sources` are conditions on the same scale as the images. A density would
+    need the scale's Jacobian, and there is no use for one: `log_prob` is `None`.
     """
 
     def measure(image):  # [B, H, W, C] -> {"mean": f32[C], "deviation": f32[]}
@@ -28,9 +32,14 @@ def standardized(family: core.Family, average: Callable[[core.Tree], core.Tree] 
         variance = average(jnp.square(image - per_channel(mean)).mean())
         return {"mean": mean, "deviation": jnp.maximum(jnp.sqrt(variance), 1e-6)}  # codes may all be the same
 
+    def shrunk(scale, image):
+        return (image - per_channel(scale["mean"])) * (DEVIATION / scale["deviation"])
+
+    def enlarged(scale, image):
+        return image * (scale["deviation"] / DEVIATION) + per_channel(scale["mean"])
+
     def shrink(scale, batch):
-        image = (batch["image"] - per_channel(scale["mean"])) * (DEVIATION / scale["deviation"])
-        return {**batch, "image": image}
+        return {**batch, **{name: shrunk(scale, batch[name]) for name in ("image", *sources) if name in batch}}
 
     def own(weights):
         return weights._replace(extra=weights.extra["family"])
@@ -49,9 +58,14 @@ def standardized(family: core.Family, average: Callable[[core.Tree], core.Tree] 
     def evaluate(weights, batch, key):
         return family.evaluate(own(weights), shrink(weights.extra["scale"], batch), key)
 
-    def sample(weights, keys, condition):  # -> [B, H, W, C]
-        scale, drawn = weights.extra["scale"], family.sample(own(weights), keys, condition)
-        return drawn * (scale["deviation"] / DEVIATION) + per_channel(scale["mean"])
+    def sample(weights, keys, batch):  # -> [B, H, W, C]
+        scale = weights.extra["scale"]
+        return enlarged(scale, family.sample(own(weights), keys, shrink(scale, batch)))
+
+    def denoise(weights, noisy, level, batch):  # [B, H, W, C], [B] -> [B, H, W, C]
+        scale = weights.extra["scale"]
+        level = level * (DEVIATION / scale["deviation"])
+        return enlarged(scale, family.denoise(own(weights), shrunk(scale, noisy), level, shrink(scale, batch)))
 
     return core.Family(
         init,
@@ -60,7 +74,7 @@ def standardized(family: core.Family, average: Callable[[core.Tree], core.Tree] 
         objective=family.objective,
         sample=sample,
         conditions=family.conditions,
-        real=True,
+        denoise=family.denoise and denoise,
     )
 
 

@@ -1,7 +1,7 @@
 """Variational autoencoder: Kingma and Welling 2014; beta, Higgins et al. 2017; IWAE, Burda et al. 2016.
 
-Families of real numbers can be trained over its codes, the posterior's means: an image of them with network=grid, else
-a single pixel of as many channels.
+Continuous-valued families can be trained over its codes, the posterior's means: an image of them with network=grid,
+else a single pixel of as many channels.
 """
 
 import dataclasses
@@ -46,7 +46,8 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
     outputs_shape = (*spec.image_shape[:2], likelihood.channels)
     decoder = ImageDecoder(options.network, options.width, options.depth, outputs_shape, classes)
     grid = halved(*spec.image_shape[:2], options.depth, "model.depth") if options.network == "grid" else ()
-    shape = (*grid, options.latent)  # of an image's code
+    shape = (*grid, options.latent)  # of an image's code, in the networks
+    codes_shape = (*(grid or (1, 1)), options.latent)
     optimizer = optimizers["model"]
 
     def label(batch):
@@ -128,20 +129,20 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         total, _ = jax.lax.scan(add, start, jnp.arange(samples))
         return total - jnp.log(samples)
 
-    def encode(weights, batch, key):  # [B, H, W, C] -> [B, ..., Z], the posterior's mean
-        return posterior(weights.params["model"], batch)[0]
+    def encode(weights, batch, key):  # [B, H, W, C] -> [B, h, w, Z], the posterior's mean
+        return posterior(weights.params["model"], batch)[0].reshape(-1, *codes_shape)
 
-    def decode(weights, codes, condition):  # [B, ..., Z] -> [B, H, W, C], the expected image
+    def decode(weights, codes, condition):  # [B, h, w, Z] -> [B, H, W, C], the expected image
         return likelihood.mean(outputs(weights.params["model"], codes.reshape(-1, *shape), condition))
 
-    def prior(weights, keys):  # -> [B, ..., Z]
-        return core.normal(keys, shape)
+    def prior(weights, keys):  # -> [B, h, w, Z]
+        return core.normal(keys, codes_shape)
 
     def sample(weights, keys, condition):
         return decode(weights, prior(weights, keys), condition)
 
     half = options.evaluate_samples // 2 or None  # the bound of one sample is compared with none
-    codes = core.Spec((*(grid or (1, 1)), options.latent), spec.num_classes, 0)
+    codes = spec._replace(image_shape=codes_shape, levels=0)
     return core.Family(
         init,
         train_step,
@@ -151,10 +152,7 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         log_prob=functools.partial(importance_bound, options.evaluate_samples),
         log_prob_at_half=half and functools.partial(importance_bound, half),
         bound="lower",
-        encode=encode,
-        decode=decode,
-        continuous=core.Codes(codes, encode, decode),
-        prior=prior,
+        latents=(core.Latents(codes, decode, encode, prior, "spherical"),),
         conditions=("label",) if classes else (),
         protocol={"importance samples": options.evaluate_samples},
     )

@@ -1,8 +1,8 @@
 """Autoencoder of discrete codes: VQ-VAE (van den Oord et al. 2017), or with FSQ's fixed levels (Mentzer et al. 2023).
 
-A tokeniser: it has no distribution over its codes, and so does not sample. Any family of discrete images can be
-trained on what it encodes; `codes` is their spec. Families of real numbers are trained on the encoder's vectors
-instead, `continuous`, which decoding quantises (Rombach et al. 2022, section 3.1).
+A tokenizer: it has no distribution over its codes, and so does not sample. Any family of discrete images can be
+trained on its tokens. Continuous-valued families are trained on the encoder's vectors instead, which decoding quantises
+(Rombach et al. 2022, section 3.1).
 """
 
 import dataclasses
@@ -57,7 +57,7 @@ class Autoencoder(NamedTuple):
     finish: Callable[[core.Tree, core.Tree], tuple[core.Metrics, core.Tree]]
     """(codebook, (metrics, statistics of the batch's codes)) -> all metrics, {"codebook": the next one}"""
     capabilities: Mapping[str, object]
-    """`evaluate`, `encode`, `decode`, `codes`, `continuous` and `objective` of a `core.Family`."""
+    """`evaluate`, `objective` and `latents` (tokens, vectors) of a `core.Family`."""
 
 
 def build(options: Options, spec: core.Spec) -> Autoencoder:
@@ -121,13 +121,14 @@ def build(options: Options, spec: core.Spec) -> Autoencoder:
     def decode_vectors(weights, vectors, condition):  # f32[B, h, w, D] -> f32[B, H, W, C]
         return decode(weights, quantize(weights, vectors), condition)
 
-    vectors = core.Spec((*grid, quantizer.features), spec.num_classes, 0)
+    tokens = spec._replace(image_shape=(*grid, 1), levels=quantizer.size)
+    vectors = spec._replace(image_shape=(*grid, quantizer.features), levels=0)
     capabilities = {
         "evaluate": evaluate,
-        "encode": encode,
-        "decode": decode,
-        "codes": core.Spec((*grid, 1), spec.num_classes, quantizer.size),
-        "continuous": core.Codes(vectors, encode_vectors, decode_vectors),
+        "latents": (
+            core.Latents(tokens, decode, encode),
+            core.Latents(vectors, decode_vectors, encode_vectors, interpolate="linear"),
+        ),
         # The metrics of reconstruction are of squared errors.
         "objective": ("loss", "reconstruction", "psnr") if options.reconstruction == "squared_error" else ("loss",),
     }
