@@ -2,8 +2,10 @@
 
 import functools
 import json
+import types
 
 import contract
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -12,9 +14,10 @@ from PIL import Image
 
 from genimg_jax import core
 from genimg_jax.data import Options, open_source
-from genimg_jax.engine import images
+from genimg_jax.engine import images, restored
 from genimg_jax.families import transformer
 from genimg_jax.families.latent import latent
+from genimg_jax.families.standardized import DEVIATION
 from genimg_jax.objectives.likelihoods import to_values
 
 WEIGHTS = core.Weights({"model": {"sign": jnp.float32(-1.0)}}, {}, {})
@@ -102,6 +105,86 @@ def test_completion_keeps_whole_cells_and_known_pixels(trained):
     cells = found[:, 4:].reshape(len(image), 2, 2, 4, 2)
     assert (cells == cells[:, :, :1, :, :1]).all(), "what is drawn comes from codes"
     assert not np.array_equal(found[0, 4:], found[1, 4:])
+
+
+# ------------------------------------------------------------------------------------------------------ conditions
+
+FIELDS = {"tokens": core.Field((5,), 7), "source": core.Field((8, 8, 1)), "map": core.Field((8, 8), 3)}
+
+
+def told(continuous_valued: bool):
+    """What a prior over the codes of images with fields is made of, trained on and sampled with."""
+    spec = contract.SPEC._replace(fields=FIELDS)
+    found = {}
+
+    def record(name, batch, result):
+        found[name] = batch
+        return result
+
+    def make_prior(codes_spec):
+        found["spec"] = codes_spec
+        return core.Family(
+            init=lambda key, batch: record("init", batch, core.init_state({}, {}, {})),
+            train_step=lambda state, batch, key: record("train", batch, (state, {})),
+            evaluate=lambda weights, batch, key: {},
+            objective=(),
+            sample=lambda weights, keys, batch: record("sample", batch, jnp.zeros((4, *codes_spec.image_shape))),
+            conditions=("source",),
+        )
+
+    first = tokenizer(spec)
+    space = first.latents[0]
+    if continuous_valued:
+        vectors = space.spec._replace(levels=0)
+        space = core.Latents(vectors, space.decode, lambda *arguments: 2.0 * first.latents[0].encode(*arguments) + 5)
+    family = latent(make_prior, spec, first._replace(latents=(space,)), continuous_valued)
+    noise = jax.random.normal(KEY, (4, 8, 8, 1))
+    batch = {**contract.batch(4), "source": noise, "tokens": jnp.ones((4, 5), jnp.int32)}
+    state = core.attach(family.init(KEY, batch), WEIGHTS)
+    state, _ = family.train_step(state, batch, KEY)
+    conditions = {name: batch[name] for name in ("source", "tokens")}
+    family.sample(core.weights(state), jax.random.split(KEY, 4), conditions)
+    bits = (noise[:, ::2, ::2] < 0).astype(np.int32)  # what the tokenizer encodes
+    return found, batch, bits, family
+
+
+KEY = jax.random.key(0)
+
+
+def test_a_source_image_is_encoded_for_a_prior_over_tokens():
+    found, batch, bits, family = told(continuous_valued=False)
+    spec = contract.SPEC._replace(image_shape=(4, 4, 1), fields={**FIELDS, "source": core.Field((16,), 3)})
+    assert found["spec"] == spec and family.conditions == ("source",)
+    assert found["init"]["source"].shape == (4, 16) and found["init"]["source"].dtype == jnp.int32
+    for name in ("train", "sample"):
+        np.testing.assert_array_equal(found[name]["source"], bits.reshape(4, 16) + 1)  # 0 would be none
+        np.testing.assert_array_equal(found[name]["tokens"], batch["tokens"])
+    np.testing.assert_array_equal(found["train"]["image"], -batch["image"][:, ::2, ::2])
+
+
+def test_a_source_image_is_encoded_and_scaled_for_a_prior_over_vectors():
+    found, batch, bits, _ = told(continuous_valued=True)
+    assert found["spec"].fields == {**FIELDS, "source": core.Field((4, 4, 1))} and found["spec"].levels == 0
+    assert found["init"]["source"].shape == (4, 4, 4, 1) and found["init"]["source"].dtype == jnp.float32
+    codes = 7.0 - 2 * (batch["image"][:, ::2, ::2] > 0)
+    scaled = (2.0 * bits + 5 - codes.mean()) / codes.std() * DEVIATION
+    for name in ("train", "sample"):
+        np.testing.assert_allclose(found[name]["source"], scaled, atol=1e-5)
+    np.testing.assert_allclose(found["train"]["image"], (codes - codes.mean()) / codes.std() * DEVIATION, atol=1e-5)
+
+
+def test_a_tokenizer_may_have_been_trained_without_the_conditions():
+    plain = contract.SPEC._replace(num_classes=0)
+    spec = contract.SPEC._replace(fields=FIELDS)
+
+    def problem(trained, conditions, spec=spec):
+        family = core.Family(None, None, None, (), conditions=conditions)
+        return restored.other_data(types.SimpleNamespace(spec=trained, family=family), spec)
+
+    assert problem(plain, ()) == problem(contract.SPEC, ("label",)) == problem(spec, ("tokens",)) == ""
+    assert "label" in problem(contract.SPEC, ("label",), plain)
+    assert "label" in problem(contract.SPEC, ("label",), spec._replace(num_classes=3))
+    assert "(8, 8, 1) of 256 levels" in problem(plain._replace(levels=256), ())
 
 
 # ---------------------------------------------------------------------------------------------------- whole runs

@@ -149,6 +149,16 @@ def test_evaluation_is_that_of_the_standardised_codes(ideal):
     np.testing.assert_allclose(found["loss"], expected["loss"], rtol=1e-4)
 
 
+def test_codes_are_denoised_on_their_own_scale(ideal):
+    """Codes are 3 z + 5: noise of deviation 3 s on codes is noise of deviation s on z."""
+    family, weights, prior = ideal
+    noisy, level = 2.0 * core.normal(core.item_keys(KEY, jnp.arange(4)), ideal_network.SHAPE), jnp.full(4, 0.7)
+    found = family.denoise(weights, 3 * noisy + 5, 3 * level, {})
+    own = core.Weights(weights.params, {}, {})
+    np.testing.assert_allclose(found, 3 * prior.denoise(own, noisy, level, {}) + 5, rtol=1e-4)
+    assert family.denoise_space is family.latents[0]
+
+
 KEY = jax.random.key(4)
 DIFFUSION = diffusion.Options(
     network="dit", patch=2, width=8, depth=1, heads=1, solver="dpm_solver", steps=3, evaluate_times=2

@@ -93,7 +93,6 @@ EXEMPT = [
     "autoregressive.autoregressive",
     "denoising.family",
     "gan.make",
-    "latent.latent",
     "made.make",
     "meanflow.make",
     "pixelcnn.make",
