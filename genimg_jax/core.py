@@ -156,7 +156,6 @@ def space_with(family: Family, *capabilities: str) -> Latents | None:
 
 
 LONGEST = 1e18  # gradient norm whose square float32 still holds, with room for sums
-CAPABILITIES = ("sample", "log_prob", "latents", "denoise", "complete")
 
 
 # ---------------------------------------------------------------------------------------------------- randomness

@@ -198,6 +198,7 @@ def test_the_families_are_listed_with_what_they_can_do(capsys):
     assert listed.keys() == set(families.REGISTRY)
     assert "log_prob" in listed["vae"] and "lower bound" in listed["vae"]
     assert "log_prob" not in listed["gan"] and "sample" in listed["gan"]
+    assert "interpolate" in listed["gan"] and "reconstruct" not in listed["gan"] and "reconstruct" in listed["vq"]
     assert main(["families", "--family", "vae"]) == 0
     output = capsys.readouterr().out
     assert "Kingma" in output and re.search(r"model.likelihood +'bernoulli' +.*bernoulli", output)

@@ -32,6 +32,14 @@ def main(arguments: Sequence[str]) -> None:
         module = families.load(name)
         optimizer = {g: optimizers.make(optimizers.Options(), 1, 1) for g in module.GROUPS}
         family = module.make(module.Options(), spec, optimizer)
-        able = [c for c in core.CAPABILITIES if getattr(family, c)]
+        able = {
+            "sample": family.sample,
+            "log_prob": family.log_prob,
+            "reconstruct": core.space_with(family, "encode"),
+            "interpolate": core.space_with(family, "prior", "interpolate"),
+            "denoise": family.denoise,
+            "complete": family.complete,
+        }
+        can = ", ".join(verb for verb, function in able.items() if function)
         bound = {"lower": "lower bound", None: "-"}.get(family.bound, family.bound)
-        print(f"{name:16} {bound:12} {', '.join(module.GROUPS):26} {', '.join(able)}")
+        print(f"{name:16} {bound:12} {', '.join(module.GROUPS):26} {can}")
