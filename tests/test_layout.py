@@ -98,7 +98,6 @@ EXEMPT = [
     "pixelcnn.make",
     "prediction.model",
     "vae.make",
-    "vq.build",
     "vqgan.make",
 ]
 

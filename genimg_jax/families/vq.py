@@ -105,6 +105,24 @@ def build(options: Options, spec: core.Spec) -> Autoencoder:
         error = squared_error(jnp.clip(seen.outputs, -1, 1) - batch["image"]).mean(axis=(1, 2, 3))
         return {"loss": seen.loss, "reconstruction": error, "psnr": peak_signal_to_noise_ratio(error)}
 
+    capabilities = {
+        "evaluate": evaluate,
+        "latents": tokens_and_vectors(spec, grid, quantizer, vectors_of, outputs),
+        # The metrics of reconstruction are of squared errors.
+        "objective": ("loss", "reconstruction", "psnr") if options.reconstruction == "squared_error" else ("loss",),
+    }
+    return Autoencoder(quantizer, init, see, finish, capabilities)
+
+
+def tokens_and_vectors(
+    spec: core.Spec,
+    grid: tuple[int, int],
+    quantizer: Quantizer,
+    vectors_of: Callable[[core.Tree, jax.Array], jax.Array],
+    outputs: Callable[[core.Tree, jax.Array], jax.Array],
+) -> tuple[core.Latents, core.Latents]:
+    """The two spaces of an autoencoder's codes on a grid (h, w). Vectors are quantised before they are decoded."""
+
     def encode_vectors(weights, batch, key):  # [B, H, W, C] -> f32[B, h, w, D]
         return vectors_of(weights.params["autoencoder"], batch["image"])
 
@@ -114,25 +132,19 @@ def build(options: Options, spec: core.Spec) -> Autoencoder:
     def encode(weights, batch, key):  # [B, H, W, C] -> i32[B, h, w, 1]
         return quantize(weights, encode_vectors(weights, batch, key))
 
-    def decode(weights, codes, condition):  # i32[B, h, w, 1] -> f32[B, H, W, C]
+    def decode(weights, codes, batch):  # i32[B, h, w, 1] -> f32[B, H, W, C]
         vectors = quantizer.decode(weights.extra["codebook"], codes[..., 0])
         return jnp.clip(outputs(weights.params["autoencoder"], vectors), -1, 1)
 
-    def decode_vectors(weights, vectors, condition):  # f32[B, h, w, D] -> f32[B, H, W, C]
-        return decode(weights, quantize(weights, vectors), condition)
+    def decode_vectors(weights, vectors, batch):  # f32[B, h, w, D] -> f32[B, H, W, C]
+        return decode(weights, quantize(weights, vectors), batch)
 
     tokens = spec._replace(image_shape=(*grid, 1), levels=quantizer.size)
     vectors = spec._replace(image_shape=(*grid, quantizer.features), levels=0)
-    capabilities = {
-        "evaluate": evaluate,
-        "latents": (
-            core.Latents(tokens, decode, encode),
-            core.Latents(vectors, decode_vectors, encode_vectors, interpolate="linear"),
-        ),
-        # The metrics of reconstruction are of squared errors.
-        "objective": ("loss", "reconstruction", "psnr") if options.reconstruction == "squared_error" else ("loss",),
-    }
-    return Autoencoder(quantizer, init, see, finish, capabilities)
+    return (
+        core.Latents(tokens, decode, encode),
+        core.Latents(vectors, decode_vectors, encode_vectors, interpolate="linear"),
+    )
 
 
 def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimizer]) -> core.Family:
