@@ -12,7 +12,7 @@ def get_config(variant: str = ""):
             "multipliers": (1, 2),
             "blocks": 1,
             "heads": 4,
-            "conditional": True,
+            "conditions": ("label",),
             "guidance": 1.5,
             "solver": "heun",
             "steps": 18,

@@ -14,7 +14,7 @@ def get_config(variant: str = ""):
             "heads": 4,
             "registers": 0,
             "label_tokens": 0,
-            "conditional": True,
+            "conditions": ("label",),
             "guidance": 1.5,
             "steps": 32,
             "evaluate_times": 16,

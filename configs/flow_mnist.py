@@ -15,7 +15,7 @@ def get_config(variant: str = ""):
             "width": 32,
             "multipliers": (1, 2, 2),
             "blocks": 1,
-            "conditional": True,
+            "conditions": ("label",),
             "guidance": 1.5,
             "solver": "heun",
             "steps": 18,

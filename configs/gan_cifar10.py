@@ -15,7 +15,7 @@ def get_config(variant: str = ""):
             "latent": 128,
             "loss": "hinge",
             "spectral": True,
-            "conditional": True,
+            "conditions": ("label",),
         },
         data={"source": "tfds", "name": "cifar10", "flip": True},
         optimizer={

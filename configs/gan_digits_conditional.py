@@ -14,7 +14,7 @@ def get_config(variant: str = ""):
             "latent": 32,
             "penalty": "r1",
             "penalty_weight": 0.1,
-            "conditional": True,
+            "conditions": ("label",),
         },
         data={"source": "digits"},
         optimizer={

@@ -17,7 +17,7 @@ def get_config(variant: str = ""):
             "latent": 64,
             "penalty": "r1",
             "penalty_weight": 0.3,
-            "conditional": True,
+            "conditions": ("label",),
         },
         data={"source": "tfds", "name": "mnist"},
         optimizer={"generator": {**adam, "ema_half_life": 10_000.0}, "discriminator": adam},

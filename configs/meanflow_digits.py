@@ -12,7 +12,7 @@ def get_config(variant: str = ""):
             "width": 64,
             "depth": 4,
             "heads": 4,
-            "conditional": True,
+            "conditions": ("label",),
             "guidance": 1.5,
             "evaluate_times": 16,
             "likelihood_steps": 32,

@@ -15,6 +15,7 @@ import optax
 
 from genimg_jax.averages import power_decay
 from genimg_jax.errors import ConfigError
+from genimg_jax.options import nearest
 
 Tree = Any
 Batch = dict[str, jax.Array]
@@ -215,11 +216,22 @@ def attach(state: TrainState, frozen: Tree) -> TrainState:
     return state.replace(frozen_params=jax.tree.map(jnp.copy, frozen))
 
 
-def classes(conditional: bool, spec: Spec) -> int:
-    """The number of classes to condition on, 0 for none. Raises `ConfigError` where the data has no labels."""
-    if conditional and not spec.num_classes:
-        raise ConfigError("model.conditional is True, but the data has no labels; set it to False.")
-    return spec.num_classes if conditional else 0
+def fields_of(conditions: tuple[str, ...], spec: Spec) -> tuple[tuple[str, Field], ...]:
+    """The fields to condition on. Raises `ConfigError` for one that the data does not give with every image."""
+    for name in conditions:
+        if name not in spec.conditions or not spec.conditions[name].paired:
+            known = [other for other, field in spec.conditions.items() if field.paired]
+            has = f"the data gives {', '.join(known)}" if known else "the data gives only images"
+            raise ConfigError(
+                f"model.conditions names {name!r}{nearest(name, known)} With each image {has}; "
+                "fields such as captions are asked for with data.fields."
+            )
+    return tuple((name, spec.conditions[name]) for name in conditions)
+
+
+def condition_of(fields: tuple[tuple[str, Field], ...], batch: Batch) -> Batch:
+    """What a batch holds of the fields."""
+    return {name: batch[name] for name, _ in fields}
 
 
 def weights(state: TrainState, averaged: bool = True) -> Weights:

@@ -40,6 +40,11 @@ def several(default: tuple, low: float, high: float = math.inf, empty: bool = Fa
     return dataclasses.field(default=default, metadata={"low": low, "high": high, "empty": empty})
 
 
+def names() -> Any:
+    """A tuple of names, which may be empty."""
+    return dataclasses.field(default=(), metadata={"empty": True})
+
+
 def location(*words: str) -> Any:
     """A path, made absolute by `parse`, or one of the `words`; "": none."""
     return dataclasses.field(default="", metadata={"path": True, "words": words})

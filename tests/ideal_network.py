@@ -11,6 +11,7 @@ from scipy.stats import multivariate_normal
 
 from genimg_jax import core
 from genimg_jax.families import prediction
+from genimg_jax.networks.conditioning import shown
 from genimg_jax.objectives import targets
 
 SHAPE = (2, 2, 1)
@@ -26,20 +27,27 @@ NOTHING = gaussian_score.gaussian(
 )
 
 
+def told(condition, count: int, classes: int) -> jax.Array:  # -> i32[B]
+    """The class that each example's network is told; `classes` stands for none."""
+    if not condition:
+        return jnp.full(count, classes)
+    return jnp.where(shown(condition, count), condition["label"], classes)
+
+
 class Network:
     """Linen's two methods, and a parameter that nothing depends on."""
 
     def __init__(self, path, target, classes: int):
         self.path, self.target, self.classes = path, target, classes
 
-    def init(self, key, image, c_noise, label, training):
+    def init(self, key, image, c_noise, condition, training):
         return {"params": {"unused": jnp.zeros(1)}}
 
-    def apply(self, variables, scaled, c_noise, label, training):
+    def apply(self, variables, scaled, c_noise, condition, training):
         t, level = self.path.time(-8 * c_noise), jnp.exp(4 * c_noise)
         alpha, sigma = (f(t).reshape(-1, 1, 1, 1) for f in (self.path.alpha, self.path.sigma))
         x = scaled * jnp.sqrt(sigma**2 + (alpha * DATA_STD) ** 2)
-        label = jnp.full(len(x), self.classes) if label is None else label
+        label = told(condition, len(x), self.classes)
         known = [*CLASSES[: self.classes], NOTHING]
         clean = jnp.stack([gaussian_score.denoiser(toy)(x / alpha, level) for toy in known])
         clean = jnp.take_along_axis(clean, label.reshape(1, -1, 1, 1, 1), axis=0)[0]
@@ -51,7 +59,7 @@ def install(monkeypatch, network: Callable) -> None:
     plain = prediction.model
 
     def with_network(options, spec, regression):
-        made = network(regression.interpolant, regression.target, spec.num_classes if options.conditional else 0)
+        made = network(regression.interpolant, regression.target, spec.num_classes if options.conditions else 0)
         monkeypatch.setattr(prediction.backbone, "build", lambda *_: made)
         return plain(options, spec, regression)
 
@@ -59,7 +67,7 @@ def install(monkeypatch, network: Callable) -> None:
 
 
 def made(module, classes: int = 0, levels: int = 256, optimizers=None, **options) -> tuple[core.Family, core.Weights]:
-    options = module.Options(**{"sigma_data": DATA_STD, "conditional": classes > 0, **options})
+    options = module.Options(**{"sigma_data": DATA_STD, "conditions": ("label",) * (classes > 0), **options})
     family = module.make(options, core.Spec(SHAPE, classes, levels), optimizers or OPTIMIZERS)
     return family, core.weights(family.init(jax.random.key(0), batch(2)))
 

@@ -143,7 +143,7 @@ def test_a_configuration_trains_evaluates_samples_and_reports(config, tmp_path, 
 def finished(tmp_path_factory):
     """A conditional GAN: what the flags of `sample` and `evaluate` are tried on."""
     workdir = tmp_path_factory.mktemp("runs") / "gan"
-    learning = ["--config.optimizer.generator.learning_rate=0.05", "--config.model.conditional=True"]
+    learning = ["--config.optimizer.generator.learning_rate=0.05", "--config.model.conditions=('label',)"]
     assert train(workdir, *learning, config="gan_digits") == 0
     return workdir
 

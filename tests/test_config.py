@@ -222,7 +222,7 @@ def test_a_resolved_configuration_is_complete_and_in_range(key, value, message):
         ("parallel.fsdp", 3, "parallel.fsdp is 3, which does not divide the 4 devices"),
         ("parallel.devices", 5, "parallel.devices is 5, but there are 4"),
         ("train.batch_size", 6, "train.batch_size is 6, which 4 devices cannot share"),
-        ("model.conditional", True, "no labels"),
+        ("model.conditions", ("label",), "the data gives only images"),
     ],
 )
 def test_a_program_that_cannot_work_is_refused_before_compiling(key, value, message):

@@ -197,7 +197,7 @@ def test_a_conditional_family_is_not_trained_where_a_class_has_no_image(tmp_path
     image, label = np.random.default_rng(0).integers(0, 256, (20, 8, 8), np.uint8), np.arange(20) % 2
     np.savez(tmp_path / "a.npz", train_image=image, train_label=label, test_image=image, test_label=1 + label)
     values = config_files.load(f"{ROOT / 'configs' / 'made_digits.py'}:tiny")
-    values.update({"data": {"source": "npz", "path": str(tmp_path / "a.npz")}, "model": {"conditional": True}})
+    values.update({"data": {"source": "npz", "path": str(tmp_path / "a.npz")}, "model": {"conditions": ("label",)}})
     values.train.update({"steps": 1, "batch_size": 4})
     with pytest.raises(DataError, match=r"'train' holds no image of 1 of 3 classes, such as '2'"):
         training.train(configs.resolve(values), values.to_dict(), tmp_path / "run")

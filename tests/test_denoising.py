@@ -7,30 +7,45 @@ import pytest
 from jax.extend.core import jaxprs_in_params
 from random_weights import random_weights
 
+from genimg_jax import core
 from genimg_jax.networks import attention, denoising
 from genimg_jax.networks.dit import DiT
 from genimg_jax.networks.unet import UNet
 
 CLASSES = 3
+FIELDS = (("label", core.Field((), CLASSES)),)
 NETWORKS = {
-    "unet": UNet(4, (1, 2), 1, (4,), 2, CLASSES),
-    "dit": DiT(2, 8, 2, 2, 2, CLASSES, registers=1, label_tokens=2, remat=True),
+    "unet": UNet(4, (1, 2), 1, (4,), 2, FIELDS),
+    "dit": DiT(2, 8, 2, 2, 2, FIELDS, registers=1, label_tokens=2, remat=True),
 }
 X = np.random.default_rng(0).standard_normal((4, 8, 8, 2)).astype(np.float32)
 C_NOISE, LABEL = np.array([-1.2, 0.0, 0.4, 1.1], np.float32), np.array([0, 1, 2, CLASSES])
+
+
+def told(label):
+    """A condition in which `CLASSES` stands for a class that is hidden."""
+    return {"label": jnp.asarray(label) % CLASSES, "keep": jnp.asarray(label) < CLASSES}
 
 
 @pytest.fixture(params=NETWORKS, scope="module")
 def network(request):
     """The compiled function of (params, x, c_noise, label), and parameters with no zeros."""
     module = NETWORKS[request.param]
-    params = random_weights(module.init, jax.random.key(0), X, C_NOISE, LABEL, True)["params"]
-    return module, jax.jit(lambda p, x, c, label: module.apply({"params": p}, x, c, label, True)), params
+    params = random_weights(module.init, jax.random.key(0), X, C_NOISE, told(LABEL), True)["params"]
+    return (
+        module,
+        (
+            jax.jit(
+                lambda p, x, c, label: module.apply({"params": p}, x, c, None if label is None else told(label), True)
+            )
+        ),
+        params,
+    )
 
 
 def test_outputs_are_zero_at_first(network):
     module, apply, _ = network
-    params = jax.jit(module.init, static_argnums=4)(jax.random.key(1), X, C_NOISE, LABEL, True)["params"]
+    params = jax.jit(module.init, static_argnums=4)(jax.random.key(1), X, C_NOISE, told(LABEL), True)["params"]
     np.testing.assert_array_equal(apply(params, X, C_NOISE, LABEL), np.zeros_like(X))
 
 
@@ -122,7 +137,7 @@ def test_waves():
 
 
 def test_several_noise_levels_are_told_apart():
-    module = denoising.Condition(8, 0)
+    module = denoising.Modulator(8, ())
     levels = jnp.array([[0.1, 0.7], [0.7, 0.1], [0.1, 0.1]])
     params = random_weights(module.init, jax.random.key(0), levels, None, True)
     vectors = module.apply(params, levels, None, True)

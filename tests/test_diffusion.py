@@ -127,20 +127,19 @@ def test_guidance_guides_samples_and_no_likelihood(ideal):
 class Tells(ideal_network.Network):
     """Predicts a parameter where the class is hidden, else 0."""
 
-    def init(self, key, image, c_noise, label, training):
+    def init(self, key, image, c_noise, condition, training):
         return {"params": {"hidden": jnp.zeros(())}}
 
-    def apply(self, variables, scaled, c_noise, label, training):
-        return (
-            jnp.broadcast_to((label == self.classes).reshape(-1, 1, 1, 1), scaled.shape) * variables["params"]["hidden"]
-        )
+    def apply(self, variables, scaled, c_noise, condition, training):
+        hidden = ideal_network.told(condition, len(scaled), self.classes) == self.classes
+        return jnp.broadcast_to(hidden.reshape(-1, 1, 1, 1), scaled.shape) * variables["params"]["hidden"]
 
 
 def check_dropout() -> None:
     """With images of -1, the gradient of that parameter at 0 is twice the share of hidden classes."""
     optimizers, count, rate = {"model": core.Optimizer(optax.sgd(0.5))}, 20_000, 0.15
     family, _ = ideal_network.made(
-        diffusion, 2, optimizers=optimizers, label_dropout=rate, target="x0", weighting="uniform"
+        diffusion, 2, optimizers=optimizers, condition_dropout=rate, target="x0", weighting="uniform"
     )
     data = {**ideal_network.batch(count, label=1), "image": jnp.full((count, *SHAPE), -1.0)}
     state, _ = jax.jit(family.train_step)(family.init(jax.random.key(0), data), data, jax.random.key(1))
@@ -161,19 +160,19 @@ class Width(ideal_network.Network):
     def __init__(self, width: int):
         self.width = width
 
-    def init(self, key, image, c_noise, label, training):
+    def init(self, key, image, c_noise, condition, training):
         return {"params": {"bias": jnp.zeros(())}}
 
-    def apply(self, variables, scaled, c_noise, label, training):
-        told = self.width * (1 + label).reshape(-1, 1, 1, 1)
+    def apply(self, variables, scaled, c_noise, condition, training):
+        told = self.width * (1 + condition["label"]).reshape(-1, 1, 1, 1)
         return variables["params"]["bias"] + jnp.broadcast_to(told, scaled.shape).astype(jnp.float32)
 
 
 def test_a_narrower_network_guides(monkeypatch):
     """Both are told the class, and each is trained on its own loss alone."""
-    monkeypatch.setattr(prediction.backbone, "build", lambda options, channels, classes, width=0: Width(width or 8))
+    monkeypatch.setattr(prediction.backbone, "build", lambda options, channels, fields, width=0: Width(width or 8))
     optimizers = {"model": core.Optimizer(optax.sgd(0.5))}
-    options = {"target": "x0", "weighting": "uniform", "autoguidance_width": 2, "label_dropout": 0.0}
+    options = {"target": "x0", "weighting": "uniform", "autoguidance_width": 2, "condition_dropout": 0.0}
     family, weights = ideal_network.made(diffusion, 2, optimizers=optimizers, guidance=3.0, **options)
     label = jnp.array([0, 1])
     found = family.denoise(weights, jnp.zeros((2, *SHAPE)), jnp.ones(2), {"label": label})
@@ -188,7 +187,7 @@ def test_a_narrower_network_guides(monkeypatch):
     ("options", "message"),
     [
         ({"guidance": 2.0}, "nothing to be guided by"),
-        ({"guidance": 2.0, "classes": 2, "label_dropout": 0.0}, "learns no images without a class"),
+        ({"guidance": 2.0, "classes": 2, "condition_dropout": 0.0}, "learns no images without a class"),
         ({"sigma_min": 1.0, "sigma_max": 1.0}, "not below model.sigma_max"),
         ({**DDPM, "noise_schedule": "cosine"}, "discrete_times needs"),
     ],
@@ -250,10 +249,10 @@ class Discrete(ideal_network.Network):
 
     shrink = 1.0
 
-    def init(self, key, image, c_noise, label, training):
+    def init(self, key, image, c_noise, condition, training):
         return {"params": {"unused": jnp.zeros(1)}}
 
-    def apply(self, variables, scaled, c_noise, label, training):
+    def apply(self, variables, scaled, c_noise, condition, training):
         level = jnp.exp(4 * c_noise).reshape(-1, 1, 1, 1)
         noisy = scaled * jnp.sqrt(level**2 + DATA_STD**2)  # as x / alpha
         values = jnp.linspace(-1.0, 1.0, LEVELS).reshape(1, 1, 1, -1)
@@ -411,7 +410,7 @@ def test_faults_of_guidance_are_caught(ideal, monkeypatch):
         check_guidance()
 
 
-def test_faults_of_label_dropout_are_caught(monkeypatch):
+def test_faults_of_condition_dropout_are_caught(monkeypatch):
     ideal_network.install(monkeypatch, Tells)
     independent = denoising.independent
     monkeypatch.setattr(denoising, "independent", lambda keys: 1 - independent(keys) ** 2)

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from random_weights import random_weights
 
+from genimg_jax import core
 from genimg_jax.errors import ConfigError
 from genimg_jax.networks import dit
 from genimg_jax.networks.dit import Block, Blocks, DiT, patchify, unpatchify
 
 RNG = np.random.default_rng(0)
+CLASSES, CAPTIONS = (("label", core.Field((), 10)),), (("tokens", core.Field((3,), 6)),)
 TOKENS, CONDITION = (RNG.standard_normal(shape).astype(np.float32) for shape in ((3, 6, 8), (3, 5)))
 
 
@@ -33,7 +35,7 @@ def test_patches(patch, shape):
     [
         (DiT(1, 8, 1, 2, 4), (7, 7, 4)),
         (DiT(2, 8, 1, 2, 1), (28, 28, 1)),
-        (DiT(4, 8, 1, 2, 3, 10, registers=3, label_tokens=2, scan_layers=False), (32, 16, 3)),
+        (DiT(4, 8, 1, 2, 3, CLASSES, registers=3, label_tokens=2, scan_layers=False), (32, 16, 3)),
     ],
 )
 def test_fits_images(network, shape):
@@ -127,7 +129,7 @@ def test_blocks_know_no_order(trunk):
 
 
 def apply(network):
-    return jax.jit(lambda p, x, label=None, context=None: network.apply(p, x, jnp.zeros(len(x)), label, True, context))
+    return jax.jit(lambda p, x, condition=None: network.apply(p, x, jnp.zeros(len(x)), condition, True))
 
 
 def test_the_network_knows_the_places_of_patches():
@@ -140,26 +142,31 @@ def test_the_network_knows_the_places_of_patches():
 
 
 def test_tokens_in_front():
-    """Registers, the class in context, and a given context reach every pixel; none is mistaken for a patch."""
-    network = DiT(2, 8, 1, 2, 1, 3, registers=2, label_tokens=2)
-    image, label = jnp.zeros((2, 4, 4, 1)), jnp.array([0, 1])
-    context = jnp.asarray(RNG.standard_normal((2, 3, 5)), jnp.float32)
-    params = random_weights(network.init, jax.random.key(0), image, jnp.zeros(2), label, True, context)["params"]
+    """Registers, the class in context, and the words of a caption reach every pixel; none is mistaken for a patch."""
+    network = DiT(2, 8, 1, 2, 1, (*CLASSES, *CAPTIONS), registers=2, label_tokens=2)
+    image, words = jnp.zeros((2, 4, 4, 1)), jnp.array([[1, 2, 3], [4, 2, 0]])
+    condition = {"label": jnp.array([0, 1]), "tokens": words}
+    params = random_weights(network.init, jax.random.key(0), image, jnp.zeros(2), condition, True)["params"]
     run = apply(network)
 
-    def outputs(context=context, **changes):
-        return run({"params": {**params, **changes}}, image, label, context)
+    def outputs(words=words, **changes):
+        return run({"params": {**params, **changes}}, image, {**condition, "tokens": words})
 
     def roll(tree):
         return jax.tree.map(lambda x: jnp.roll(x, 1, axis=-1), tree)
 
     plain = outputs()
     assert plain.shape == image.shape
-    np.testing.assert_allclose(outputs(context[:, ::-1]), plain, atol=1e-5)  # they have no places
-    changed = {name: outputs(**{name: roll(params[name])}) for name in ("registers", "label_tokens")}
-    for name, other in {**changed, "context": outputs(roll(context))}.items():
+    tokens = params["tokens"]
+    changed = {
+        "registers": outputs(registers=roll(params["registers"])),
+        "label": outputs(tokens={**tokens, "label": roll(tokens["label"])}),
+        "captions in context": outputs(tokens={**tokens, "tokens": roll(tokens["tokens"])}),
+        "captions": outputs(words[:, ::-1]),  # of the same words in another order
+    }
+    for name, other in changed.items():
         assert np.abs(other - plain).max(axis=3).min() > 1e-5, name
     # Blocks that add nothing leave the patches as they would be by themselves.
     idle = {**params, "trunk": jax.tree.map(jnp.zeros_like, params["trunk"])}
-    alone = apply(DiT(2, 8, 1, 2, 1, 3))({"params": idle}, image, label)
+    alone = apply(DiT(2, 8, 1, 2, 1, (*CLASSES, *CAPTIONS)))({"params": idle}, image, condition)
     np.testing.assert_allclose(outputs(trunk=idle["trunk"]), alone, atol=1e-5)

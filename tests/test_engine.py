@@ -302,7 +302,7 @@ def test_sample_i_depends_on_the_seed_and_i_alone():
 
 
 def test_labels_are_each_in_turn_or_the_one_asked_for():
-    program, _ = build("gan_digits", parallel__devices=1, model__conditional=True)
+    program, _ = build("gan_digits", parallel__devices=1, model__conditions=("label",))
     index = np.arange(8, 23)
     assert tasks.condition_for(program, index)["label"].tolist() == [i % 10 for i in range(8, 23)]
     assert tasks.condition_for(program, index, 7)["label"].tolist() == [7] * 15
@@ -320,7 +320,7 @@ def test_labels_are_each_in_turn_or_the_one_asked_for():
 
 
 def test_a_column_of_samples_shows_one_class():
-    program, _ = build("gan_digits", parallel__devices=1, model__conditional=True)
+    program, _ = build("gan_digits", parallel__devices=1, model__conditions=("label",))
 
     def columns(classes, count, label=None):
         spec = program.spec._replace(num_classes=classes)

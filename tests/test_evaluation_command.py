@@ -29,7 +29,7 @@ CHEAP += ["--config.evaluate.classifier_tests=False"]
 def workdir(tmp_path_factory):
     """A conditional GAN of grey digits, at several steps."""
     workdir = tmp_path_factory.mktemp("runs") / "gan"
-    flags = ["--config.model.conditional=True", "--config.optimizer.generator.learning_rate=0.05"]
+    flags = ["--config.model.conditions=('label',)", "--config.optimizer.generator.learning_rate=0.05"]
     assert train(workdir, *flags, config="gan_digits") == 0
     return workdir
 

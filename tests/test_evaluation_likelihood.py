@@ -168,7 +168,7 @@ def reads_the_class(family: core.Family) -> bool:
 @pytest.mark.parametrize("name", [name for name in families.REGISTRY if name not in WITHOUT])
 def test_a_likelihood_given_the_class_says_so(name, conditional):
     """A table has one column a protocol: log p(image) and log p(image | class) never share one."""
-    changes = {"conditional": conditional, "guidance": 1.0}
+    changes = {"conditions": ("label",) * conditional, "guidance": 1.0}
     known = {field.name for field in dataclasses.fields(case(name).options)}
     options = dataclasses.replace(case(name).options, **{k: v for k, v in changes.items() if k in known})
     family = contract.family(case(name)._replace(options=options))

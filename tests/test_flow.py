@@ -51,10 +51,10 @@ def test_steps_are_equally_long_in_time(steps):
 class Nothing(ideal_network.Network):
     """Predicts a parameter that is 0, so that the loss is the mean square of noise - image."""
 
-    def init(self, key, image, c_noise, label, training):
+    def init(self, key, image, c_noise, condition, training):
         return {"params": {"velocity": jnp.zeros(ideal_network.SHAPE)}}
 
-    def apply(self, variables, scaled, c_noise, label, training):
+    def apply(self, variables, scaled, c_noise, condition, training):
         return jnp.broadcast_to(variables["params"]["velocity"][None], scaled.shape)
 
 
@@ -91,10 +91,10 @@ def test_faults_of_the_coupling_are_caught(monkeypatch, fault):
     ideal_network.install(monkeypatch, Nothing)
     pair = flow.COUPLINGS["optimal_transport"]
 
-    def alone(image, noise, label):
+    def alone(image, noise, condition):
         return noise
 
-    def cheap(image, noise, label):  # every image takes the nearest noise
+    def cheap(image, noise, condition):  # every image takes the nearest noise
         squares = ((image[:, None] - noise[None]) ** 2).sum((2, 3, 4))
         return noise[squares.argmin(1)]
 
@@ -104,7 +104,7 @@ def test_faults_of_the_coupling_are_caught(monkeypatch, fault):
         def pairing(optimizer, loss):
             return value_and_grad(
                 optimizer,
-                lambda p, part, key: loss(p, {**part, "noise": pair(part["image"], part["noise"], None)}, key),
+                lambda p, part, key: loss(p, {**part, "noise": pair(part["image"], part["noise"], {})}, key),
             )
 
         monkeypatch.setattr(core, "value_and_grad", pairing)

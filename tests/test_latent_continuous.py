@@ -210,9 +210,14 @@ def test_neither_microbatches_nor_training_change_the_first_stage_or_the_scale()
 
 # -------------------------------------------------------------------------------------------------------- tokenizers
 
+LABEL = {"conditions": ("label",)}
 TOKENIZERS = {
     "vae": (vae, {"width": 8, "depth": 1, "latent": 3}, (1, 1, 3)),
-    "vae of a grid": (vae, {"network": "grid", "width": 4, "latent": 3, "depth": 1, "conditional": True}, (4, 4, 3)),
+    "vae of a grid": (
+        vae,
+        {"network": "grid", "width": 4, "latent": 3, "depth": 1, "conditions": ("label",)},
+        (4, 4, 3),
+    ),
     "autoencoder": (autoencoder, {"width": 8, "depth": 1, "latent": 3, "bank": 4}, (1, 1, 3)),
     "vq": (vq, {"width": 4, "blocks": 0, "num_downsamples": 1, "codebook_size": 16, "features": 3}, (4, 4, 3)),
     "fsq": (vq, {"width": 4, "blocks": 0, "num_downsamples": 1, "quantizer": "fsq", "levels": (4, 3)}, (4, 4, 2)),
@@ -243,7 +248,7 @@ def test_continuous_codes_decode_to_the_tokenizers_own_reconstructions(tokenizer
 
 def test_every_tokenizer_can_be_diffused_over(tokenizer):
     made, weights, batch, _ = tokenizer
-    options = diffusion.Options(network="dit", patch=1, width=8, depth=1, heads=1, conditional=True, steps=2)
+    options = diffusion.Options(network="dit", patch=1, width=8, depth=1, heads=1, conditions=("label",), steps=2)
     family = latent(lambda spec: diffusion.make(options, spec, plain(diffusion.GROUPS)), contract.SPEC, made, True)
     assert family.conditions == ("label",) and family.log_prob is None and family.likelihood_kind is None
     assert "real numbers" in family.protocol["log-likelihood"] and family.likelihood_spec is None

@@ -42,14 +42,15 @@ class Network:
     def __init__(self, classes: int):
         self.classes = classes
 
-    def init(self, key, image, c_noise, label, training):
+    def init(self, key, image, c_noise, condition, training):
         return {"params": {"excess": jnp.zeros(())}}
 
-    def apply(self, variables, scaled, c_noise, label, training):
+    def apply(self, variables, scaled, c_noise, condition, training):
         t, r = c_noise[:, :1], c_noise[:, :1] - c_noise[:, 1:]
         x = scaled.reshape(len(scaled), -1) * jnp.sqrt(t**2 + ((1 - t) * DATA_STD) ** 2)
         u = mean_velocity(NOTHING, x, r, t)
-        if self.classes and label is not None:
+        if self.classes and condition is not None:
+            label = ideal_network.told(condition, len(x), self.classes)
             told = jnp.stack([mean_velocity(toy, x, r, t) for toy in CLASSES])
             told = jnp.take_along_axis(told, jnp.minimum(label, 1).reshape(1, -1, 1), axis=0)[0]
             u = jnp.where((label < self.classes)[:, None], u + GUIDANCE * (told - u), u)
@@ -58,7 +59,9 @@ class Network:
 
 @pytest.fixture
 def ideal(monkeypatch):
-    monkeypatch.setattr(meanflow.backbone, "build", lambda options, channels, classes, **_: Network(classes))
+    monkeypatch.setattr(
+        meanflow.backbone, "build", lambda options, channels, fields, **_: Network(len(fields) and fields[0][1].size)
+    )
 
 
 @pytest.mark.parametrize("steps", [1, 3])
@@ -96,15 +99,15 @@ def test_the_mean_velocity_is_what_is_learned(ideal, objective):
         check_fixed_point(0.1, objective=objective, shortcut_ratio=0.75)
 
 
-GUIDED = {"classes": 2, "toy": CLASSES[1], "guidance": GUIDANCE, "label_dropout": 1e-9, "shortcut_ratio": 0.0}
+GUIDED = {"classes": 2, "toy": CLASSES[1], "guidance": GUIDANCE, "condition_dropout": 1e-9, "shortcut_ratio": 0.0}
 
 
 def test_guidance_is_learned(ideal):
     check_fixed_point(**GUIDED)
     family, _ = ideal_network.made(meanflow, classes=2, guidance=GUIDANCE)
     assert family.log_prob is None and family.log_prob_at_half is None
-    with pytest.raises(ConfigError, match="label_dropout=0"):
-        ideal_network.made(meanflow, classes=2, guidance=GUIDANCE, label_dropout=0.0)
+    with pytest.raises(ConfigError, match="condition_dropout=0"):
+        ideal_network.made(meanflow, classes=2, guidance=GUIDANCE, condition_dropout=0.0)
 
 
 def test_shortcuts_are_steps_of_samplers():

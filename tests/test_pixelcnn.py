@@ -14,13 +14,14 @@ from genimg_jax.networks.gated import GatedPixelCNN
 from genimg_jax.objectives.likelihoods import categorical
 
 BINARY = core.Spec((3, 3, 1), 3, 2)
+CLASSES = (("label", core.Field((), 3)),)
 
 
 # --------------------------------------------------------------------------------------------------- the network
 
 
-def parameters(network: GatedPixelCNN, image: jax.Array, label=None):
-    return random_weights(network.init, jax.random.key(0), image, label)["params"]
+def parameters(network: GatedPixelCNN, image: jax.Array, condition=None):
+    return random_weights(network.init, jax.random.key(0), image, condition)["params"]
 
 
 def dependence(height, width, channels=1, kind=GatedPixelCNN, layers=3, **changes):
@@ -45,8 +46,8 @@ def test_sees_all_earlier_values_and_no_other(height, width, channels):
 
 
 class SeesItsRow(GatedPixelCNN):
-    def vertical(self, above, first, label, cache):
-        return super().vertical(jnp.roll(above, -1, axis=1), first, label, cache)
+    def vertical(self, above, first, condition, cache):
+        return super().vertical(jnp.roll(above, -1, axis=1), first, condition, cache)
 
 
 class WithoutLinks(GatedPixelCNN):
@@ -86,7 +87,7 @@ def test_faults_are_caught(monkeypatch):
         dependence(2, 2, channels=3)
 
 
-def piecewise(network, params, image, label):
+def piecewise(network, params, image, condition):
     """Outputs row by row and column by column, from caches."""  # [B, H, W, C] -> [B, H, W, out]
     (batch, height, width, _), reach = image.shape, network.first_kernel_radius
     above = gated.before(image, None, 1, reach)
@@ -98,7 +99,7 @@ def piecewise(network, params, image, label):
 
     outputs = []
     for r in range(height):
-        links, rows = apply("vertical", above[:, r : r + reach], r, label, rows)
+        links, rows = apply("vertical", above[:, r : r + reach], r, condition, rows)
         columns = no_columns
         for c in range(width):
             here = [link[:, :, c : c + 1] for link in links]
@@ -111,11 +112,11 @@ def piecewise(network, params, image, label):
 @pytest.mark.parametrize("kind", [GatedPixelCNN, Forgetful])
 def test_cached_outputs_are_those_of_the_full_pass(kind):
     image = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 3, 2)), jnp.float32)
-    label = jnp.array([0, 2])
-    network = kind((3, 3), 8, 2, 4, 1, 2, groups=2, num_classes=3)
-    params = parameters(network, image, label)
-    full = jax.jit(network.apply)({"params": params}, image, label)
-    cached = jax.jit(lambda p: piecewise(network, p, image, label))(params)
+    condition = {"label": jnp.array([0, 2]), "map": jnp.arange(2 * 6 * 6).reshape(2, 6, 6) % 3}
+    network = kind((3, 3), 8, 2, 4, 1, 2, groups=2, fields=(*CLASSES, ("map", core.Field((6, 6), 3))))
+    params = parameters(network, image, condition)
+    full = jax.jit(network.apply)({"params": params}, image, condition)
+    cached = jax.jit(lambda p: piecewise(network, p, image, condition))(params)
     same = np.allclose(full, cached, rtol=1e-4, atol=1e-5)
     assert same == (kind is GatedPixelCNN)
 
@@ -124,15 +125,15 @@ def test_samples_are_those_of_drawing_from_full_passes():
     """With the same keys, recomputing the whole image for every channel of every pixel draws the same images."""
     spec = core.Spec((3, 4, 3), 5, 6)
     family, weights = enumeration.build(
-        "pixelcnn", spec, likelihood="categorical", conditional=True, first_kernel_radius=2, features=12
+        "pixelcnn", spec, likelihood="categorical", conditions=("label",), first_kernel_radius=2, features=12
     )
     keys, label = core.per_example_keys(jax.random.key(1), jnp.arange(16)), jnp.arange(16) % 5
-    network = GatedPixelCNN((3, 4), 12, 2, 18, 1, 2, groups=3, num_classes=5)
+    network = GatedPixelCNN((3, 4), 12, 2, 18, 1, 2, groups=3, fields=(("label", core.Field((), 5)),))
     pixel = categorical(core.Spec((1, 1, 3), 0, 6))
 
     def draw(image, position):
         row, column, channel = position // 12, position // 3 % 4, position % 3
-        outputs = network.apply({"params": weights.params["model"]}, image, label)
+        outputs = network.apply({"params": weights.params["model"]}, image, {"label": label})
         outputs = jax.lax.dynamic_slice(outputs, (0, row, column, 0), (16, 1, 1, 18))
         drawn = pixel.sample(outputs, core.fold_in(keys, position // 3))[:, 0, 0]
         return image.at[:, row, column, channel].set(drawn[jnp.arange(16), channel]), None

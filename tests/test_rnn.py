@@ -104,8 +104,8 @@ def test_cells_equal_pytorch(name):
 
 @pytest.mark.parametrize("name", recurrent.CELLS)
 def test_steps_equal_the_whole_pass(name):
-    network = recurrent.RecurrentStack(name, 8, 2, 3, 4, (2, 3), num_classes=5)
-    x, label = jax.random.normal(jax.random.key(1), (6, 2, 3)), jnp.array([1, 4])
+    network = recurrent.RecurrentStack(name, 8, 2, 3, 4, (2, 3), fields=(("label", core.Field((), 5)),))
+    x, label = jax.random.normal(jax.random.key(1), (6, 2, 3)), {"label": jnp.array([1, 4])}
     variables = jax.jit(network.init)(jax.random.key(0), x, label)
     whole = jax.jit(network.apply)(variables, x, label)
     step = jax.jit(lambda states, x, place: network.apply(variables, states, x, label, place, method="step"))

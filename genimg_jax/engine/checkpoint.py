@@ -94,6 +94,24 @@ def shapes(state: core.TrainState) -> dict[str, list]:
 FILED = {"opt_state": "opt", "ema_params": "ema", "model_state": "extra", "frozen_params": "frozen"}
 
 
+# Where the embeddings of classes were in earlier checkpoints: (ends of names now, ends of names then).
+EARLIER = (
+    ("condition/fields/label/embedding", "condition/label/Embed_0/embedding"),
+    ("tokens/label/label/embedding", "label_tokens/Embed_0/embedding"),
+    ("condition_hidden/label/embedding", "class_hidden/embedding"),
+    ("condition_outputs/label/embedding", "class_outputs/embedding"),
+    ("condition/label/embedding", "ClassEmbedding_0/Embed_0/embedding"),
+    ("condition/label/embedding", "class_bias/embedding"),
+    ("condition/label/label/embedding", "prefix/embedding"),
+)
+
+
+def _place(name: str, stored: Mapping[str, Any]) -> str:
+    """The name under which an array is stored."""
+    earlier = [name.removesuffix(now) + then for now, then in EARLIER if name.endswith(now)]
+    return next((place for place in (name, *earlier) if place in stored), name)
+
+
 def filed(parts: Mapping[str, core.Tree]) -> dict[str, core.Tree]:
     """The parts of a state or of weights under their names in files."""
     return {FILED.get(name, name): part for name, part in parts.items()}
@@ -160,7 +178,11 @@ def restore(store: Store, step: int, abstract_state: core.TrainState) -> core.Tr
 
     Raises `CheckpointError` naming the first arrays that differ in path, shape or dtype, before loading any.
     """
-    stored, wanted = about(store, step)["shapes"], shapes(abstract_state)
+    found, wanted = about(store, step)["shapes"], shapes(abstract_state)
+    places = {name: _place(name, found) for name in wanted}
+    stored = {**found, **{name: found[place] for name, place in places.items() if place in found}}
+    for place in set(places.values()) - set(places):
+        stored.pop(place, None)
     wrong = [path for path in {**stored, **wanted} if stored.get(path) != wanted.get(path)]
     if wrong:
         lines = [f"  {p}: stored {stored.get(p, 'nothing')}, wanted {wanted.get(p, 'nothing')}" for p in wrong[:5]]
@@ -168,6 +190,12 @@ def restore(store: Store, step: int, abstract_state: core.TrainState) -> core.Tr
             f"checkpoint {store.directory / str(step)} is of another model; {len(wrong)} arrays differ from the "
             f"{len(wanted)} that are wanted:\n" + "\n".join(lines)
         )
+    if any(name != place for name, place in places.items()):
+        arrays = restore_untyped(store, step)
+        saved = jax.tree_util.tree_map_with_path(
+            lambda path, x: jax.device_put(arrays[places[path_name(path)]], x.sharding), _saved(abstract_state)
+        )
+        return _loaded(saved, abstract_state.frozen_params)
     args = ocp.args.Composite(state=ocp.args.StandardRestore(_saved(abstract_state)))
     return _loaded(store.manager.restore(step, args=args)["state"], abstract_state.frozen_params)
 

@@ -246,8 +246,12 @@ OLD_OPTIONS = {
     "model.reach": "kernel_radius",
     "model.first_reach": "first_kernel_radius",
     "model.revival_threshold": "dead_code_threshold",
+    "model.label_dropout": "condition_dropout",
+    "model.conditional": "conditions",
 }
 OLD_VALUES = {
+    ("model.conditions", True): ("label",),
+    ("model.conditions", False): (),
     ("model.target", "image"): "x0",
     ("model.target", "noise"): "epsilon",
     ("model.target", "angular_velocity"): "v",
@@ -260,7 +264,7 @@ def _renamed(section: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """A section of a stored configuration under today's names."""
     named = {OLD_OPTIONS.get(f"{section}.{name}", name): value for name, value in options.items()}
     return {
-        name: OLD_VALUES.get((f"{section}.{name}", value), value) if isinstance(value, str) else value
+        name: OLD_VALUES.get((f"{section}.{name}", value), value) if isinstance(value, (str, bool)) else value
         for name, value in named.items()
     }
 

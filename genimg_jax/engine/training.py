@@ -249,5 +249,6 @@ def _check_classes(program: Program, source: Source) -> None:
         raise DataError(
             f"the training split {source.split!r} holds no image of {len(unseen)} of "
             f"{len(source.classes)} classes, such as {unseen[0]!r}, which the model then cannot learn: give it "
-            "images of each class (config.data.train_split, config.data.limit), or set config.model.conditional=False."
+            "images of each class (config.data.train_split, config.data.limit), or take the label out of "
+            "config.model.conditions."
         )

@@ -15,7 +15,7 @@ def autoregressive(
     decode: Callable[..., tuple[jax.Array, jax.Array]],
     spec: core.Spec,
     optimizers: Mapping[str, core.Optimizer],
-    classes: int,
+    conditions: tuple[str, ...],
     order: str,
     candidates: int,
     train_log_mass: Callable[[core.Tree, core.Batch, jax.Array], jax.Array] | None = None,
@@ -23,7 +23,7 @@ def autoregressive(
     """A family with one parameter group, `model`, trained by maximum likelihood.
 
     `init(key, batch)` draws its parameters; `log_mass(params, batch)` is log p(image), f32[B]; and
-    `fill(params, image [B, H, W, C], known bool[B, H, W], keys[B], condition)` draws what is not known in the model's
+    `decode(params, image [B, H, W, C], mask bool[B, H, W], keys[B], condition)` draws what is not known in the model's
     `order`, and returns with the images the log-likelihood f32[B] of what is, given what comes before it.
     `train_log_mass(params, batch, step)` is what training maximises, if not `log_mass`. `candidates` are the
     completions drawn an image: see `ancestral.resample`.
@@ -65,7 +65,7 @@ def autoregressive(
         evaluate,
         objective=("loss", "log_prob"),
         sample=sample,
-        conditions=("label",) if classes else (),
+        conditions=conditions,
         log_prob=log_prob,
         likelihood_kind="exact",
         inpaint=inpaint,

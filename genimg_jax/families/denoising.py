@@ -1,6 +1,6 @@
 """What diffusion and flow models share: a network that sees images at a random noise level, trained by regression.
 
-What is drawn, what is regressed and how samples are made are each family's own (`Model`); classes, dequantisation,
+What is drawn, what is regressed and how samples are made are each family's own (`Model`); conditions, dequantisation,
 the loop over noise levels in evaluation and the likelihood by the probability-flow ODE are here.
 """
 
@@ -16,10 +16,11 @@ import jax.numpy as jnp
 from genimg_jax import core
 from genimg_jax.errors import ConfigError
 from genimg_jax.networks import backbone
+from genimg_jax.networks.conditioning import Condition
 from genimg_jax.objectives.couplings import Coupling, independent_coupling
 from genimg_jax.objectives.interpolants import Interpolant, noise_level
 from genimg_jax.objectives.weightings import independent, stratified
-from genimg_jax.options import bounded, is_enabled
+from genimg_jax.options import bounded, is_enabled, names
 from genimg_jax.samplers import ode
 from genimg_jax.samplers.likelihood import adaptive_log_density, log_density, rademacher
 
@@ -32,10 +33,9 @@ UNBIASED = "unbiased, and its noise is part of the interval"  # which is over im
 class Options(backbone.Options):
     """The options that these families share; each adds its own."""
 
-    conditional: bool = False  # condition on the class
-    label_dropout: float = bounded(
-        0.1, 0.0, 1.0, structural=True
-    )  # share of images whose class is hidden, for guidance
+    conditions: tuple[str, ...] = names()  # fields of the data that it is told: label, tokens, map, features, source
+    # Share of images whose condition is hidden, for guidance.
+    condition_dropout: float = bounded(0.1, 0.0, 1.0, structural=True)
     dequantize: bool = False  # train on images with uniform noise as wide as a level, of which `log_prob` is a density
     sigma_data: float = bounded(
         0.5, 1e-3
@@ -57,34 +57,34 @@ class Options(backbone.Options):
 
 
 class Model(NamedTuple):
-    """One kind of these families. Labels i32[B] may be the null class, or None for the null class throughout."""
+    """One kind of these families. A condition may be hidden, for some examples or all: see `networks.conditioning`."""
 
-    init: Callable[[jax.Array, jax.Array, jax.Array | None], core.Tree]
-    """(key, image, label) -> parameters."""
+    init: Callable[[jax.Array, jax.Array, Condition], core.Tree]
+    """(key, image, condition) -> parameters."""
     draw: Callable[[jax.Array, jax.Array], core.Batch]
     """(uniform f32[B] within (0, 1), keys[B]) -> what is drawn for each image besides its noise: times."""
     error: Callable[[core.Tree, core.Batch], tuple[jax.Array, core.Metrics]]
-    """(parameters, {image, noise, label, what `draw` drew}) -> f32[B] to be minimised, {name: f32[B]} to be known."""
-    denoiser: Callable[[core.Tree, jax.Array | None], ode.Denoise]
-    """(parameters, label) -> the denoiser of `log_prob`."""
-    guided: Callable[[core.Tree, jax.Array | None], ode.Denoise]
-    """(parameters, label) -> the denoiser of `denoise`."""
-    sample: Callable[[core.Tree, jax.Array | None, jax.Array], jax.Array]
-    """(parameters, label, keys[B]) -> images f32[B, H, W, C], not clipped."""
+    """(parameters, {image, noise, condition, what `draw` drew}) -> f32[B] to be minimised, {name: f32[B]} to report."""
+    denoiser: Callable[[core.Tree, Condition], ode.Denoise]
+    """(parameters, condition) -> the denoiser of `log_prob`."""
+    guided: Callable[[core.Tree, Condition], ode.Denoise]
+    """(parameters, condition) -> the denoiser of `denoise`."""
+    sample: Callable[[core.Tree, Condition, jax.Array], jax.Array]
+    """(parameters, condition, keys[B]) -> images f32[B, H, W, C], not clipped."""
     interpolant: Callable[[core.Tree], Interpolant]
     bounded: bool = False  # the negative of the metric 'loss' is a lower bound of the log-likelihood
     couple: Coupling = independent_coupling
     objective: tuple[str, ...] = ("loss",)  # the metrics of `error` that are minimised
 
 
-def check_guidance(options: Options, guidance: float, classes: int, needed: str = "model.conditional") -> None:
-    """Raises `ConfigError` unless the network learns images both with their class and without."""
-    if not classes:
+def check_guidance(options: Options, guidance: float, needed: str = "model.conditions") -> None:
+    """Raises `ConfigError` unless the network learns images both with their condition and without."""
+    if not options.conditions:
         raise ConfigError(f"model.guidance is {guidance:g}, but there is nothing to be guided by; set {needed}.")
-    if not is_enabled(options.label_dropout):
+    if not is_enabled(options.condition_dropout):
         raise ConfigError(
-            f"model.guidance is {guidance:g}, but with model.label_dropout=0 the network learns no images without a "
-            "class, which guidance is away from; set it to 0.1, say."
+            f"model.guidance is {guidance:g}, but with model.condition_dropout=0 the network learns no images "
+            "without a condition, which guidance is away from; set it to 0.1, say."
         )
 
 
@@ -103,7 +103,7 @@ def family(
     """A family with one parameter group, `model`.
 
     Samples are clipped to [-1, 1], but for images of real numbers, which have no `log_prob`: theirs would be a density.
-    `log_prob` is of the image given its class, where there is one.
+    `log_prob` is of the image given its condition, where it has one.
     """
     if options.sigma_min >= options.sigma_max:
         raise ConfigError(
@@ -111,32 +111,30 @@ def family(
         )
     if options.dequantize and not spec.levels:
         raise ConfigError("model.dequantize is for images of levels, and these are of real numbers; set it to False.")
-    classes, optimizer = core.classes(options.conditional, spec), optimizers["model"]
+    fields, optimizer = core.fields_of(options.conditions, spec), optimizers["model"]
     width = 2 / (spec.levels - 1) if spec.levels else 0.0  # of a level
 
     def dequantized(keys, image):  # [B, H, W, C] -> [B, H, W, C]
         return image + width * (jax.vmap(lambda key: jax.random.uniform(key, spec.image_shape))(keys) - 0.5)
 
-    def label(batch):
-        return batch["label"] if classes else None
-
     def part(keys, batch, uniform):
         """An image as the network is to see it in one regression, each example's from its own key."""
         image = dequantized(core.fold_in(keys, 2), batch["image"]) if options.dequantize else batch["image"]
         noise = core.normal(core.fold_in(keys, 0), spec.image_shape)
-        return {"image": image, "noise": noise, "label": label(batch), **model.draw(uniform, core.fold_in(keys, 3))}
+        condition = core.condition_of(fields, batch)
+        return {"image": image, "noise": noise, "condition": condition, **model.draw(uniform, core.fold_in(keys, 3))}
 
     def init(key, batch):
-        return core.init_state({"model": model.init(key, batch["image"], label(batch))}, optimizers)
+        return core.init_state({"model": model.init(key, batch["image"], batch)}, optimizers)
 
     def train_step(state, batch, key):
         times_key, key = jax.random.split(key)
         keys = core.per_example_keys(key, batch["index"])
         drawn = part(keys, batch, stratified(times_key, batch["index"]))
-        drawn["noise"] = model.couple(drawn["image"], drawn["noise"], drawn["label"])
-        if classes:
-            dropped = independent(core.fold_in(keys, 1)) < options.label_dropout
-            drawn["label"] = jnp.where(dropped, classes, batch["label"])
+        drawn["noise"] = model.couple(drawn["image"], drawn["noise"], drawn["condition"])
+        if fields:
+            dropped = independent(core.fold_in(keys, 1)) < options.condition_dropout
+            drawn["condition"]["keep"] = ~dropped
 
         def loss(params, part, _):
             objective, metrics = model.error(params, part)
@@ -146,7 +144,7 @@ def family(
         return state.replace(step=state.step + 1), metrics
 
     def measured(weights, batch, key, times):
-        """Metrics, with every class shown, at one noise level in each of `times` equally likely ranges."""
+        """Metrics, with every condition shown, at one noise level in each of `times` equally likely ranges."""
         keys = core.per_example_keys(key, batch["index"])
 
         def measure(k):
@@ -161,10 +159,10 @@ def family(
         return measured(weights, batch, key, options.evaluate_times)
 
     def denoise(weights, noisy, level, condition):
-        return model.guided(weights.params["model"], label(condition))(noisy, level)
+        return model.guided(weights.params["model"], condition)(noisy, level)
 
     def sample(weights, keys, condition):
-        drawn = model.sample(weights.params["model"], label(condition), keys)
+        drawn = model.sample(weights.params["model"], condition, keys)
         return jnp.clip(drawn, -1.0, 1.0) if spec.levels else drawn
 
     def bound(weights, batch, key):
@@ -173,7 +171,7 @@ def family(
     def estimate(steps, tolerance, weights, batch, key):
         """The log density at the image with uniform noise as wide as a level, times that width a value."""
         params, keys = weights.params["model"], core.per_example_keys(key, batch["index"])
-        image, denoiser = dequantized(core.fold_in(keys, 0), batch["image"]), model.denoiser(params, label(batch))
+        image, denoiser = dequantized(core.fold_in(keys, 0), batch["image"]), model.denoiser(params, batch)
         probes = None
         if options.likelihood_probes:
             probes = rademacher(core.fold_in(keys, 1), options.likelihood_probes, spec.image_shape)
@@ -190,7 +188,7 @@ def family(
         evaluate,
         objective=(*model.objective, "log_prob") if model.bounded else model.objective,
         sample=sample,
-        conditions=("label",) if classes else (),
+        conditions=options.conditions,
         denoise=denoise,
     )
     if not spec.levels:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from genimg_jax import core
 from genimg_jax.networks.image import ImageDecoder, ImageEncoder
 from genimg_jax.objectives.adversarial import LOSSES, PENALTIES
-from genimg_jax.options import bounded, choice
+from genimg_jax.options import bounded, choice, names
 
 GROUPS = ("generator", "discriminator")
 
@@ -30,15 +30,16 @@ class Options:
     discriminator_normalization: str = choice("none", "none", "batch", "group")
     spectral: bool = False  # spectral normalisation of the discriminator (Miyato et al. 2018)
     discriminator_steps: int = bounded(1, 1)  # updates a step, each on its own slice of the batch
-    conditional: bool = False  # condition generator and discriminator on the class
+    conditions: tuple[str, ...] = names()  # fields of the data that it is told: label, tokens, map, features, source
 
 
 def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimizer]) -> core.Family:
     """The family with parameter groups `generator` and `discriminator`."""
-    classes = core.classes(options.conditional, spec)
+    fields = core.fields_of(options.conditions, spec)
     shape, normalization = spec.image_shape, options.generator_normalization
-    generator = ImageDecoder(options.network, options.width, options.depth, shape, classes, normalization)
+    generator = ImageDecoder(options.network, options.width, options.depth, shape, fields, normalization)
     # One logit a class, of which the image's own counts (Mescheder et al. 2018).
+    classes = dict(fields)["label"].size if "label" in options.conditions else 0
     discriminator = ImageEncoder(
         options.network,
         options.width,
@@ -49,13 +50,10 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
     )
     loss, penalty = LOSSES[options.loss], PENALTIES[options.penalty]
 
-    def label(batch):
-        return batch["label"] if classes else None
-
     def generate(params, statistics, codes, condition, training):
         """Images in [-1, 1], and the batch statistics to carry on with."""  # [B, Z] -> [B, H, W, C]
         variables = {"params": params, "batch_stats": statistics}
-        outputs, changed = generator.apply(variables, codes, label(condition), training, mutable=["batch_stats"])
+        outputs, changed = generator.apply(variables, codes, condition, training, mutable=["batch_stats"])
         return jnp.tanh(outputs.astype(jnp.float32)), changed.get("batch_stats", {})
 
     def discriminate(params, statistics, image, condition, training):  # [B, H, W, C] -> [B]
@@ -68,7 +66,7 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         first, second = jax.random.split(key)
         code = jnp.zeros((batch["image"].shape[0], options.latent))
         variables = {
-            "generator": generator.init(first, code, label(batch), True),
+            "generator": generator.init(first, code, batch, True),
             "discriminator": discriminator.init(second, batch["image"], None, True),
         }
         params = {group: tree["params"] for group, tree in variables.items()}
@@ -152,5 +150,5 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         objective=(),
         sample=sample,
         latents=(core.Latents(noise, decode, prior=prior, interpolate="spherical"),),
-        conditions=("label",) if classes else (),
+        conditions=options.conditions,
     )

@@ -16,7 +16,7 @@ from genimg_jax import core
 from genimg_jax.families.autoregressive import autoregressive
 from genimg_jax.networks.masked import MaskedMLP
 from genimg_jax.objectives.likelihoods import LIKELIHOODS
-from genimg_jax.options import bounded, choice
+from genimg_jax.options import bounded, choice, names
 from genimg_jax.samplers import ancestral
 
 GROUPS = ("model",)
@@ -32,21 +32,18 @@ class Options:
     orders: int = bounded(1, 1)
     order_seed: int = bounded(0, 0)
     candidates: int = bounded(1, 1)  # completions drawn an image, of which one is chosen; see `ancestral.resample`
-    conditional: bool = False  # condition on the class
+    conditions: tuple[str, ...] = names()  # fields of the data that it is told: label, tokens, map, features, source
 
 
 def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimizer]) -> core.Family:
     """The family with one parameter group, `model`. Raises `ConfigError` where the data cannot have the likelihood."""
     count = int(np.prod(spec.image_shape))
     likelihood = LIKELIHOODS[options.likelihood](spec._replace(image_shape=(count, 1, 1)))
-    classes = core.classes(options.conditional, spec)
-    network = MaskedMLP(count, likelihood.channels, options.width, options.depth, options.direct, classes)
+    fields = core.fields_of(options.conditions, spec)
+    network = MaskedMLP(count, likelihood.channels, options.width, options.depth, options.direct, fields)
     orders = jnp.stack([variable_order(options, spec.image_shape, i) for i in range(options.orders)])
     ranks = jnp.argsort(orders)
     order_name = options.order if options.orders == 1 else "one of several"
-
-    def label(batch):
-        return batch["label"] if classes else None
 
     def apply(params, *arguments, method="__call__"):
         return network.apply({"params": params}, *arguments, method=method)
@@ -54,11 +51,11 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
     def log_masses(params, batch, which):
         """Under one of the orders."""  # [B, H, W, C], i32[] -> [B]
         image = batch["image"].reshape(-1, count)
-        outputs = apply(params, image, label(batch), ranks[which])
+        outputs = apply(params, image, batch, ranks[which])
         return likelihood.log_prob(outputs[:, :, None], image[:, :, None, None])
 
     def init(key, batch):
-        return network.init(key, batch["image"].reshape(-1, count), label(batch), ranks[0])["params"]
+        return network.init(key, batch["image"].reshape(-1, count), batch, ranks[0])["params"]
 
     def train_log_mass(params, batch, step):
         return log_masses(params, batch, step % options.orders)
@@ -86,7 +83,7 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
 
         mask = jnp.broadcast_to(mask[..., None], image.shape)
         observed, mask = (jnp.take_along_axis(x.reshape(batch, count), order, axis=1) for x in (image, mask))
-        start = apply(params, batch, label(condition), method="start")
+        start = apply(params, batch, condition, method="start")
         _, values, weight = ancestral.decode(step, start, jnp.arange(count), observed[..., None], mask, keys)
         return jnp.take_along_axis(values[..., 0], rank_of, axis=1).reshape(image.shape), weight
 
@@ -96,7 +93,7 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         decode,
         spec,
         optimizers,
-        classes,
+        options.conditions,
         order_name,
         options.candidates,
         train_log_mass,

@@ -17,6 +17,7 @@ from genimg_jax import core
 from genimg_jax.families import denoising
 from genimg_jax.families.denoising import CONTINUOUS_VALUED, GROUPS, Model
 from genimg_jax.networks import backbone
+from genimg_jax.networks.conditioning import shown
 from genimg_jax.objectives import interpolants, one_step, targets, weightings
 from genimg_jax.objectives.interpolants import mix, per_example
 from genimg_jax.objectives.weightings import independent
@@ -40,35 +41,35 @@ class Options(denoising.Options):
 
 def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimizer]) -> core.Family:
     """The family with one parameter group, `model`."""
-    classes = core.classes(options.conditional, spec)
+    fields = core.fields_of(options.conditions, spec)
     if options.guidance != 1.0:
-        denoising.check_guidance(options, options.guidance, classes)
-    network = backbone.build(options, spec.image_shape[-1], classes, forward_mode_ad=options.objective == "mean_flow")
+        denoising.check_guidance(options, options.guidance)
+    network = backbone.build(options, spec.image_shape[-1], fields, forward_mode_ad=options.objective == "mean_flow")
     interpolant = interpolants.rectified()
     draw = DRAWS[options.objective]
 
-    def init(key, image, label):
-        return network.init(key, image, jnp.zeros((len(image), 2)), label, False)["params"]
+    def init(key, image, condition):
+        return network.init(key, image, jnp.zeros((len(image), 2)), condition, False)["params"]
 
-    def mean_velocity(params, label):
+    def mean_velocity(params, condition):
         def velocity(noisy, r, t):  # [B, H, W, C], [B], [B] -> [B, H, W, C]
             scaled = per_example(targets.input_scale(interpolant, t, options.sigma_data), noisy) * noisy
-            return network.apply({"params": params}, scaled, jnp.stack([t, t - r], axis=-1), label, False)
+            return network.apply({"params": params}, scaled, jnp.stack([t, t - r], axis=-1), condition, False)
 
         return velocity
 
     def target_velocity(params, part, noisy):
-        """noise - image; with guidance, that of the guided flow, where the class is known."""
-        velocity, t, label = part["noise"] - part["image"], part["t"], part["label"]
+        """noise - image; with guidance, that of the guided flow, where the condition is shown."""
+        velocity, t, condition = part["noise"] - part["image"], part["t"], part["condition"]
         if options.guidance == 1.0:
             return velocity
         unknown = jax.lax.stop_gradient(mean_velocity(params, None)(noisy, t, t))
-        known = per_example(label < classes, noisy)
+        known = per_example(shown(condition, len(noisy)), noisy)
         return jnp.where(known, unknown + options.guidance * (velocity - unknown), velocity)
 
     def error(params, part):
         r, t = part["r"], part["t"]
-        noisy, u = mix(interpolant, t, part["image"], part["noise"]), mean_velocity(params, part["label"])
+        noisy, u = mix(interpolant, t, part["image"], part["noise"]), mean_velocity(params, part["condition"])
         velocity = target_velocity(params, part, noisy)
         if options.objective == "mean_flow":
             predicted, target = one_step.mean_flow(u, noisy, r, t, velocity)
@@ -78,12 +79,12 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         squares = jnp.mean((predicted - target) ** 2, axis=(1, 2, 3))
         return squares / jax.lax.stop_gradient(squares + 1e-3) ** options.adaptivity, {"loss": squares}
 
-    def denoiser(params, label):
-        u = mean_velocity(params, label)
+    def denoiser(params, condition):
+        u = mean_velocity(params, condition)
         return targets.denoiser(interpolant, targets.flow_velocity_target, lambda noisy, t: u(noisy, t, t))
 
-    def sample(params, label, keys):
-        u, times = mean_velocity(params, label), jnp.linspace(1.0, 0.0, options.steps + 1)
+    def sample(params, condition, keys):
+        u, times = mean_velocity(params, condition), jnp.linspace(1.0, 0.0, options.steps + 1)
 
         def jump(noisy, ends):
             t, r = (jnp.full(len(keys), end) for end in ends)

@@ -17,7 +17,7 @@ from genimg_jax.families.autoregressive import autoregressive
 from genimg_jax.networks.gated import GatedPixelCNN
 from genimg_jax.objectives.likelihoods import LIKELIHOODS
 from genimg_jax.objectives.mixtures import discretized_logistic_mixture
-from genimg_jax.options import bounded, choice
+from genimg_jax.options import bounded, choice, names
 from genimg_jax.samplers import ancestral
 
 GROUPS = ("model",)
@@ -33,7 +33,7 @@ class Options:
     likelihood: str = choice("bernoulli", "bernoulli", "categorical", "logistic_mixture")
     components: int = bounded(10, 1)  # of the mixture
     candidates: int = bounded(1, 1)  # completions drawn an image, of which one is chosen; see `ancestral.resample`
-    conditional: bool = False  # condition on the class
+    conditions: tuple[str, ...] = names()  # fields of the data that it is told: label, tokens, map, features, source
 
 
 def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimizer]) -> core.Family:
@@ -47,7 +47,7 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
     height, width, channels = spec.image_shape
     groups = 1 if options.likelihood == "logistic_mixture" else channels
     likelihood, pixel = likelihood_spec(spec), likelihood_spec(spec._replace(image_shape=(1, 1, channels)))
-    classes = core.classes(options.conditional, spec)
+    fields = core.fields_of(options.conditions, spec)
     network = GatedPixelCNN(
         (height, width),
         options.features,
@@ -57,18 +57,15 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         options.first_kernel_radius,
         groups,
         options.positions,
-        classes,
+        fields,
     )
 
-    def label(batch):
-        return batch["label"] if classes else None
-
     def log_mass(params, batch):  # [B, H, W, C] -> f32[B]
-        outputs = network.apply({"params": params}, batch["image"], label(batch))
+        outputs = network.apply({"params": params}, batch["image"], batch)
         return likelihood.log_prob(outputs, batch["image"])
 
     def init(key, batch):
-        return network.init(key, batch["image"], label(batch))["params"]
+        return network.init(key, batch["image"], batch)["params"]
 
     def decode(params, image, mask, keys, condition):
         """Draws what is not known, row after row; also the log-likelihood of what is."""
@@ -79,7 +76,7 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         def fill_row(carry, at):
             above, rows, total = carry
             number, observed, keep = at
-            links, rows = apply(above, number, label(condition), rows, method="vertical")
+            links, rows = apply(above, number, condition, rows, method="vertical")
 
             def step(state, position, observed, keep, keys):
                 left, columns = state
@@ -108,4 +105,4 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         (_, _, total), values = jax.lax.scan(fill_row, (above, no_rows, jnp.zeros(batch)), along)
         return values.swapaxes(0, 1), total
 
-    return autoregressive(init, log_mass, decode, spec, optimizers, classes, "raster", options.candidates)
+    return autoregressive(init, log_mass, decode, spec, optimizers, options.conditions, "raster", options.candidates)

@@ -67,15 +67,15 @@ class Regression(NamedTuple):
 def model(options: Options, spec: core.Spec, regression: Regression) -> Model:
     """The loss is the weighted squared error, a mean over pixels and channels; a bound is a sum, with its terms.
 
-    Guidance is away from the network that is told no class, or from a narrower one trained beside: autoguidance
+    Guidance is away from the network that is told no condition, or from a narrower one trained beside: autoguidance
     (Karras et al. 2024). The path's shape does not change the bound, and lowers its variance (Kingma et al. 2021,
     appendix I): it is trained on the square of the diffusion loss, at the cost of evaluating the network once more.
     """
-    classes = core.classes(options.conditional, spec)
+    fields = core.fields_of(options.conditions, spec)
     if options.guidance != 1.0 and not options.autoguidance_width:
-        denoising.check_guidance(options, options.guidance, classes, "model.conditional or model.autoguidance_width")
-    network = backbone.build(options, spec.image_shape[-1], classes)
-    guide_model = backbone.build(options, spec.image_shape[-1], classes, options.autoguidance_width)
+        denoising.check_guidance(options, options.guidance, "model.conditions or model.autoguidance_width")
+    network = backbone.build(options, spec.image_shape[-1], fields)
+    guide_model = backbone.build(options, spec.image_shape[-1], fields, options.autoguidance_width)
     target, weighting = regression.target, regression.weighting
 
     step, size = SOLVERS[options.solver](options.steps), math.prod(spec.image_shape)
@@ -83,8 +83,8 @@ def model(options: Options, spec: core.Spec, regression: Regression) -> Model:
     def interpolant_of(params):
         return interpolants.learned(**params["schedule"]) if regression.learned else regression.interpolant
 
-    def init(key, image, label):
-        arguments = image, jnp.zeros(len(image)), label, False
+    def init(key, image, condition):
+        arguments = image, jnp.zeros(len(image)), condition, False
         params = dict(network.init(key, *arguments)["params"])
         if options.autoguidance_width:
             params["guide"] = guide_model.init(jax.random.fold_in(key, 1), *arguments)["params"]
@@ -93,13 +93,13 @@ def model(options: Options, spec: core.Spec, regression: Regression) -> Model:
             params["schedule"] = {"ends": ends, "steps": jnp.zeros(SEGMENTS)}
         return params
 
-    def predict(module, params, interpolant, noisy, t, label):  # x_t [B, H, W, C], [B], i32[B] -> [B, H, W, C]
+    def predict(module, params, interpolant, noisy, t, condition):  # x_t [B, H, W, C], [B] -> [B, H, W, C]
         scaled = per_example(targets.input_scale(interpolant, t, options.sigma_data), noisy) * noisy
-        return module.apply({"params": params}, scaled, -interpolant.log_snr(t) / 8, label, False)  # ln(level) / 4
+        return module.apply({"params": params}, scaled, -interpolant.log_snr(t) / 8, condition, False)  # ln(level) / 4
 
     def squared_error(module, params, interpolant, part):  # -> f32[B], of the image, weighted
         t, image, noise = (part[name] for name in ("t", "image", "noise"))
-        predicted = predict(module, params, interpolant, mix(interpolant, t, image, noise), t, part["label"])
+        predicted = predict(module, params, interpolant, mix(interpolant, t, image, noise), t, part["condition"])
         squares = (predicted - targets.value(target, interpolant, t, image, noise)) ** 2
         return weighting(interpolant, target, t) * squares.sum(axis=(1, 2, 3))
 
@@ -140,23 +140,23 @@ def model(options: Options, spec: core.Spec, regression: Regression) -> Model:
             objective = objective + metrics["loss_guide"]
         return objective, metrics
 
-    def denoiser(params, label, module=network):
+    def denoiser(params, condition, module=network):
         interpolant = interpolant_of(params)
         own = params if module is network else params["guide"]
         return targets.denoiser(
-            interpolant, target, lambda noisy, t: predict(module, own, interpolant, noisy, t, label)
+            interpolant, target, lambda noisy, t: predict(module, own, interpolant, noisy, t, condition)
         )
 
-    def guided(params, label):
+    def guided(params, condition):
         if options.guidance == 1.0:
-            return denoiser(params, label)
-        less = denoiser(params, label, guide_model) if options.autoguidance_width else denoiser(params, None)
+            return denoiser(params, condition)
+        less = denoiser(params, condition, guide_model) if options.autoguidance_width else denoiser(params, None)
         interval = options.guidance_sigma_min, options.guidance_sigma_max
-        return guide(denoiser(params, label), less, options.guidance, interval)
+        return guide(denoiser(params, condition), less, options.guidance, interval)
 
-    def sample(params, label, keys):
+    def sample(params, condition, keys):
         levels = regression.levels(interpolant_of(params))
-        return ode.sample(step, guided(params, label), levels, keys, spec.image_shape)
+        return ode.sample(step, guided(params, condition), levels, keys, spec.image_shape)
 
     return Model(
         init=init,

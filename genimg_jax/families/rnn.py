@@ -15,7 +15,7 @@ from genimg_jax import core
 from genimg_jax.families.autoregressive import autoregressive
 from genimg_jax.networks.recurrent import CELLS, RecurrentStack
 from genimg_jax.objectives.likelihoods import LIKELIHOODS
-from genimg_jax.options import bounded, choice
+from genimg_jax.options import bounded, choice, names
 
 GROUPS = ("model",)
 
@@ -29,7 +29,7 @@ class Options:
     window: int = bounded(1, 1)  # steps of the past given as input besides the state; two rows reach the pixels above
     likelihood: str = choice("bernoulli", *LIKELIHOODS)
     candidates: int = bounded(1, 1)  # completions drawn an image, of which one is chosen; see `ancestral.resample`
-    conditional: bool = False  # condition on the class
+    conditions: tuple[str, ...] = names()  # fields of the data that it is told: label, tokens, map, features, source
 
 
 def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimizer]) -> core.Family:
@@ -37,15 +37,12 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
     height, width, channels = spec.image_shape
     steps, size = (height, width * channels) if options.order == "row" else (height * width * channels, 1)
     likelihood = LIKELIHOODS[options.likelihood](spec._replace(image_shape=(1, size, 1)))
-    classes = core.classes(options.conditional, spec)
+    fields = core.fields_of(options.conditions, spec)
     places = (height, steps // height)
     outputs = size * likelihood.channels
     network = RecurrentStack(
-        options.cell, options.width, options.layers, options.window * size, outputs, places, classes
+        options.cell, options.width, options.layers, options.window * size, outputs, places, fields
     )
-
-    def label(batch):
-        return batch["label"] if classes else None
 
     def apply(params, *arguments, method="__call__"):
         return network.apply({"params": params}, *arguments, method=method)
@@ -58,11 +55,11 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         return jnp.concatenate([padded[i : i + steps] for i in range(options.window)], axis=-1)
 
     def init(key, batch):
-        return network.init(key, windows(batch["image"]), label(batch))["params"]
+        return network.init(key, windows(batch["image"]), batch)["params"]
 
     def log_mass(params, batch):  # -> [B], nats
         image = batch["image"]
-        outputs = apply(params, windows(image), label(batch)).swapaxes(0, 1)
+        outputs = apply(params, windows(image), batch).swapaxes(0, 1)
         outputs = outputs.reshape(len(image), steps, size, likelihood.channels)
         return likelihood.log_prob(outputs, image.reshape(len(image), steps, size, 1))
 
@@ -76,7 +73,7 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         def step(carry, at):
             past, states, total = carry
             place, observed, fixed = at
-            states, outputs = apply(params, states, past, label(condition), place, method="step")
+            states, outputs = apply(params, states, past, condition, place, method="step")
             drawn = likelihood.sample(outputs.reshape(batch, 1, size, -1), core.fold_in(keys, place))
             values = jnp.where(fixed, observed, drawn.reshape(batch, size))
             # Each value as an image of its own, for only the known ones' likelihoods count.
@@ -89,4 +86,6 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         (_, _, total), values = jax.lax.scan(step, start, (jnp.arange(steps), image, mask))
         return values.swapaxes(0, 1).reshape(-1, *spec.image_shape), total
 
-    return autoregressive(init, log_mass, decode, spec, optimizers, classes, options.order, options.candidates)
+    return autoregressive(
+        init, log_mass, decode, spec, optimizers, options.conditions, options.order, options.candidates
+    )

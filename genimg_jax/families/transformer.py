@@ -1,7 +1,8 @@
 """A Transformer over the values of an image, one level after another in raster order: an exact likelihood.
 
 Every value of a pixel's channels is a token (Chen et al. 2020, Image GPT; Parmar et al. 2018), so that channels are
-conditioned on one another in their order. The class is a token before the first. The network knows tokens on a grid,
+conditioned on one another in their order. What it is told comes before the first: a token for a class, the words of a
+caption. The network knows tokens on a grid,
 not images, and serves discrete codes alike.
 """
 
@@ -17,7 +18,7 @@ from genimg_jax.errors import ConfigError
 from genimg_jax.families.autoregressive import autoregressive
 from genimg_jax.networks.attention import Decoder
 from genimg_jax.objectives.likelihoods import to_levels, to_values
-from genimg_jax.options import bounded, choice
+from genimg_jax.options import bounded, choice, names
 from genimg_jax.samplers import ancestral
 
 GROUPS = ("model",)
@@ -33,7 +34,7 @@ class Options:
     top_k: int = bounded(0, 0)  # levels that a sample may take, the likeliest; 0: all
     top_p: float = bounded(1.0, 0.0, 1.0, static=True)  # probability that the levels it may take must cover; 1: all
     candidates: int = bounded(1, 1)  # completions drawn an image, of which one is chosen; see `ancestral.resample`
-    conditional: bool = False  # condition on the class
+    conditions: tuple[str, ...] = names()  # fields of the data that it is told: label, tokens, map, features, source
 
 
 def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimizer]) -> core.Family:
@@ -43,18 +44,13 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
             f"model.width is {options.width}, which {options.heads} heads of an even size cannot share; "
             f"use a multiple of {2 * options.heads}."
         )
-    classes = core.classes(options.conditional, spec)
+    fields = core.fields_of(options.conditions, spec)
     channels = spec.image_shape[-1]
     grid = tuple(size for size in spec.image_shape if size > 1)
-    network = Decoder(
-        spec.levels, grid, options.width, options.depth, options.heads, options.positions, max(classes, 1)
-    )
+    network = Decoder(spec.levels, grid, options.width, options.depth, options.heads, options.positions, fields)
     filter_logits = functools.partial(
         ancestral.filter_logits, temperature=options.temperature, top_k=options.top_k, top_p=options.top_p
     )
-
-    def prefix(batch, count):  # -> i32[B, 1]
-        return batch["label"][:, None] if classes else jnp.zeros((count, 1), jnp.int32)
 
     def tokens(image):  # [B, H, W, C] -> i32[B, T]
         return to_levels(image, spec.levels).reshape(image.shape[0], -1)
@@ -64,12 +60,11 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
 
     def log_mass(params, batch):  # [B, H, W, C] -> f32[B]
         sequence = tokens(batch["image"])
-        logits = network.apply({"params": params}, prefix(batch, len(sequence)), sequence)
+        logits = network.apply({"params": params}, batch, sequence)
         return log_masses(logits, sequence).sum(axis=1)
 
     def init(key, batch):
-        sequence = tokens(batch["image"])
-        return network.init(key, prefix(batch, len(sequence)), sequence)["params"]
+        return network.init(key, batch, tokens(batch["image"]))["params"]
 
     def decode(params, image, mask, keys, condition):
         """Draws what is not known, token after token; also the log-likelihood of what is."""
@@ -85,10 +80,10 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
             token = jnp.where(keep, observed[:, 0], drawn)
             return (apply(token, method="embed_next"), cache), token[:, None], log_masses(logits, token)
 
-        state = apply(prefix(condition, len(observed)), method="start")
+        state = apply(condition, len(observed), method="start")
         positions = jnp.arange(observed.shape[1])
         _, values, weight = ancestral.decode(step, state, positions, observed[..., None], keep, keys)
         drawn = to_values(values, spec.levels).reshape(image.shape)
         return jnp.where(mask[..., None], image, drawn), weight
 
-    return autoregressive(init, log_mass, decode, spec, optimizers, classes, "raster", options.candidates)
+    return autoregressive(init, log_mass, decode, spec, optimizers, options.conditions, "raster", options.candidates)

@@ -16,7 +16,7 @@ from genimg_jax.networks.grid import halved
 from genimg_jax.networks.image import ImageDecoder, ImageEncoder
 from genimg_jax.objectives.gaussian import kl_standard_normal, log_normal
 from genimg_jax.objectives.likelihoods import LIKELIHOODS
-from genimg_jax.options import bounded, choice
+from genimg_jax.options import bounded, choice, names
 
 GROUPS = ("model",)
 
@@ -32,7 +32,7 @@ class Options:
     kl_warmup: float = bounded(0.0, 0.0)  # steps over which that weight rises linearly from 0
     train_samples: int = bounded(1, 1)  # codes an image; more than 1 is the importance-weighted objective
     evaluate_samples: int = bounded(500, 1, inference_only=True)  # importance samples of `log_prob`
-    conditional: bool = False  # condition encoder and decoder on the class
+    conditions: tuple[str, ...] = names()  # fields of the data that it is told: label, tokens, map, features, source
 
 
 def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimizer]) -> core.Family:
@@ -41,25 +41,22 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
     Raises `ConfigError` where the data cannot have the likelihood, or images cannot be halved so often.
     """
     likelihood = LIKELIHOODS[options.likelihood](spec)
-    classes = core.classes(options.conditional, spec)
-    encoder = ImageEncoder(options.network, options.width, options.depth, 2 * options.latent, classes)
+    fields = core.fields_of(options.conditions, spec)
+    encoder = ImageEncoder(options.network, options.width, options.depth, 2 * options.latent, fields)
     outputs_shape = (*spec.image_shape[:2], likelihood.channels)
-    decoder = ImageDecoder(options.network, options.width, options.depth, outputs_shape, classes)
+    decoder = ImageDecoder(options.network, options.width, options.depth, outputs_shape, fields)
     grid = halved(*spec.image_shape[:2], options.depth, "model.depth") if options.network == "grid" else ()
     shape = (*grid, options.latent)  # of an image's code, in the networks
     codes_shape = (*(grid or (1, 1)), options.latent)
     optimizer = optimizers["model"]
 
-    def label(batch):
-        return batch["label"] if classes else None
-
     def posterior(params, batch):  # -> mean [B, ..., Z], log variance [B, ..., Z]
-        statistics = encoder.apply({"params": params["encoder"]}, batch["image"], label(batch), False)
+        statistics = encoder.apply({"params": params["encoder"]}, batch["image"], batch, False)
         mean, log_variance = jnp.split(statistics.astype(jnp.float32), 2, axis=-1)
         return mean, jnp.clip(log_variance, -20.0, 20.0)
 
     def outputs(params, codes, condition):  # [B, ..., Z] -> [B, H, W, channels]
-        return decoder.apply({"params": params["decoder"]}, codes, label(condition), False)
+        return decoder.apply({"params": params["decoder"]}, codes, condition, False)
 
     def terms(params, batch, noise):
         """Reconstruction log-likelihood and KL divergence at one code an image, in nats."""  # [B, ..., Z] -> [B], [B]
@@ -79,8 +76,8 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         code = jnp.zeros((batch["image"].shape[0], *shape))
         first, second = jax.random.split(key)
         params = {
-            "encoder": encoder.init(first, batch["image"], label(batch), False)["params"],
-            "decoder": decoder.init(second, code, label(batch), False)["params"],
+            "encoder": encoder.init(first, batch["image"], batch, False)["params"],
+            "decoder": decoder.init(second, code, batch, False)["params"],
         }
         return core.init_state({"model": params}, optimizers)
 
@@ -153,6 +150,6 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         log_prob_at_half=half and functools.partial(importance_bound, half),
         likelihood_kind="lower bound",
         latents=(core.Latents(codes, decode, encode, prior, "spherical"),),
-        conditions=("label",) if classes else (),
+        conditions=options.conditions,
         protocol={"importance samples": options.evaluate_samples},
     )

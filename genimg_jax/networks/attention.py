@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from genimg_jax.networks.conditioning import Condition, Fields, TokenEncoder, token_count
+
 Cache = tuple[tuple[jax.Array, jax.Array], ...]  # keys and values of each block, [B, heads, slots, features]
 
 
@@ -136,14 +138,20 @@ class Decoder(nn.Module):
     depth: int
     heads: int
     positions: str = "learned"
-    prefix_vocabulary: int = 1
-    prefix_length: int = 1
+    fields: Fields = ()  # told in a prefix of tokens
+
+    @property
+    def prefix_length(self) -> int:
+        return token_count(self.fields) or 1
 
     def setup(self):
         # Of unit variance, as what the blocks add: normalising smaller vectors would enlarge their gradients.
         embed = functools.partial(nn.Embed, features=self.width, embedding_init=nn.initializers.normal(1.0))
         self.token = embed(self.vocabulary)
-        self.prefix = embed(self.prefix_vocabulary)
+        if self.fields:
+            self.condition = TokenEncoder(self.fields, self.width)
+        else:
+            self.prefix = embed(1)
         if self.positions == "learned":
             self.place = [embed(size) for size in self.grid]
             if self.prefix_length > 1:
@@ -152,10 +160,14 @@ class Decoder(nn.Module):
         self.norm = nn.LayerNorm()
         self.logits = nn.Dense(self.vocabulary, kernel_init=nn.initializers.zeros)  # the uniform distribution at first
 
-    def __call__(self, prefix: jax.Array, tokens: jax.Array) -> jax.Array:
-        """Logits of every token given the prefix and the tokens before it."""
-        # i32[B, prefix_length], i32[B, T] -> f32[B, T, vocabulary]
-        x = jnp.concatenate([self.prefix(prefix), self.token(tokens[:, :-1])], axis=1)
+    def prefix_tokens(self, condition: Condition, count: int) -> jax.Array:  # -> [B, prefix_length, width]
+        if self.fields:
+            return self.condition(condition, count)
+        return self.prefix(jnp.zeros((count, 1), jnp.int32))
+
+    def __call__(self, condition: Condition, tokens: jax.Array) -> jax.Array:
+        """Logits of every token given the condition and the tokens before it."""  # i32[B, T] -> f32[B, T, vocabulary]
+        x = jnp.concatenate([self.prefix_tokens(condition, len(tokens)), self.token(tokens[:, :-1])], axis=1)
         x, angles = self.placed(x, 0)
         for block in self.blocks:
             # Without the barrier XLA recomputes each block's residual sum in every consumer of its gradient.
@@ -178,10 +190,10 @@ class Decoder(nn.Module):
             positions_embedded = jnp.where(slots[:, None] < self.prefix_length - 1, before, positions_embedded)
         return x + positions_embedded[None], None
 
-    def start(self, prefix: jax.Array) -> tuple[jax.Array, Cache]:
+    def start(self, condition: Condition, count: int) -> tuple[jax.Array, Cache]:
         """What the slot that predicts the first token holds, and the cache of the slots before it."""
-        # i32[B, prefix_length] -> [B, 1, width], per block 2 x [B, heads, S, width / heads]
-        x = self.prefix(prefix)
+        # -> [B, 1, width], per block 2 x [B, heads, S, width / heads]
+        x = self.prefix_tokens(condition, count)
         slots = self.prefix_length - 1 + math.prod(self.grid)
         empty = jnp.zeros((x.shape[0], self.heads, slots, self.width // self.heads), x.dtype)
         cache = tuple((empty, empty) for _ in range(self.depth))

@@ -4,6 +4,7 @@ import dataclasses
 
 import flax.linen as nn
 
+from genimg_jax.networks.conditioning import Fields
 from genimg_jax.networks.dit import DiT
 from genimg_jax.networks.unet import UNet
 from genimg_jax.options import bounded, choice, several
@@ -22,26 +23,24 @@ class Options:
     registers: int = bounded(0, 0)  # DiT: learned tokens besides the image's
     label_tokens: int = bounded(0, 0)  # DiT: tokens that tell the class, besides its part in every normalisation
     remat: bool = False  # DiT: compute blocks again for their gradients, to save memory
-    scan_layers: bool = (
-        False  # DiT: compile one block for all of them, which is sooner for deep ones and slower on a CPU
-    )
+    scan_layers: bool = False  # DiT: compile one block for all, which is sooner for deep ones and slower on a CPU
 
 
-def build(options: Options, channels: int, classes: int, width: int = 0, forward_mode_ad: bool = False) -> nn.Module:
-    """A module as `denoising` describes it; `classes` is 0 where it is told none, `width` replaces the options'.
+def build(options: Options, channels: int, fields: Fields, width: int = 0, forward_mode_ad: bool = False) -> nn.Module:
+    """A module as `denoising` describes it, conditioned on the fields; `width` replaces the options'.
 
     `forward_mode_ad`: training takes derivatives of forward mode.
     """
     width = width or options.width
     if options.network == "unet":
-        return UNet(width, options.multipliers, options.blocks, options.attention, channels, classes, forward_mode_ad)
+        return UNet(width, options.multipliers, options.blocks, options.attention, channels, fields, forward_mode_ad)
     return DiT(
         options.patch,
         width,
         options.depth,
         options.heads,
         channels,
-        classes,
+        fields,
         options.registers,
         options.label_tokens,
         options.remat,

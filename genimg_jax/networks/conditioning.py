@@ -1,15 +1,182 @@
-"""What a network is told beside its input."""
+"""What a network is told beside its input: any fields of the data, as a vector, as tokens or as a map.
+
+A network takes what it can use: a vector where it modulates or concatenates, tokens where it attends, a map where it
+convolves. A condition is a mapping such as a batch, of which the fields are read. Its key `keep` bool[B], if it has
+one, says for which examples they are shown, and None hides them for all. What is hidden is a learned null, in networks
+that are `nullable`: classifier-free guidance (Ho and Salimans 2022) needs it.
+"""
+
+import math
+from collections.abc import Mapping
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
+
+from genimg_jax.core import Field
+from genimg_jax.networks.layers import Dense
+
+Condition = Mapping[str, jax.Array] | None
+Fields = tuple[tuple[str, Field], ...]
+
+WORD = 64  # features of a word, before it is encoded with its place
+SEGMENT = 8  # features of a pixel of a map or an image, before it is encoded as a vector
+COARSEST = 8  # height or width to which maps and images are averaged for a vector
 
 
-class ClassEmbedding(nn.Module):
-    """A learned vector a class (Mirza and Osindero 2014), of unit variance at first; 0 <= label < classes."""
+def spatial(field: Field) -> bool:
+    """Whether it is a map or an image."""
+    return len(field.shape) >= 2
 
-    num_classes: int
+
+def sequence(field: Field) -> bool:
+    """Whether it is a sequence of tokens."""
+    return len(field.shape) == 1 and field.size > 0
+
+
+def token_count(fields: Fields, label_tokens: int = 1) -> int:
+    """How many tokens `TokenEncoder` makes of the fields."""
+    return sum(field.shape[0] if sequence(field) else 1 if field.shape else label_tokens for _, field in fields)
+
+
+def shown(condition: Condition, count: int) -> jax.Array:  # -> bool[B]
+    if condition is None:
+        return jnp.zeros(count, bool)
+    return condition.get("keep", jnp.ones(count, bool))
+
+
+def _like(condition: Condition, name: str, field: Field, count: int) -> jax.Array:  # -> [B, *field.shape]
+    """The field's values, or zeros in their place where all are hidden."""
+    if condition is None:
+        return jnp.zeros((count, *field.shape), jnp.int32 if field.size else jnp.float32)
+    return condition[name]
+
+
+class Pixels(nn.Module):
+    """A map i32[B, H, W], or f32[B, H, W] or f32[B, H, W, C], to [B, H, W, features]."""
+
+    field: Field
     features: int
 
     @nn.compact
-    def __call__(self, label: jax.Array) -> jax.Array:  # i32[B] -> [B, features]
-        return nn.Embed(self.num_classes, self.features, embedding_init=nn.initializers.normal(1.0))(label)
+    def __call__(self, value: jax.Array) -> jax.Array:
+        if self.field.size:
+            return nn.Embed(self.field.size, self.features, embedding_init=nn.initializers.normal(1.0))(value)
+        return Dense(self.features)(value.reshape(*value.shape[:3], -1), False)
+
+
+class Words(nn.Module):
+    """Tokens i32[B, T] to [B, T, features]: each encoded with its place, so that their order is known."""
+
+    field: Field
+    features: int
+
+    @nn.compact
+    def __call__(self, value: jax.Array) -> jax.Array:
+        init = nn.initializers.normal(math.sqrt(0.5))
+        words = nn.Embed(self.field.size, WORD, embedding_init=init, name="word")(value)
+        places = self.param("place", init, (value.shape[1], WORD))
+        hidden = nn.silu(
+            Dense(2 * WORD, name="hidden")(words + jnp.broadcast_to(places.astype(words.dtype), words.shape), False)
+        )
+        return Dense(self.features, name="out")(hidden, False)
+
+
+class FieldVector(nn.Module):
+    """One field but a class to a vector. Of tokens it is the mean over those that are not padding."""
+
+    field: Field
+    features: int
+
+    @nn.compact
+    def __call__(self, value: jax.Array) -> jax.Array:  # [B, *field.shape] -> [B, features]
+        if sequence(self.field):
+            valid = (value != 0)[..., None]
+            total = jnp.where(valid, Words(self.field, self.features, name="words")(value), 0).sum(1)
+            return total / jnp.sqrt(jnp.maximum(valid.sum(1), 1)).astype(total.dtype)
+        if spatial(self.field):
+            x = Pixels(self.field, SEGMENT, name="pixels")(value)
+            while max(x.shape[1:3]) > COARSEST:
+                x = nn.avg_pool(x, (2, 2), (2, 2), "SAME")
+            value = nn.silu(x).reshape(x.shape[0], -1)
+        return Dense(self.features, name="out")(value, False)
+
+
+class VectorEncoder(nn.Module):
+    """The sum of a vector for each field; that of a class has independent values of deviation `scale` at first."""
+
+    fields: Fields
+    features: int
+    scale: float = 1.0
+    nullable: bool = False
+
+    @nn.compact
+    def __call__(self, condition: Condition, count: int) -> jax.Array:  # -> [B, features]
+        return sum(self.encoded(name, field, condition, count) for name, field in self.fields)
+
+    def encoded(self, name: str, field: Field, condition: Condition, count: int) -> jax.Array:
+        init, value = nn.initializers.normal(self.scale), _like(condition, name, field, count)
+        if not field.shape and field.size:
+            if self.nullable:  # the null is the row after the classes'
+                value = jnp.where(shown(condition, count), value, field.size)
+            return nn.Embed(field.size + self.nullable, self.features, embedding_init=init, name=name)(value)
+        vector = self.scale * FieldVector(field, self.features, name=name)(value.reshape(count, *(field.shape or (1,))))
+        if not self.nullable:
+            return vector
+        null = self.param(f"{name}_null", init, (self.features,)).astype(vector.dtype)
+        return jnp.where(shown(condition, count)[:, None], vector, null)
+
+
+class TokenEncoder(nn.Module):
+    """A sequence of vectors: of a field of tokens each, of a class `label_tokens`, of any other field one."""
+
+    fields: Fields
+    features: int
+    label_tokens: int = 1
+    nullable: bool = False
+
+    @nn.compact
+    def __call__(self, condition: Condition, count: int) -> jax.Array:  # -> [B, T, features]
+        return jnp.concatenate([self.encoded(*field, condition, count) for field in self.fields], axis=1)
+
+    def encoded(self, name: str, field: Field, condition: Condition, count: int) -> jax.Array:
+        if not sequence(field):
+            tokens = 1 if field.shape else self.label_tokens
+            encoder = VectorEncoder(((name, field),), tokens * self.features, nullable=self.nullable, name=name)
+            return encoder(condition, count).reshape(count, tokens, self.features)
+        tokens = Words(field, self.features, name=name)(_like(condition, name, field, count))
+        if not self.nullable:
+            return tokens
+        null = self.param(f"{name}_null", nn.initializers.normal(1.0), (field.shape[0], self.features))
+        return jnp.where(shown(condition, count)[:, None, None], tokens, null.astype(tokens.dtype))
+
+
+class MapEncoder(nn.Module):
+    """The sum of a map for each field of maps and images, resized to the `shape` of the image that is made."""
+
+    fields: Fields
+    features: int
+    shape: tuple[int, int]  # (height, width)
+    nullable: bool = False
+
+    @nn.compact
+    def __call__(self, condition: Condition, count: int) -> jax.Array:  # -> [B, *shape, features]
+        return sum(self.encoded(name, field, condition, count) for name, field in self.fields)
+
+    def encoded(self, name: str, field: Field, condition: Condition, count: int) -> jax.Array:
+        pixels = Pixels(field, self.features, name=name)(_like(condition, name, field, count))
+        pixels = jax.image.resize(pixels, (count, *self.shape, self.features), "nearest")
+        if not self.nullable:
+            return pixels
+        null = self.param(f"{name}_null", nn.initializers.normal(1.0), (self.features,)).astype(pixels.dtype)
+        return jnp.where(shown(condition, count)[:, None, None, None], pixels, null)
+
+
+def maps(fields: Fields) -> Fields:
+    """The fields that `MapEncoder` takes."""
+    return tuple((name, field) for name, field in fields if spatial(field))
+
+
+def others(fields: Fields) -> Fields:
+    """The fields that are told as vectors where maps are told as maps."""
+    return tuple((name, field) for name, field in fields if not spatial(field))

@@ -1,9 +1,9 @@
-"""What the networks of diffusion and flow models have in common: how they are told noise levels and classes.
+"""What the networks of diffusion and flow models have in common: how they are told noise levels and conditions.
 
-Such a network maps (image f32[B, H, W, C], c_noise, label, training) to f32[B, H, W, out]. `c_noise` f32[B] says how
-noisy the image is on any scale of order one, such as ln(sigma) / 4 (Karras et al. 2022, table 1) or a time in [0, 1];
-f32[B, K] says several such numbers, for models of two times. `label` i32[B] is a class or `num_classes`, the null
-class that stands for none, and None is the null class for all. The outputs are float32 and 0 at first.
+Such a network maps (image f32[B, H, W, C], c_noise, condition, training) to f32[B, H, W, out]. `c_noise` f32[B] says
+how noisy the image is on any scale of order one, such as ln(sigma) / 4 (Karras et al. 2022, table 1) or a time in
+[0, 1]; f32[B, K] says several such numbers, for models of two times. The condition may be hidden. The outputs are
+float32 and 0 at first.
 """
 
 import math
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from genimg_jax.networks.attention import full_attention
-from genimg_jax.networks.conditioning import ClassEmbedding
+from genimg_jax.networks.conditioning import SEGMENT, Condition, Fields, MapEncoder, VectorEncoder
 from genimg_jax.networks.layers import Dense, flat_normal
 
 LOWEST, HIGHEST = 1 / 32, 2.0  # cycles a unit of `c_noise`; faster ones make derivatives with respect to it explode
@@ -30,26 +30,34 @@ def fourier_features(x: jax.Array, features: int) -> jax.Array:
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
 
-class Condition(nn.Module):
-    """Noise levels and class to the vector that every block of the network is given, its activation already applied."""
+class Modulator(nn.Module):
+    """Noise levels and condition to the vector that modulates every block, its activation already applied."""
 
     features: int
-    num_classes: int  # 0: unconditional
+    fields: Fields
 
     @nn.compact
-    def __call__(self, c_noise: jax.Array, label: jax.Array | None, training: bool) -> jax.Array:
-        # f32[B] or f32[B, K], i32[B] -> [B, features]
+    def __call__(self, c_noise: jax.Array, condition: Condition, training: bool) -> jax.Array:
+        # f32[B] or f32[B, K] -> [B, features]
         x = fourier_features(c_noise.astype(jnp.float32), self.features).reshape(c_noise.shape[0], -1)
         x = Dense(self.features, name="noise_in")(x, training)
         x = Dense(self.features, name="noise_out")(nn.silu(x), training)
-        if self.num_classes:
-            label = or_null(label, self.num_classes, c_noise.shape[0])
-            x = x + ClassEmbedding(self.num_classes + 1, self.features, name="label")(label)
+        if self.fields:
+            x = x + VectorEncoder(self.fields, self.features, nullable=True, name="fields")(condition, len(c_noise))
         return nn.silu(x)
 
 
-def or_null(label: jax.Array | None, num_classes: int, count: int) -> jax.Array:  # -> i32[B]
-    return jnp.full(count, num_classes, jnp.int32) if label is None else label
+class WithMaps(nn.Module):
+    """An image, and maps and images that it is conditioned on, as further channels."""
+
+    fields: Fields
+
+    @nn.compact
+    def __call__(self, x: jax.Array, condition: Condition) -> jax.Array:  # [B, H, W, C] -> [B, H, W, C or more]
+        if not self.fields:
+            return x
+        encoder = MapEncoder(self.fields, SEGMENT, x.shape[1:3], nullable=True, name="fields")
+        return jnp.concatenate([x, encoder(condition, len(x)).astype(x.dtype)], axis=-1)
 
 
 def normal(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> jax.Array:

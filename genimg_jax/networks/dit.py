@@ -1,8 +1,9 @@
 """A diffusion Transformer with adaptive layer normalisation (Peebles and Xie 2023, "adaLN-Zero").
 
-An image is cut into patches, a token each; every block is told the noise level and the class as scales, shifts and
-gates of what it does, all 0 at first: it then hands on what it is given. Tokens that are no patches may stand in
-front: registers (Darcet et al. 2024), the class once more in context, and a given context such as an encoded text.
+An image is cut into patches, a token each; every block is told the noise level and the condition as scales, shifts and
+gates of what it does, all 0 at first: it then hands on what it is given. Prefix tokens come before the patches:
+registers (Darcet et al. 2024), tokens of the class, the words of a caption. Maps and images that it is conditioned on
+are further channels of the image.
 See `denoising` for what goes in and out.
 """
 
@@ -12,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from genimg_jax.errors import ConfigError
-from genimg_jax.networks.conditioning import ClassEmbedding
-from genimg_jax.networks.denoising import Condition, SelfAttention, normal, or_null
+from genimg_jax.networks.conditioning import Condition, Fields, TokenEncoder, maps, others, sequence
+from genimg_jax.networks.denoising import Modulator, SelfAttention, WithMaps, normal
 from genimg_jax.networks.layers import Dense, unpatchify
 
 
@@ -102,7 +103,7 @@ class DiT(nn.Module):
     depth: int
     heads: int
     out: int
-    num_classes: int = 0  # 0: unconditional
+    fields: Fields = ()
     registers: int = 0  # learned tokens in front
     label_tokens: int = 0  # tokens in front that are learned for each class
     remat: bool = False  # compute blocks again for their gradients instead of keeping what is inside them
@@ -114,43 +115,36 @@ class DiT(nn.Module):
         self,
         x: jax.Array,
         c_noise: jax.Array,
-        label: jax.Array | None,
+        condition: Condition,
         training: bool,
-        context: jax.Array | None = None,
     ) -> jax.Array:
-        """`context` are vectors of any size; a network that was initialised with them needs them."""
-        # [B, H, W, C], f32[B] or f32[B, K], i32[B], [B, T, any] -> f32[B, H, W, out]
+        # [B, H, W, C], f32[B] or f32[B, K] -> f32[B, H, W, out]
         if self.width % (4 * self.heads):
             raise ConfigError(
                 f"the DiT's width is {self.width}, which {self.heads} heads of a multiple of 4 cannot share; "
                 f"use a multiple of {4 * self.heads}."
             )
         batch, height, width, _ = x.shape
-        condition = Condition(self.width, self.num_classes, name="condition")(c_noise, label, training)
+        vector = Modulator(self.width, others(self.fields), name="condition")(c_noise, condition, training)
+        x = WithMaps(maps(self.fields), name="maps")(x, condition)
         x = Dense(self.width, name="first")(patchify(x, self.patch), training)
         x = x + position_embedding(height // self.patch, width // self.patch, self.width).astype(x.dtype)[None]
-        prefix_tokens = self.prefix_tokens(label, context, batch, training)
+        prefix_tokens = self.prefix_tokens(condition, batch)
         x = jnp.concatenate([*prefix_tokens, x], axis=1)
-        x = Blocks(self.depth, self.heads, self.remat, self.scan_layers, self.forward_mode_ad, name="trunk")(
-            x, condition
-        )
+        x = Blocks(self.depth, self.heads, self.remat, self.scan_layers, self.forward_mode_ad, name="trunk")(x, vector)
         x = x[:, sum(tokens.shape[1] for tokens in prefix_tokens) :]
-        scale, shift = modulation(2, condition, self.width, "last_modulation")
+        scale, shift = modulation(2, vector, self.width, "last_modulation")
         last = nn.Dense(self.patch**2 * self.out, kernel_init=nn.initializers.zeros, name="last")
         return unpatchify(last(modulate(x, scale, shift)).astype(jnp.float32), self.patch, height, width)
 
-    def prefix_tokens(
-        self, label: jax.Array | None, context: jax.Array | None, batch: int, training: bool
-    ) -> list[jax.Array]:
+    def prefix_tokens(self, condition: Condition, batch: int) -> list[jax.Array]:
         """The tokens that are no patches."""  # -> list of [B, any, width]
         prefix_tokens = []
         if self.registers:
             registers = self.param("registers", nn.initializers.normal(1.0), (self.registers, self.width))
             prefix_tokens.append(jnp.broadcast_to(registers, (batch, *registers.shape)))
-        if self.num_classes and self.label_tokens:
-            label = or_null(label, self.num_classes, batch)
-            tokens = ClassEmbedding(self.num_classes + 1, self.label_tokens * self.width, name="label_tokens")(label)
-            prefix_tokens.append(tokens.reshape(batch, self.label_tokens, self.width))
-        if context is not None:
-            prefix_tokens.append(Dense(self.width, name="context")(context, training))
+        told = tuple((n, f) for n, f in self.fields if sequence(f) or (not f.shape and self.label_tokens))
+        if told:
+            encoder = TokenEncoder(told, self.width, self.label_tokens, nullable=True, name="tokens")
+            prefix_tokens.append(encoder(condition, batch))
         return prefix_tokens

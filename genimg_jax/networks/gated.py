@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from genimg_jax.networks.conditioning import Condition, Fields, MapEncoder, VectorEncoder, maps, others
 from genimg_jax.networks.layers import add
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
@@ -77,13 +78,13 @@ def last(x: jax.Array, axis: int, size: int) -> jax.Array:  # axis: N -> size
 class GatedLayer(nn.Module):
     """Figure 2 of the paper; the vertical stack's contribution to the horizontal one is called its link.
 
-    The class bias of the vertical stack (equation 4) reaches the horizontal one through the link.
+    The bias by which the vertical stack is told its condition (equation 4) reaches the horizontal one through the link.
     """
 
     features: int
     kernel_radius: int  # rows above, and columns to either side, that a layer sees
     groups: int
-    num_classes: int
+    fields: Fields
 
     def setup(self):
         columns = 2 * self.kernel_radius + 1
@@ -91,16 +92,16 @@ class GatedLayer(nn.Module):
         self.link = Convolution(2 * self.features)
         self.across = Convolution(2 * self.features, (1, self.kernel_radius + 1), self.groups, gates=2)
         self.out = Convolution(self.features, (1, 1), self.groups)
-        if self.num_classes:
-            self.class_bias = nn.Embed(self.num_classes, 2 * self.features)
+        if self.fields:
+            self.condition = VectorEncoder(self.fields, 2 * self.features, (2 * self.features) ** -0.5)
 
-    def vertical(self, x: jax.Array, label: jax.Array | None, cached: jax.Array | None):
+    def vertical(self, x: jax.Array, condition: Condition, cached: jax.Array | None):
         """Features and link of the rows of `x`, and what to keep of them for the rows below."""
-        # [B, R, W, F], [B], [B, kernel_radius, W, F] -> [B, R, W, F], [B, R, W, 2 F], [B, kernel_radius, W, F]
+        # [B, R, W, F], [B, kernel_radius, W, F] -> [B, R, W, F], [B, R, W, 2 F], [B, kernel_radius, W, F]
         rows = before(x, cached, 1, self.kernel_radius)
         x = self.down(rows)
-        if self.num_classes:
-            x = x + jnp.broadcast_to(self.class_bias(label)[:, None, None], x.shape)
+        if self.fields:
+            x = x + jnp.broadcast_to(self.condition(condition, len(x))[:, None, None], x.shape)
         return gate(x), self.link(x), last(rows, 1, self.kernel_radius)
 
     def horizontal(self, x: jax.Array, link: jax.Array, cached: jax.Array | None):
@@ -114,7 +115,8 @@ class GatedPixelCNN(nn.Module):
     """An image to the outputs of each pixel's distribution given the pixels before it in raster order.
 
     With `positions`, a learned vector for each pixel is added to the vertical stack's first features: windows are the
-    same everywhere, and images that are centred are not.
+    same everywhere, and images that are centred are not. Maps and images are told as features of the vertical stack's
+    pixels (equation 5).
     """
 
     shape: tuple[int, int]  # (height, width) of the image
@@ -125,7 +127,7 @@ class GatedPixelCNN(nn.Module):
     first_kernel_radius: int = 3  # of the first layer, whose input has few channels
     groups: int = 1  # channels whose outputs are conditioned on one another; 1: none
     positions: bool = True
-    num_classes: int = 0  # 0: unconditional
+    fields: Fields = ()
 
     def setup(self):
         if self.positions:
@@ -136,30 +138,34 @@ class GatedPixelCNN(nn.Module):
         if self.groups > 1:
             self.first_current = Convolution(self.features, (1, 1), self.groups, strict=True)
         self.stack = [
-            GatedLayer(self.features, self.kernel_radius, self.groups, self.num_classes) for _ in range(self.layers)
+            GatedLayer(self.features, self.kernel_radius, self.groups, others(self.fields)) for _ in range(self.layers)
         ]
+        if maps(self.fields):
+            self.map = MapEncoder(maps(self.fields), self.features, self.shape)
         self.hidden = Convolution(self.features, (1, 1), self.groups)
         self.output = Convolution(self.out, (1, 1), self.groups)
 
-    def __call__(self, image: jax.Array, label: jax.Array | None) -> jax.Array:
-        # [B, H, W, C], [B] -> [B, H, W, out]
+    def __call__(self, image: jax.Array, condition: Condition) -> jax.Array:
+        # [B, H, W, C] -> [B, H, W, out]
         nothing = (None,) * self.layers
-        links, _ = self.vertical(before(image[:, :-1], None, 1, self.first_kernel_radius), 0, label, nothing)
+        links, _ = self.vertical(before(image[:, :-1], None, 1, self.first_kernel_radius), 0, condition, nothing)
         return self.horizontal(before(image[:, :, :-1], None, 2, self.first_kernel_radius), image, links, nothing)[0]
 
     def vertical(
-        self, above: jax.Array, first: int | jax.Array, label: jax.Array | None, cache: Cache
+        self, above: jax.Array, first: int | jax.Array, condition: Condition, cache: Cache
     ) -> tuple[Cache, Cache]:
         """Every layer's link for R rows from row `first` on, from the pixels above them, and the next cache."""
-        # [B, first_kernel_radius + R - 1, W, C], i32[], [B]
+        # [B, first_kernel_radius + R - 1, W, C], i32[]
         # -> tuple of [B, R, W, 2 F], tuple of [B, kernel_radius, W, F]
         x = self.first_down(above)
         if self.positions:
             place = jax.lax.dynamic_slice_in_dim(self.place, first, x.shape[1])
             x = x + jnp.broadcast_to(place[None], x.shape)
+        if maps(self.fields):
+            x = x + jax.lax.dynamic_slice_in_dim(self.map(condition, len(x)), first, x.shape[1], 1).astype(x.dtype)
         links, kept = [], []
         for layer, cached in zip(self.stack, cache, strict=True):
-            x, link, keep = layer.vertical(x, label, cached)
+            x, link, keep = layer.vertical(x, condition, cached)
             links.append(link)
             kept.append(keep)
         return tuple(links), tuple(kept)

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from genimg_jax.networks.conditioning import ClassEmbedding
+from genimg_jax.networks.conditioning import Condition, Fields, VectorEncoder
 from genimg_jax.networks.convolutional import Decoder, Encoder
 from genimg_jax.networks.grid import GridDecoder, GridEncoder
 from genimg_jax.networks.mlp import MLP
@@ -13,22 +13,22 @@ BLOCKS = 1  # residual blocks at each size of a grid network
 
 
 class ImageEncoder(nn.Module):
-    """An image, and its class as one more learned channel (Mirza and Osindero 2014), to a vector, or a grid of them."""
+    """An image to a vector, or a grid of them. What it is told is one more channel (Mirza and Osindero 2014)."""
 
     network: str  # 'mlp', 'conv' or 'grid'
     width: int  # hidden units of the MLP, or channels of the first convolution
     depth: int  # hidden layers of the MLP, times that the grid is halved; 'conv' follows from the image's size
     out: int
-    num_classes: int = 0  # 0: unconditional
+    fields: Fields = ()
     normalization: str = "none"
     spectral: bool = False
 
     @nn.compact
-    def __call__(self, image: jax.Array, label: jax.Array | None, training: bool) -> jax.Array:
-        # [B, H, W, C], [B] -> [B, out], for 'grid' [B, h, w, out]
-        if self.num_classes:
-            height, width = image.shape[1:3]
-            channel = ClassEmbedding(self.num_classes, height * width)(label)
+    def __call__(self, image: jax.Array, condition: Condition, training: bool) -> jax.Array:
+        # [B, H, W, C] -> [B, out], for 'grid' [B, h, w, out]
+        if self.fields:
+            count, height, width, _ = image.shape
+            channel = VectorEncoder(self.fields, height * width, name="condition")(condition, count)
             image = jnp.concatenate([image, channel.reshape(-1, height, width, 1)], axis=-1)
         if self.network == "mlp":
             flat = image.reshape(image.shape[0], -1)
@@ -42,20 +42,20 @@ class ImageEncoder(nn.Module):
 
 
 class ImageDecoder(nn.Module):
-    """A vector or a grid of them, with a learned vector of the class beside each, to an image's raw outputs."""
+    """A vector or a grid of them, with a vector of what it is told beside each, to an image's raw outputs."""
 
     network: str
     width: int
     depth: int
     shape: tuple[int, int, int]  # (height, width, output channels)
-    num_classes: int = 0
+    fields: Fields = ()
     normalization: str = "none"
 
     @nn.compact
-    def __call__(self, code: jax.Array, label: jax.Array | None, training: bool) -> jax.Array:
-        # [B, Z] or [B, h, w, Z], [B] -> [B, H, W, channels]
-        if self.num_classes:
-            vector = ClassEmbedding(self.num_classes, code.shape[-1])(label)
+    def __call__(self, code: jax.Array, condition: Condition, training: bool) -> jax.Array:
+        # [B, Z] or [B, h, w, Z] -> [B, H, W, channels]
+        if self.fields:
+            vector = VectorEncoder(self.fields, code.shape[-1], name="condition")(condition, code.shape[0])
             vector = vector.reshape(-1, *(1,) * (code.ndim - 2), code.shape[-1])
             code = jnp.concatenate([code, jnp.broadcast_to(vector, code.shape)], axis=-1)
         if self.network == "mlp":

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from genimg_jax.networks.conditioning import Condition, Fields, VectorEncoder
 from genimg_jax.networks.layers import add
 
 
@@ -31,7 +32,7 @@ class MaskedMLP(nn.Module):
     width: int
     depth: int  # hidden layers
     direct: bool  # connect inputs to outputs, masked likewise
-    num_classes: int = 0  # 0: unconditional
+    fields: Fields = ()
 
     def setup(self):
         dense = nn.initializers.lecun_normal()
@@ -48,15 +49,16 @@ class MaskedMLP(nn.Module):
         self.last_bias = self.param("last_bias", nn.initializers.zeros, each)
         if self.direct:
             self.direct_kernel = self.param("direct_kernel", nn.initializers.zeros, (self.values, *each))
-        if self.num_classes:
-            # The first value has no hidden units, so the class reaches the outputs themselves as well.
-            self.class_hidden = nn.Embed(self.num_classes, self.width)
-            self.class_outputs = nn.Embed(self.num_classes, self.values * self.outputs)
+        if self.fields:
+            # The first value has no hidden units, so the condition reaches the outputs themselves as well.
+            flat = self.values * self.outputs
+            self.condition_hidden = VectorEncoder(self.fields, self.width, self.width**-0.5)
+            self.condition_outputs = VectorEncoder(self.fields, flat, flat**-0.5)
 
-    def __call__(self, x: jax.Array, label: jax.Array | None, rank: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, condition: Condition, rank: jax.Array) -> jax.Array:
         """`rank` is the place of each value in the order, a permutation of 0 .. D - 1."""
-        # [B, D], i32[B], i32[D] -> [B, D, K]
-        partial = self.start(x.shape[0], label)
+        # [B, D], i32[D] -> [B, D, K]
+        partial = self.start(x.shape[0], condition)
         x = x.astype(self.first_kernel.dtype)
         first, last, direct = self.masks(rank)
         hidden = partial.hidden + x @ (self.first_kernel * first)
@@ -83,13 +85,13 @@ class MaskedMLP(nn.Module):
             x = x + nn.relu(add(x @ (kernel * mask), bias))
         return x
 
-    def start(self, count: int, label: jax.Array | None) -> Partial:
-        """Before any value is known."""  # i32[B] -> [B, width], [B, D, K]
+    def start(self, count: int, condition: Condition) -> Partial:
+        """Before any value is known."""  # -> [B, width], [B, D, K]
         hidden = jnp.broadcast_to(self.first_bias, (count, self.width))
         outputs = jnp.broadcast_to(self.last_bias, (count, *self.last_bias.shape))
-        if self.num_classes:
-            hidden = hidden + self.class_hidden(label)
-            outputs = outputs + self.class_outputs(label).reshape(outputs.shape)
+        if self.fields:
+            hidden = hidden + self.condition_hidden(condition, count)
+            outputs = outputs + self.condition_outputs(condition, count).reshape(outputs.shape)
         return Partial(hidden, outputs)
 
     def conditional(self, partial: Partial, index: jax.Array, rank: jax.Array) -> jax.Array:

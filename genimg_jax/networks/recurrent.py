@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from genimg_jax.networks.conditioning import Condition, Fields, VectorEncoder
 from genimg_jax.networks.layers import add
 
 State = tuple[jax.Array, ...]  # each [B, width]; the hidden vector is the first
@@ -106,7 +107,7 @@ class RecurrentStack(nn.Module):
     inputs: int
     outputs: int
     steps: tuple[int, int]
-    num_classes: int = 0  # 0: unconditional
+    fields: Fields = ()
 
     def setup(self):
         cell, dense = CELLS[self.cell], nn.initializers.lecun_normal()
@@ -124,19 +125,19 @@ class RecurrentStack(nn.Module):
         self.column_bias = self.param("column_bias", place, (self.steps[1], gates))
         self.output_kernel = self.param("output_kernel", dense, (self.width, self.outputs))
         self.output_bias = self.param("output_bias", nn.initializers.zeros, (self.outputs,))
-        if self.num_classes:
-            self.class_bias = nn.Embed(self.num_classes, gates)
+        if self.fields:
+            self.condition = VectorEncoder(self.fields, gates, gates**-0.5)
 
-    def project(self, x: jax.Array, label: jax.Array | None) -> jax.Array:
-        """The first layer's projection, but for the place."""  # [..., B, inputs], i32[B] -> [..., B, gates width]
+    def project(self, x: jax.Array, condition: Condition) -> jax.Array:
+        """The first layer's projection, without the place."""  # [..., B, inputs] -> [..., B, gates width]
         kernel = self.input_kernels[0]
         projected = add(x.astype(kernel.dtype) @ kernel, self.input_biases[0])
-        return add(projected, self.class_bias(label)) if self.num_classes else projected
+        return add(projected, self.condition(condition, x.shape[-2])) if self.fields else projected
 
-    def __call__(self, x: jax.Array, label: jax.Array | None) -> jax.Array:  # [S, B, inputs] -> [S, B, outputs]
+    def __call__(self, x: jax.Array, condition: Condition) -> jax.Array:  # [S, B, inputs] -> [S, B, outputs]
         cell = CELLS[self.cell]
         place = self.row_bias[:, None] + self.column_bias[None, :]
-        projected = self.project(x, label) + place.reshape(-1, 1, place.shape[-1])
+        projected = self.project(x, condition) + place.reshape(-1, 1, place.shape[-1])
         hidden = recur(cell, projected, self.recurrent_kernels[0])
         for layer in range(1, self.layers):
             projected = add(hidden @ self.input_kernels[layer], self.input_biases[layer])
@@ -146,11 +147,11 @@ class RecurrentStack(nn.Module):
     def start(self, batch: int) -> tuple[State, ...]:  # -> layers x memories x [B, width]
         return (start(CELLS[self.cell], batch, self.width, self.row_bias.dtype),) * self.layers
 
-    def step(self, states: tuple[State, ...], x: jax.Array, label: jax.Array | None, place: jax.Array):
+    def step(self, states: tuple[State, ...], x: jax.Array, condition: Condition, place: jax.Array):
         """Step `place` of `__call__`: the states to carry on with, and the outputs."""
-        # [B, inputs], i32[B], i32[] -> states, [B, outputs]
+        # [B, inputs], i32[] -> states, [B, outputs]
         row, column = place // self.steps[1], place % self.steps[1]
-        projected = add(self.project(x, label), self.row_bias[row] + self.column_bias[column])
+        projected = add(self.project(x, condition), self.row_bias[row] + self.column_bias[column])
         after = []
         for layer, (state, kernel) in enumerate(zip(states, self.recurrent_kernels, strict=True)):
             if layer:

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from genimg_jax.errors import ConfigError
-from genimg_jax.networks.denoising import Condition, SelfAttention, normal
+from genimg_jax.networks.conditioning import Condition, Fields, maps, others
+from genimg_jax.networks.denoising import Modulator, SelfAttention, WithMaps, normal
 from genimg_jax.networks.layers import Conv, Dense, Normalization
 
 HEAD = 64  # features of an attention head, or fewer where that does not divide them
@@ -73,26 +74,26 @@ class UNet(nn.Module):
     blocks: int  # residual blocks a level
     attention: tuple[int, ...]  # heights of the levels at which pixels attend to each other; the middle always does
     out: int
-    num_classes: int = 0  # 0: unconditional
+    fields: Fields = ()
     forward_mode_ad: bool = False  # see `SelfAttention`
 
     @nn.compact
-    def __call__(self, x: jax.Array, c_noise: jax.Array, label: jax.Array | None, training: bool) -> jax.Array:
-        # [B, H, W, C], f32[B] or f32[B, K], i32[B] -> f32[B, H, W, out]
+    def __call__(self, x: jax.Array, c_noise: jax.Array, condition: Condition, training: bool) -> jax.Array:
+        # [B, H, W, C], f32[B] or f32[B, K] -> f32[B, H, W, out]
         heights = level_heights(x.shape[1], x.shape[2], len(self.multipliers))
         absent = [height for height in self.attention if height not in heights]
         if absent:
             raise ConfigError(f"attention is asked for at height {absent[0]}, but the levels' are {heights}.")
-        condition = Condition(4 * self.width, self.num_classes, name="condition")(c_noise, label, training)
+        vector = Modulator(4 * self.width, others(self.fields), name="condition")(c_noise, condition, training)
         features = [self.width * multiplier for multiplier in self.multipliers]
         attends = [height in self.attention for height in heights]
 
         def block(name, x, level, resize="keep", attention=False):
             return ResidualBlock(features[level], resize, attention, self.forward_mode_ad, name=name)(
-                x, condition, training
+                x, vector, training
             )
 
-        x = Conv(self.width, name="first")(x, training)
+        x = Conv(self.width, name="first")(WithMaps(maps(self.fields), name="maps")(x, condition), training)
         skips = [x]
         for level in range(len(features)):
             if level:
