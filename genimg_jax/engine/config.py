@@ -7,7 +7,7 @@ ever looked up with a fallback.
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import Field, asdict, dataclass, fields
+from dataclasses import Field, asdict, dataclass
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from genimg_jax import data, families, files
 from genimg_jax.engine import optimizers, parallel, runtime
 from genimg_jax.errors import ConfigError
-from genimg_jax.options import absolute_location, bounded, choice, location, nearest, parse
+from genimg_jax.options import absolute_location, bounded, choice, leaves, location, nearest, parse
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,12 @@ SCALARS = {"seed": 0, "resume": "", "init_from": ""}
 PATHS = {
     "resume": location(),
     "init_from": location(),
-    **{f"{name}.{f.name}": f for name, kind in SECTIONS.items() for f in fields(kind) if f.metadata.get("path")},
+    **{
+        f"{name}.{key}": f
+        for name, kind in SECTIONS.items()
+        for key, f in leaves(kind).items()
+        if f.metadata.get("path")
+    },
 }
 
 # What may change between a checkpoint and the run that continues it, without changing what is computed.
@@ -155,7 +160,11 @@ def experiment(
 
 def _overlay(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """The values with the changes in them, dict by dict."""
-    both = {k: _overlay(values[k], v) for k, v in changes.items() if isinstance(v, Mapping) and k in values}
+    both = {
+        k: _overlay(values[k], v)
+        for k, v in changes.items()
+        if isinstance(v, Mapping) and isinstance(values.get(k), Mapping)
+    }
     return {**values, **changes, **both}
 
 
@@ -164,7 +173,7 @@ def _unknown(where: str, name: str, known: Iterable[str]) -> str:
 
 
 def _fill(kind: type, given: Mapping[str, Any], where: str) -> dict[str, Any]:
-    return asdict(parse(kind, {**asdict(kind()), **given}, where))
+    return asdict(parse(kind, _overlay(asdict(kind()), given), where))
 
 
 def resolve(config: Mapping[str, Any]) -> Config:
@@ -219,7 +228,7 @@ def options_of(config: Mapping[str, Any]) -> dict[str, Field]:
         kinds["model"] = module.Options
         one = len(module.GROUPS) == 1
         kinds |= {"optimizer" if one else f"optimizer.{group}": optimizers.Options for group in module.GROUPS}
-    return {f"{section}.{field.name}": field for section, kind in kinds.items() for field in fields(kind)}
+    return {f"{section}.{key}": field for section, kind in kinds.items() for key, field in leaves(kind).items()}
 
 
 def dict_above(config: Mapping[str, Any], key: str) -> str:
@@ -235,7 +244,7 @@ def complete(stored: Mapping[str, Any]) -> dict[str, Any]:
         return dict(stored)
     module = families.load(stored["family"])
     kinds = {"model": module.Options, **SECTIONS}
-    filled = {name: {**asdict(kind()), **stored.get(name, {})} for name, kind in kinds.items()}
+    filled = {name: _overlay(asdict(kind()), stored.get(name, {})) for name, kind in kinds.items()}
     given, default = stored.get("optimizer", {}), asdict(optimizers.Options())
     stored_data = stored.get("data", {})
     if "validation_split" not in stored_data:  # checkpoints were ranked on the split that is reported
