@@ -11,10 +11,10 @@ from tiny_runs import assert_same_state, train
 
 from genimg_jax import core, data
 from genimg_jax.data import identity, loading, order, shapes, text
-from genimg_jax.data.records import CaptionOptions, DomainOptions, PairOptions
 from genimg_jax.data.transforms import prepare
+from genimg_jax.data.types import CaptionOptions, DomainOptions, PairOptions
 from genimg_jax.engine import config as configs
-from genimg_jax.engine import config_files, restored
+from genimg_jax.engine import config_files, restore
 from genimg_jax.errors import ConfigError, DataError
 
 COUNT = 20
@@ -141,13 +141,13 @@ def test_fields_of_shapes_are_the_scene(tmp_path):
 
 def test_a_map_is_cut_and_resized_as_its_image_is():
     """Bright pixels of an image that is resized without averaging, at whole multiples, are where the map says."""
-    from genimg_jax.data import pixels
+    from genimg_jax.data import decode
 
     image = np.zeros((12, 20, 1), np.uint8)
     image[4:8, 8:14] = 255
     for size in (12, 6, 24):
-        bright = pixels.conform(image, size, 0)[..., 0] > 127
-        np.testing.assert_array_equal(pixels.conform_map((image[..., 0] > 0).astype(np.uint8), size), bright)
+        bright = decode.conform(image, size, 0)[..., 0] > 127
+        np.testing.assert_array_equal(decode.conform_map((image[..., 0] > 0).astype(np.uint8), size), bright)
 
 
 def test_a_skipped_image_takes_its_fields_with_it(tmp_path):
@@ -413,7 +413,7 @@ def test_a_run_with_fields_resumes_with_its_own_vocabulary(tmp_path, capsys):
     assert train(tmp_path / "cut", *flags, "--config.train.steps=4") == 0
     assert train(tmp_path / "cut", *flags) == 0
     assert_same_state(tmp_path / "whole", tmp_path / "cut")
-    opened = restored.open_run(tmp_path / "whole", config_files.of_run(tmp_path / "whole"), "last")
+    opened = restore.open_run(tmp_path / "whole", config_files.of_run(tmp_path / "whole"), "last")
     options = opened.program.config.data
     assert options.captions.vocabulary == str(tmp_path / "whole" / text.FILE)
     source = data.open_source(options, data.Part.TRAIN)

@@ -34,9 +34,9 @@ from typing import NoReturn
 
 import numpy as np
 
-from genimg_jax.data import classes, pixels
+from genimg_jax.data import classes, decode
 from genimg_jax.data.npz import open_npz
-from genimg_jax.data.records import Options, Stored
+from genimg_jax.data.types import Options, Stored
 from genimg_jax.errors import DataError
 
 ARCHIVE = "images.npz"  # in a folder that `genimg sample` wrote
@@ -184,5 +184,5 @@ def _read(
     paths: list[str], labels: np.ndarray | None, pixel_limit: int, positions: np.ndarray
 ) -> dict[str, Sequence[np.ndarray]]:
     # i64[B] -> B of u8[H, W, 1 or 3], i32[B]
-    images = [pixels.read_file(paths[position], pixel_limit) for position in positions]
+    images = [decode.read_file(paths[position], pixel_limit) for position in positions]
     return {"image": images} if labels is None else {"image": images, "label": labels[positions]}

@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from genimg_jax.data import pixels
+from genimg_jax.data import decode
 from genimg_jax.data.folder import files_below, open_folder
-from genimg_jax.data.records import Options, Stored
+from genimg_jax.data.types import Options, Stored
 from genimg_jax.errors import DataError
 
 Read = Callable[[np.ndarray], dict[str, Sequence[np.ndarray]]]
@@ -76,9 +76,9 @@ def _read_files(
 ) -> dict[str, Sequence[np.ndarray]]:
     rows, paths = stored.read(positions), [partners[position] for position in positions]
     if "source" in wanted:
-        rows["source"] = [pixels.read_file(path, pixel_limit) for path in paths]
+        rows["source"] = [decode.read_file(path, pixel_limit) for path in paths]
     if "map" in wanted:
-        rows["map"] = [pixels.read_map(path, pixel_limit) for path in paths]
+        rows["map"] = [decode.read_map(path, pixel_limit) for path in paths]
     for name in wanted:
         for image, value, own, path in zip(rows["image"], rows[name], stored.names(positions), paths, strict=True):
             if image.shape[:2] != value.shape[:2]:

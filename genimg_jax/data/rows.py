@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from genimg_jax import progress
-from genimg_jax.data import pixels, text
-from genimg_jax.data.records import Options, Stored
+from genimg_jax.data import decode, text
+from genimg_jax.data.types import Options, Stored
 from genimg_jax.errors import DataError
 
 if TYPE_CHECKING:
@@ -96,9 +96,9 @@ def _conform(recipe: Recipe, name: str, value: np.ndarray, index: int) -> np.nda
     """Images and maps at the size asked for. Raises DataError where the shape is not that of the other examples."""
     options = recipe.options
     if value.ndim == 3:
-        value = pixels.conform(value, options.size, options.channels if name == "image" else 0)
+        value = decode.conform(value, options.size, options.channels if name == "image" else 0)
     elif value.ndim == 2:
-        value = pixels.conform_map(value, options.size)
+        value = decode.conform_map(value, options.size)
     if recipe.first and value.shape != recipe.first[name].shape:
         where = recipe.stored.names(recipe.positions[[index]])[0]
         found, first = (" x ".join(map(str, x.shape)) for x in (value, recipe.first[name]))

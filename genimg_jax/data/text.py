@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from genimg_jax.data.records import Options
+from genimg_jax.data.types import Options
 from genimg_jax.errors import ConfigError, DataError
 from genimg_jax.files import write_atomic
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from genimg_jax import core
-from genimg_jax.data.records import Options
+from genimg_jax.data.types import Options
 
 FLIP, BINARIZE = 0, 1  # streams of the key
 
@@ -21,12 +21,12 @@ def prepare(batch: core.Batch, key: jax.Array, options: Options, stored_levels: 
     batch = {name: array if name == "image" else _field(array) for name, array in batch.items()}
     batch["image"] = _unit(batch["image"], stored_levels)
     if options.flip and training:
-        keys = core.item_keys(jax.random.fold_in(key, FLIP), batch["index"])
+        keys = core.per_example_keys(jax.random.fold_in(key, FLIP), batch["index"])
         flipped = jax.vmap(jax.random.bernoulli)(keys)
         batch = {name: _mirrored(array, flipped) if array.ndim > 2 else array for name, array in batch.items()}
     image = batch["image"]
     if options.binarize == "dynamic":
-        keys = core.item_keys(jax.random.fold_in(key, BINARIZE), batch["index"])
+        keys = core.per_example_keys(jax.random.fold_in(key, BINARIZE), batch["index"])
         image = jax.vmap(jax.random.bernoulli)(keys, image).astype(jnp.float32)
     return {**batch, "image": 2 * image - 1}
 

@@ -15,10 +15,10 @@ from genimg_jax.data.folder import open_folder
 from genimg_jax.data.npz import open_npz
 from genimg_jax.data.pairs import open_domains, open_pairs
 from genimg_jax.data.prepared import open_prepared
-from genimg_jax.data.records import Options, Source, Stored
 from genimg_jax.data.rows import Recipe
 from genimg_jax.data.shapes import open_shapes
 from genimg_jax.data.splits import Part, part, select
+from genimg_jax.data.types import Options, Source, Stored
 from genimg_jax.errors import ConfigError
 from genimg_jax.options import nearest
 
