@@ -18,8 +18,8 @@ from genimg_jax.__main__ import COMMANDS, main
 from genimg_jax.commands import command_line, sample
 from genimg_jax.commands import train as train_command
 from genimg_jax.data import Source, open_source
+from genimg_jax.engine import conditions, config_files, images, run, tasks
 from genimg_jax.engine import config as configs
-from genimg_jax.engine import config_files, images, run, tasks
 from genimg_jax.engine import program as programs
 
 CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("*.py"))
@@ -83,7 +83,7 @@ def test_every_variant_fits_its_data(config, variant, monkeypatch):
     assert measured and all(x.shape == (rows,) for x in measured.values())
     if program.family.sample is not None:
         index = np.arange(4, dtype=np.int32)
-        asked = {"index": index, **tasks.condition_for(program, index)}
+        asked = {"index": index, **conditions.rows(program, index)}
         sample = functools.partial(program.apply, tasks.sample_task)
         made = jax.eval_shape(sample, core.weights(program.abstract_state), asked, 0)
         assert made.shape == (4, *source.spec.image_shape)
@@ -169,14 +169,16 @@ def test_the_flags_of_sample(finished, tmp_path):
     few = sampled(finished, tmp_path / "few", "--count", "3", "--seed", "5")
     many = sampled(finished, tmp_path / "many", "--count", "12", "--seed=5", "--config.evaluate.batch_size=8")
     assert many.shape[0] == 12 and np.abs(few - many[:3]).max() <= 1  # a level, by rounding
-    one_class = sampled(finished, tmp_path / "class", "--count", "12", "--seed", "5", "--label", "1")
+    one_class = sampled(finished, tmp_path / "class", "--count", "12", "--seed", "5", "--condition.label=1")
     same = [np.abs(a - b).max() <= 1 for a, b in zip(one_class, many, strict=True)]
     assert same == [i % 10 == 1 for i in range(12)]
     assert np.abs(sampled(finished, tmp_path / "other", "--count", "3", "--seed", "6") - few).max() > 1
     assert np.abs(sampled(finished, tmp_path / "plain", "--count", "3", "--seed=5", "--noaveraged") - few).max() > 0
     first = sampled(finished, tmp_path / "first", "--count", "3", "--seed", "5", "--checkpoint", "4")
     assert np.abs(first - few).max() > 1
-    rows = sampled(finished, tmp_path / "rows", "--interpolate", "2", "--steps", "4", "--seed", "5", "--label", "1")
+    rows = sampled(
+        finished, tmp_path / "rows", "--interpolate", "2", "--steps", "4", "--seed", "5", "--condition.label=1"
+    )
     assert rows.shape[0] == 8
     assert np.abs(rows[[0, 3, 4, 7]] - one_class[:4]).max() <= 1
 
@@ -353,7 +355,7 @@ def test_paths_are_absolute_where_they_are_given(tmp_path, monkeypatch):
         (["--count", "0"], 2, "--count"),
         (["--seed", "-1"], 2, "--seed"),
         (["--steps", "1", "--interpolate", "1"], 2, "--steps"),
-        (["--label", "10"], 2, "class 10 is not one of 0 to 9"),
+        (["--condition.label=10"], 2, "class 10 is not one of 0 to 9"),
         (["--config.model.width=8"], 4, "model.width"),
         (["--config.model.widht=8"], 2, "did you mean '--config.model.width'?"),
     ],

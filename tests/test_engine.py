@@ -13,7 +13,7 @@ from tiny_runs import assert_same_state, change, environment, losses, name_of, s
 
 from genimg_jax import core
 from genimg_jax.data import open_source
-from genimg_jax.engine import checkpoint, config_files, parallel, restore, run, tasks, training
+from genimg_jax.engine import checkpoint, conditions, config_files, parallel, restore, run, tasks, training
 from genimg_jax.engine import config as configs
 from genimg_jax.engine import program as programs
 from genimg_jax.errors import CheckpointError, ConfigError
@@ -304,27 +304,27 @@ def test_sample_i_depends_on_the_seed_and_i_alone():
 def test_labels_are_each_in_turn_or_the_one_asked_for():
     program, _ = build("gan_digits", parallel__devices=1, model__conditions=("label",))
     index = np.arange(8, 23)
-    assert tasks.condition_for(program, index)["label"].tolist() == [i % 10 for i in range(8, 23)]
-    assert tasks.condition_for(program, index, 7)["label"].tolist() == [7] * 15
+    assert conditions.rows(program, index)["label"].tolist() == [i % 10 for i in range(8, 23)]
+    assert conditions.rows(program, index, {"label": 7})["label"].tolist() == [7] * 15
     weights = core.weights(program.init(0))
-    in_turn, sevens = tasks.sample(program, weights, 10, 0), tasks.sample(program, weights, 10, 0, label=7)
+    in_turn, sevens = tasks.sample(program, weights, 10, 0), tasks.sample(program, weights, 10, 0, {"label": 7})
     same = [np.allclose(a, b, atol=1e-5) for a, b in zip(in_turn, sevens, strict=True)]
     assert same == [i == 7 for i in range(10)]
     for label in (-1, 10):
         with pytest.raises(ConfigError, match=f"class {label} is not one of 0 to 9"):
-            tasks.sample(program, weights, 1, 0, label=label)
+            tasks.sample(program, weights, 1, 0, {"label": label})
     unconditional, _ = build("gan_digits")
-    assert tasks.condition_for(unconditional, index) == {}
-    with pytest.raises(ConfigError, match="not class-conditional"):
-        tasks.condition_for(unconditional, index, 7)
+    assert conditions.rows(unconditional, index) == {}
+    with pytest.raises(ConfigError, match="this gan is not told 'label'"):
+        conditions.rows(unconditional, index, {"label": 7})
 
 
 def test_a_column_of_samples_shows_one_class():
     program, _ = build("gan_digits", parallel__devices=1, model__conditions=("label",))
 
-    def columns(classes, count, label=None):
+    def columns(classes, count, **given):
         spec = program.spec._replace(num_classes=classes)
-        return tasks.sample_columns(program._replace(spec=spec), count, label)
+        return tasks.sample_columns(program._replace(spec=spec), count, given)
 
     assert [columns(10, count) for count in (9, 10, 64, 100, 300)] == [None, 10, 10, 10, 20]
     assert [columns(classes, 64) for classes in (1, 2, 3, 16, 17)] == [8, 8, 9, 16, None]

@@ -51,7 +51,7 @@ def generated(workdir, tmp_path_factory):
     opened = restore.open_run(workdir, json.loads((workdir / "config.json").read_text()), "best")
     held_out = open_source(data.Options(), "test")
     label = shares_of(held_out.read(np.arange(held_out.size))["label"], COUNT, 0)
-    image = images.to_uint8(tasks.sample(opened.program, opened.weights, COUNT, 0, label))
+    image = images.to_uint8(tasks.sample(opened.program, opened.weights, COUNT, 0, {"label": label}))
     np.savez(place / "images.npz", image=image, label=label)
     np.savez(place / "unlabelled.npz", image=image)
     np.savez(place / "named.npz", image=image, label=label.astype(str))
@@ -135,10 +135,10 @@ def test_classes_are_asked_for_in_the_shares_of_the_held_out_images(workdir, tmp
     report = evaluate_run(tmp_path / "run", values, which="full")
     asked = np.bincount(seen[0].labels, minlength=10)
     assert asked[0] == 14 and sorted(asked[1:]) == [0, 0, 0, 1, 1, 1, 1, 1, 1]
-    assert report["protocol"]["classes asked for"] == seen[0].asked == "as held out"
+    assert report["protocol"]["classes asked for"] == seen[0].asked["classes asked for"] == "as held out"
     # They are what the images were drawn of, not only what they are called.
     opened = restore.open_run(workdir, values, "best")
-    again = tasks.sample(opened.program, opened.weights, 20, 0, seen[0].labels)
+    again = tasks.sample(opened.program, opened.weights, 20, 0, {"label": seen[0].labels})
     expected = image_sets.of_generated(again, REFERENCE, data.Options(), "", 0)
     np.testing.assert_array_equal(seen[0].images, expected.images)
 

@@ -248,11 +248,11 @@ def test_the_shares_that_classes_were_asked_for_in_are_stated():
     ):
         found = of_generated(made, reference, DIGITS, "made", 0)
         found = found if labels is None else labelled(found, labels, ("a", "b"), reference)
-        assert found.asked == said
+        assert found.asked.get("classes asked for", "") == said
         stated = distances.spec("any", None, found, reference, 0, {}).protocol
         assert stated.get("classes asked for", "") == said
-    assert labelled(found, np.zeros(20, int), ("a", "b"), reference._replace(labels=None)).asked == ""
-    assert labelled(found, np.zeros(20, int), ("c", "b"), reference).asked == ""
+    assert labelled(found, np.zeros(20, int), ("a", "b"), reference._replace(labels=None)).asked == {}
+    assert labelled(found, np.zeros(20, int), ("c", "b"), reference).asked == {}
 
 
 def test_classes_that_a_reference_calls_otherwise_are_asked_for_in_turn():

@@ -65,6 +65,14 @@ def given(arguments: Sequence[str], name: str) -> bool:
     return any(argument.lstrip("-").partition("=")[0] == name for argument in arguments if argument.startswith("-"))
 
 
+def take_prefixed(arguments: Sequence[str], prefix: str) -> tuple[dict[str, str], list[str]]:
+    """{NAME: VALUE} of the flags `--prefix.NAME=VALUE`, and the arguments without them."""
+    rest = list(arguments)
+    names = [a.lstrip("-").partition("=")[0] for a in arguments if a.startswith(f"--{prefix}.")]
+    _refuse_repeated([f"--{name}" for name in names])
+    return {name.removeprefix(f"{prefix}."): _take(rest, name) for name in names}, rest
+
+
 def items(texts: Sequence[str], known: Callable[[str], bool]) -> list[str]:
     """What a list holds, given in one flag with commas, in several flags, or both.
 

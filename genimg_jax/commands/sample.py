@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -19,14 +20,21 @@ if TYPE_CHECKING:  # not otherwise: a mistaken flag is answered without loading 
 ABOUT = """images of a run: DIRECTORY/grid.png (the first images), DIRECTORY/000000.png ..., DIRECTORY/images.npz.
 
   genimg sample --workdir runs/vae_digits --count 64
-  genimg sample --workdir runs/gan_digits --count 16 --label 3 --seed 7
+  genimg sample --workdir runs/gan_digits --count 16 --condition.label=3 --seed 7
+  genimg sample --workdir runs/scenes --condition.tokens='a small red circle above a large blue square'
+  genimg sample --workdir runs/scenes --given test --count 64
   genimg sample --workdir runs/vae_digits --interpolate 8 --steps 10
   genimg sample --workdir runs/vq_digits --reconstruct 32
   genimg sample --workdir runs/diffusion_digits --relative_std 0.15
 
-Image i of a seed is the same whatever the count and the batch size. images.npz holds `image`, and, where images were
-asked to be of a class, `label` and the names of all `classes`; of reconstructions also the images that were encoded, as
-`original`. DIRECTORY can be given to genimg evaluate --generated."""
+--condition.FIELD=VALUE gives a condition: a class, a caption, the file of a map, an image or an array (.npy). What is
+not said is taken from the images of the split that is --given, in their order, else from those of the test split. Where
+a model is told nothing but classes, it is asked for each in turn.
+
+Image i of a seed is the same whatever the count and the batch size. images.npz holds `image` and its conditions: of
+classes `label` and the names of all `classes`, of captions `caption`; of reconstructions also the images that were
+encoded, as `original`. DIRECTORY can be given to genimg evaluate --generated."""
+PARTS = ("train", "validation", "test")
 GRID, GRID_PIXELS = 1024, 2**24  # of the images in the picture, at most
 
 
@@ -41,7 +49,9 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_integer(
         "seed", None, "which set of images; the run's own if not given", 0, 2**31 - 1, flag_values=values
     )
-    flags.DEFINE_integer("label", None, "one class; each in turn if not given", flag_values=values)
+    flags.DEFINE_enum(
+        "given", None, list(PARTS), "whose images' conditions are taken, in their order", flag_values=values
+    )
     flags.DEFINE_integer("interpolate", 0, "rows of interpolations between pairs of codes", 0, flag_values=values)
     flags.DEFINE_integer("reconstruct", 0, "held-out images, above what their codes give", 0, flag_values=values)
     flags.DEFINE_integer("steps", 10, "images in a row of interpolations", lower_bound=2, flag_values=values)
@@ -65,6 +75,7 @@ class Drawn(NamedTuple):
 
 
 def main(arguments: Sequence[str]) -> None:
+    asked, arguments = command_line.take_prefixed(arguments, "condition")
     values = command_line.parse("sample", ABOUT, define, arguments, config="workdir")
     workdir = command_line.workdir(values)
     import pathlib
@@ -81,18 +92,30 @@ def main(arguments: Sequence[str]) -> None:
     run = restore.open_run(workdir, values.config.to_dict(), values.checkpoint, values.averaged)
     if values.relative_std is not None:
         run = run._replace(weights=averaging.reconstruct(workdir, run.program, run.step, values.relative_std))
-    drawn = _draw(values, run)
+    drawn = _draw(values, run, asked)
     if not values.out:
-        out /= drawn.name + (f"-class{values.label}" if values.label is not None else "")
+        out /= drawn.name + "".join(f"-{name}-{_short(text)}" for name, text in asked.items())
     _write(drawn, out, values.singles)
     print(f"{drawn.count} images of step {run.step}: {out}\ngrid: {out / 'grid.png'}")
 
 
-def _draw(values: flags.FlagValues, run: restore.Restored) -> Drawn:
+def _short(text: str) -> str:
+    """A part of a file's name."""
+    return re.sub(r"[^A-Za-z0-9]+", "-", text.rpartition("/")[2]).strip("-")[:40]
+
+
+def _draw(values: flags.FlagValues, run: restore.Restored, asked: Mapping[str, str]) -> Drawn:
     from genimg_jax.data import Part, classes, open_source
-    from genimg_jax.engine import images, tasks
+    from genimg_jax.engine import conditions, images, tasks
 
     program, weights = run.program, run.weights
+    names = run.dataset.get("classes", ())
+    given = {name: conditions.parse(program, name, text, names) for name, text in asked.items()}
+    lacking = set(program.family.conditions) - {"label"} - set(given)
+    source = None
+    if values.given or lacking:
+        part = dict(zip(PARTS, (Part.TRAIN, Part.VALIDATION, Part.EVALUATE), strict=True))[values.given or "test"]
+        source = open_source(program.config.data, part)
     seed = program.config.seed if values.seed is None else values.seed
     if values.reconstruct:
         source, columns = open_source(program.config.data, Part.EVALUATE), tasks.COLUMNS
@@ -104,17 +127,21 @@ def _draw(values: flags.FlagValues, run: restore.Restored) -> Drawn:
         return Drawn(name, len(made), [made], {"original": original}, columns, grid)
     if values.interpolate:
         name, columns, count = f"interpolations-{run.step}-seed{seed}", values.steps, values.interpolate * values.steps
-        parts = [tasks.interpolate(program, weights, values.interpolate, columns, seed, values.label)]
+        parts = [tasks.interpolate(program, weights, values.interpolate, columns, seed, given)]
         index = np.arange(count) // columns
     else:
         name, count = f"samples-{run.step}-seed{seed}", values.count
-        columns = tasks.sample_columns(program, min(count, GRID), values.label)
-        parts = tasks.sample_batches(program, weights, count, seed, values.label)
+        columns = tasks.sample_columns(program, min(count, GRID), given or source)
+        parts = tasks.sample_batches(program, weights, count, seed, given, source)
         index = np.arange(count)
-    beside = tasks.condition_for(program, index, values.label)
+    beside = conditions.rows(program, index, given, source)
     if "label" in beside:  # runs of earlier versions do not say what their classes are called
-        names = run.dataset.get("classes") or list(map(str, range(program.spec.num_classes)))
-        beside = classes.as_stored(beside["label"], names)
+        named = names or list(map(str, range(program.spec.num_classes)))
+        beside |= classes.as_stored(beside.pop("label"), named)
+    if "tokens" in beside:
+        del beside["tokens"]
+        told = [asked["tokens"]] * count if "tokens" in asked else source.captions(index % source.size)
+        beside["caption"] = np.array(told)
     return Drawn(name, count, parts, beside, columns)
 
 

@@ -18,7 +18,7 @@ def prepare(batch: core.Batch, key: jax.Array, options: Options, stored_levels: 
     was read: there `stored_levels` is 2. A flip mirrors every field that has pixels ([B, H, W, ...]) with its image.
     Fields of integers become i32, and those that are images f32 in [-1, 1]; everything else passes through.
     """  # u8[B, H, W, C] -> f32[B, H, W, C]
-    batch = {name: array if name == "image" else _field(array) for name, array in batch.items()}
+    batch = {name: array if name == "image" else field(array) for name, array in batch.items()}
     batch["image"] = _unit(batch["image"], stored_levels)
     if options.flip and training:
         keys = core.per_example_keys(jax.random.fold_in(key, FLIP), batch["index"])
@@ -36,7 +36,8 @@ def _unit(image: jax.Array, levels: int) -> jax.Array:  # u8[B, H, W, C] -> f32[
     return jnp.minimum(image.astype(jnp.float32) / (levels - 1), 1)
 
 
-def _field(array: jax.Array) -> jax.Array:
+def field(array: jax.Array) -> jax.Array:
+    """The values of a field as a network is told them: integers i32, images f32 in [-1, 1], others as they are."""
     if not jnp.issubdtype(array.dtype, jnp.integer):
         return array
     return 2 * _unit(array, 256) - 1 if array.ndim == 4 else array.astype(jnp.int32)

@@ -178,8 +178,15 @@ def _save_grids(
     """The same keys at every step, so that grids can be compared over time; of what cannot sample, reconstructions."""
     weights, count = core.weights(state), program.config.train.samples
     if program.family.sample is not None:
-        columns = tasks.sample_columns(program, count)
-        pictures = tasks.sample(program, weights, count, program.seed)
+        told = set(program.family.conditions) - {"label"}
+        if told and validation is None:
+            return
+        if told:  # below the held-out images whose conditions they are given
+            columns = tasks.COLUMNS
+            pictures = tasks.beside_held_out(program, weights, validation, count // 2, program.seed)
+        else:
+            columns = tasks.sample_columns(program, count)
+            pictures = tasks.sample(program, weights, count, program.seed)
     elif core.space_with(program.family, "encode") and validation is not None:
         columns = tasks.COLUMNS
         pictures = tasks.reconstruct(program, weights, validation, count // 2)

@@ -6,7 +6,7 @@ A task's random stream is part of what a seed means: the same seed gives the sam
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -14,12 +14,14 @@ import numpy as np
 
 from genimg_jax import core
 from genimg_jax.data import Source
-from genimg_jax.engine import parallel
+from genimg_jax.engine import conditions, parallel
 from genimg_jax.engine.program import Program, Task, batch_size, held_out, run, run_batches
 from genimg_jax.errors import ConfigError
 from genimg_jax.objectives.interpolation import INTERPOLATIONS
 
 EVALUATION_SEED = 0  # held-out draws (binarisation, codes) are the same for every run, whatever seed it trained with
+Given = Mapping[str, np.ndarray] | None  # values of fields, see `conditions.rows`
+
 COLUMNS = 8  # of a grid of reconstructions
 CLASS_COLUMNS = 16  # the most classes that a grid of samples gives columns of their own
 
@@ -50,6 +52,13 @@ def log_prob_task(family: core.Family, weights: core.Weights, batch: core.Batch,
 @_stream("sample")
 def sample_task(family: core.Family, weights: core.Weights, batch: core.Batch, key: jax.Array) -> jax.Array:
     return family.sample(weights, core.per_example_keys(key, batch["index"]), batch)
+
+
+@_stream("sample")
+def sample_beside_task(
+    family: core.Family, weights: core.Weights, batch: core.Batch, key: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    return batch["image"], sample_task(family, weights, batch, key)
 
 
 @_stream("encode")
@@ -87,59 +96,61 @@ def log_prob(program: Program, weights: core.Weights, source: Source) -> dict[st
     return run(program, log_prob_task, weights, held_out(program, source), source.size, EVALUATION_SEED)
 
 
-def condition_for(program: Program, index: np.ndarray, label: int | np.ndarray | None = None) -> core.Batch:
-    """What `sample` is conditioned on: class `label`, or each of several in turn, or each class that there is."""
-    # i64[B], i32[] or i32[N] -> {name: [B]}
-    unknown = [name for name in program.family.conditions if name != "label"]
-    if unknown:
-        raise ConfigError(
-            f"samples of {program.config.family} need {', '.join(unknown)}; give them on the command line."
-        )
-    classes = program.spec.num_classes
-    if label is not None and "label" not in program.family.conditions:
-        raise ConfigError(f"this {program.config.family} is not class-conditional; leave the class out.")
-    asked = np.arange(classes) if label is None else np.atleast_1d(label)
-    wrong = asked[(asked < 0) | (asked >= classes)]
-    if wrong.size:
-        raise ConfigError(f"class {wrong[0]} is not one of 0 to {classes - 1}.")
-    return {"label": asked[index % len(asked)].astype(np.int32)} if "label" in program.family.conditions else {}
-
-
-def sample_columns(program: Program, count: int, label: int | None = None) -> int | None:
+def sample_columns(program: Program, count: int, given: Given = None) -> int | None:
     """Columns of a grid of `count` samples, each of a single class where the classes are asked for in turn and are few;
     None: the grid is about square."""
     classes = program.spec.num_classes
-    if label is not None or "label" not in program.family.conditions or classes > min(count, CLASS_COLUMNS):
+    if given or program.family.conditions != ("label",) or classes > min(count, CLASS_COLUMNS):
         return None
     return classes * max(1, round(count**0.5 / classes))
 
 
 def sample(
-    program: Program, weights: core.Weights, count: int, seed: int | np.ndarray, label: int | np.ndarray | None = None
+    program: Program,
+    weights: core.Weights,
+    count: int,
+    seed: int | np.ndarray,
+    given: Given = None,
+    source: Source | None = None,
 ) -> np.ndarray:
     """The images of `sample_batches` in one array."""  # -> f32[count, H, W, C] in [-1, 1]
-    return np.concatenate(list(sample_batches(program, weights, count, seed, label)), axis=-4)
+    return np.concatenate(list(sample_batches(program, weights, count, seed, given, source)), axis=-4)
 
 
 def sample_batches(
-    program: Program, weights: core.Weights, count: int, seed: int | np.ndarray, label: int | np.ndarray | None = None
+    program: Program,
+    weights: core.Weights,
+    count: int,
+    seed: int | np.ndarray,
+    given: Given = None,
+    source: Source | None = None,
 ) -> Iterator[np.ndarray]:
-    """Images 0 to `count` of the set that `seed` names; image i is the same in every such set whose image i is asked to
-    be of the same class, see `condition_for`."""  # -> f32[n, H, W, C] in [-1, 1] ...
+    """Images 0 to `count` of the set that `seed` names; image i is the same in every such set whose image i has the
+    same condition, see `conditions.rows`."""  # -> f32[n, H, W, C] in [-1, 1] ...
     if program.family.sample is None:
         encodes = core.space_with(program.family, "encode")
         how = "; train a family over its codes, as configs/latent_digits.py does" if encodes else ""
         raise ConfigError(f"{program.config.family} cannot sample{how}.")
-    batches = _asked(program, count, label)
+    batches = _asked(program, count, given, source)
     return run_batches(program, sample_task, weights, batches, count, seed)
 
 
-def _asked(program: Program, count: int, label: int | np.ndarray | None, steps: int = 1) -> Iterator[core.Batch]:
+def _asked(
+    program: Program, count: int, given: Given, source: Source | None = None, steps: int = 1
+) -> Iterator[core.Batch]:
     """This process's rows of images to make, with their conditions, of which each serves `steps` images."""
     size = parallel.round_up(program.mesh, min(batch_size(program), count))
     for start in range(0, count, size):
         index = np.arange(start, start + size)[parallel.local_rows(size)]
-        yield {"index": index.astype(np.int32), **condition_for(program, index // steps, label)}
+        yield {"index": index.astype(np.int32), **conditions.rows(program, index // steps, given, source)}
+
+
+def beside_held_out(
+    program: Program, weights: core.Weights, source: Source, count: int, seed: int | np.ndarray
+) -> np.ndarray:
+    """Rows of `COLUMNS` images of `source`, each above the row of samples that are given their conditions."""
+    # -> f32[2 * count or a few more, H, W, C]
+    return _in_pairs(program, sample_beside_task, weights, source, count, seed)
 
 
 def reconstruct(program: Program, weights: core.Weights, source: Source, count: int) -> np.ndarray:
@@ -147,20 +158,27 @@ def reconstruct(program: Program, weights: core.Weights, source: Source, count: 
     # -> f32[2 * count or a few more, H, W, C]
     if core.space_with(program.family, "encode") is None:
         raise ConfigError(f"{program.config.family} has no codes to reconstruct images from.")
+    return _in_pairs(program, reconstruct_task, weights, source, count, EVALUATION_SEED)
+
+
+def _in_pairs(
+    program: Program, task: Task, weights: core.Weights, source: Source, count: int, seed: int | np.ndarray
+) -> np.ndarray:  # -> [..., 2 N, H, W, C]
+    """A row of `COLUMNS` of the task's first images, then a row of its second ones."""
     count = -(-count // COLUMNS) * COLUMNS
     batches = itertools.islice(held_out(program, source, COLUMNS), count // COLUMNS)
-    pairs = run(program, reconstruct_task, weights, batches, count, EVALUATION_SEED)
+    pairs = run(program, task, weights, batches, count, seed)
     rows = [x.reshape(*x.shape[:-4], -1, COLUMNS, *x.shape[-3:]) for x in pairs]
     return np.stack(rows, axis=-5).reshape(*pairs[0].shape[:-4], -1, *pairs[0].shape[-3:])
 
 
 def interpolate(
-    program: Program, weights: core.Weights, rows: int, steps: int, seed: int, label: int | None = None
+    program: Program, weights: core.Weights, rows: int, steps: int, seed: int, given: Given = None
 ) -> np.ndarray:
     """Rows of `steps` images between the codes of samples 2i and 2i + 1; a row is of one class."""
     # -> f32[rows * steps, H, W, C]
     if core.space_with(program.family, "prior", "interpolate") is None:
         raise ConfigError(f"{program.config.family} draws no codes to interpolate between.")
     count = rows * steps
-    asked = _asked(program, count, label, steps)
+    asked = _asked(program, count, given, None, steps)
     return run(program, Interpolate(steps), weights, asked, count, seed)

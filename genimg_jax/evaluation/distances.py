@@ -83,7 +83,6 @@ def spec(
     protocol: Mapping[str, Scalar],
 ) -> MetricSpec:
     """That of generated images against a reference, both as `levels` integers a channel."""
-    asked = {"classes asked for": generated.asked} if generated.asked else {}
     return MetricSpec(
         metric=metric,
         features=network and network.name,
@@ -94,7 +93,7 @@ def spec(
         split=reference and reference.split,
         reference_samples=reference and len(reference.images),
         seed=seed,
-        protocol={"levels": generated.levels, **asked, **protocol},
+        protocol={"levels": generated.levels, **generated.asked, **protocol},
     )
 
 

@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -46,8 +46,8 @@ class ImageSet(NamedTuple):
     """Why there are no labels, where there are none."""
     captions: Sequence[str] | None = None
     """What each image was asked to show"""
-    asked: str = ""
-    """In which shares generated images were asked to be of each class, for the protocol; "" where they were not."""
+    asked: Mapping[str, str] = {}
+    """What generated images were asked to be, for the protocol: classes in which shares, or whose conditions."""
     masks: np.ndarray | None = None
     """u8[N, H, W]: the pixels that objects were asked to fill, as in `shapes.annotations`"""
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 ORDER = 0xC1A55E5  # separates the order in which classes are asked for from other draws
 
+ASKED = "classes asked for"  # in a protocol
+
 
 def shares_of(labels: np.ndarray, count: int, seed: int) -> np.ndarray:  # i32[M] -> i32[count]
     """Classes for `count` images in the shares that they have in `labels`, to within an image of each, shuffled."""
@@ -38,8 +40,8 @@ def labelled(images: ImageSet, labels: np.ndarray, classes: tuple[str, ...], lik
         return images
     ours, theirs = (np.bincount(x, minlength=len(like.classes)) for x in (images.labels, like.labels))
     if np.abs(ours - theirs * (len(images.labels) / len(like.labels))).max() < 1:
-        return images._replace(asked="as held out")
-    return images._replace(asked="equally often" if np.ptp(ours) <= 1 else "in other shares")
+        return images._replace(asked={ASKED: "as held out"})
+    return images._replace(asked={ASKED: "equally often" if np.ptp(ours) <= 1 else "in other shares"})
 
 
 def renumbered(images: ImageSet, like: ImageSet) -> ImageSet:

@@ -153,7 +153,7 @@ def _evaluate(opened: RunContext, weights: core.Weights, step: int, checkpoint: 
         missing = {"held-out loss and likelihood": problem} if problem else {}
         found = found._replace(metrics=measured | found.metrics | facts, skipped=missing | found.skipped)
         report["samples"] = len(made.images)
-        report["protocol"] |= {"classes asked for": made.asked} if made.asked else {}
+        report["protocol"] |= made.asked
     report["trained_on"] = marks.trained_on(program.family.objective, found.metrics)
     if log_prob is not None:
         found = found._replace(arrays={"log_prob": log_probs.arrays(log_prob, measured, source)})
@@ -203,17 +203,23 @@ def _sample(opened: RunContext, weights: core.Weights) -> tuple[ImageSet, Measur
     program, comparison = opened.program, opened.comparison
     options, reference = program.config.evaluate, comparison.reference
     count, labels = options.samples or opened.source.size, None
-    if "label" in program.family.conditions:
+    given, source, captions, told = None, None, None, set(program.family.conditions) - {"label"}
+    if told:  # all of it is that of the held-out images, in their order
+        source, order = opened.source, np.arange(count) % opened.source.size
+        labels, names = (source.read(order)["label"], source.classes) if source.classes else (None, ())
+        captions = source.captions(order) if "tokens" in told else None
+    elif "label" in program.family.conditions:
         # Runs of earlier versions do not say what their classes are called; others were checked.
         same = len(reference.classes) == program.spec.num_classes
         names = reference.classes if same else tuple(map(str, range(program.spec.num_classes)))
         labels = to_ask(names, reference, count, options.seed)
-    next(tasks.sample_batches(program, weights, count, options.seed))
+        given = {"label": labels}
+    next(tasks.sample_batches(program, weights, count, options.seed, given, source))
     seconds = 0.0
 
     def timed() -> Iterator[np.ndarray]:
         nonlocal seconds
-        parts = tasks.sample_batches(program, weights, count, options.seed, labels)
+        parts = tasks.sample_batches(program, weights, count, options.seed, given, source)
         while True:
             since = time.monotonic()
             part = next(parts, None)
@@ -225,6 +231,9 @@ def _sample(opened: RunContext, weights: core.Weights) -> tuple[ImageSet, Measur
     images = image_sets.of_generated(timed(), reference, comparison.data, str(opened.workdir), options.seed)
     if labels is not None:
         images = labelled(images, labels, names, reference)
+    if told:
+        asked = f"{', '.join(program.family.conditions)} of {opened.source.split}, in order"
+        images = images._replace(captions=captions, asked={"conditions": asked})
     machine = _machine([d.device_kind for d in jax.devices()], run.cores())
     return images, _fact("images_a_second", count / seconds, machine)
 

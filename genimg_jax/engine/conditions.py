@@ -1,0 +1,101 @@
+"""What images are made from: what is asked for, or what held-out images come with."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from genimg_jax import core
+from genimg_jax.data import Source, decode, text, transforms
+from genimg_jax.engine.program import Program
+from genimg_jax.errors import ConfigError, DataError
+from genimg_jax.options import nearest
+
+PIXEL_LIMIT = 2**25  # of an image that is given
+
+
+def rows(
+    program: Program, index: np.ndarray, given: Mapping[str, np.ndarray] | None = None, source: Source | None = None
+) -> core.Batch:
+    """The condition of each image, {field: [B, ...]}, from `index` i64[B] of images alone.
+
+    A field that is `given` [N, ...] takes the N values in turn, or a single one [...] for all. Any other is that of
+    the images of `source`, in their order, if there is a source, and classes are asked for in turn if not. Raises
+    `ConfigError` for a field that the family is not told, for a value that the field does not have, and where one
+    lacks.
+    """
+    given, fields = given or {}, {name: program.spec.conditions[name] for name in program.family.conditions}
+    for name in given:
+        if name not in fields:
+            told = f"it is told {', '.join(fields)}" if fields else "it is told nothing"
+            raise ConfigError(
+                f"this {program.config.family} is not told {name!r}{nearest(name, fields)} Of each image {told}."
+            )
+    found = source.read(index % source.size) if source and set(fields) - set(given) else {}
+    condition = {}
+    for name, field in fields.items():
+        if name in given:
+            values = _checked(name, field, np.asarray(given[name]))
+            condition[name] = values[index % len(values)]
+        elif name in found:
+            condition[name] = np.asarray(transforms.field(found[name]))
+        elif name == "label":
+            condition[name] = (index % field.size).astype(np.int32)
+        else:
+            raise ConfigError(
+                f"samples of this {program.config.family} need {name!r}: give --condition.{name}, or --given test for "
+                "what the test images come with."
+            )
+    return condition
+
+
+def _checked(name: str, field: core.Field, values: np.ndarray) -> np.ndarray:  # [*shape] or [N, *shape] -> [N, *shape]
+    values = values[None] if values.ndim == len(field.shape) else values
+    if values.shape[1:] != field.shape:
+        raise ConfigError(f"{name} is of shape {list(values.shape[1:])}, and the model is told {list(field.shape)}.")
+    if not field.size:
+        return values.astype(np.float32)
+    wrong = values[(values < 0) | (values >= field.size)]
+    if wrong.size:
+        what = "class" if name == "label" else f"a value of {name},"
+        raise ConfigError(f"{what} {wrong.flat[0]} is not one of 0 to {field.size - 1}.")
+    return values.astype(np.int32)
+
+
+def parse(program: Program, name: str, value: str, classes: Sequence[str] = ()) -> np.ndarray:
+    """What a person gives for a field, as its values [*shape] or [N, *shape].
+
+    A class is a number or a name, a caption a text; maps and images are files of pictures, and everything else is an
+    array in a file .npy. Raises `ConfigError` with what to do.
+    """
+    fields = program.spec.conditions
+    if name not in fields:
+        raise ConfigError(f"--condition.{name}: the data has no such field{nearest(name, fields)}")
+    field = fields[name]
+    if name == "label":
+        return np.int32(_class(value, classes))
+    if name == "tokens":
+        return text.encode(text.load(program.config.data.captions.vocabulary), value, field.shape[0])
+    try:
+        if len(field.shape) >= 2 and not value.endswith(".npy"):
+            return _picture(field, value)
+        return np.load(pathlib.Path(value).expanduser(), allow_pickle=False)
+    except (OSError, ValueError, DataError) as error:
+        raise ConfigError(f"--condition.{name}={value} cannot be read: {error}") from error
+
+
+def _class(value: str, classes: Sequence[str]) -> int:
+    if value in classes:
+        return list(classes).index(value)
+    if not value.isdecimal():
+        raise ConfigError(f"--condition.label is {value!r}, which is no class{nearest(value, classes)}")
+    return int(value)
+
+
+def _picture(field: core.Field, path: str) -> np.ndarray:  # -> i32[H, W] or f32[H, W, C]
+    path = str(pathlib.Path(path).expanduser())
+    if len(field.shape) == 2:
+        values = decode.read_map(path, PIXEL_LIMIT)
+        return values if values.shape == field.shape else decode.conform_map(values, min(field.shape))
+    image = decode.conform(decode.read_file(path, PIXEL_LIMIT), min(field.shape[:2]), field.shape[-1])
+    return np.asarray(transforms.field(image[None]))[0]
