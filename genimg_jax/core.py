@@ -122,6 +122,9 @@ class Family(NamedTuple):
     objective: tuple[str, ...]
     """What training optimises directly, which tables mark: names of metrics of `evaluate`, 'log_prob', or the name of a
     feature network whose features the loss compares. A game against a discriminator optimises none, ()."""
+    log_odds: tuple[tuple[str, str], ...] = ()
+    """Pairs of training metrics, a discriminator's mean logit of real and of generated inputs, where its loss makes the
+    logits log odds: how well it tells the two apart then has a scale."""
     sample: Callable[[Weights, jax.Array, Batch], jax.Array] | None = None
     """(weights, keys[B], condition) -> f32[B, H, W, C] in [-1, 1]; image i depends on its key and condition alone."""
     conditions: tuple[str, ...] = ()
@@ -329,14 +332,19 @@ def train_group(
     loss: Callable,
     batch: Batch,
     key: jax.Array,
-    finish: Callable[[Tree], tuple[Metrics, Tree]] = lambda metrics: (metrics, {}),
+    finish: Callable[[Tree, Tree], tuple[Metrics, Tree]] | None = None,
 ) -> tuple[TrainState, Metrics]:
     """One gradient and one update of a group; the metrics are those of the loss and of `update`.
 
-    `loss` is that of `value_and_grad`. `finish` turns its auxiliary tree, averaged over the whole batch, into
-    (metrics, the entries of `extra` that change). By default the auxiliary tree is the metrics, and none change.
+    `loss` is that of `value_and_grad`; its auxiliary tree is its metrics. With `finish` it is (metrics, observed), and
+    `finish(extra, observed)` returns further metrics and the entries of `extra` that change. `observed` is the mean
+    over the whole batch.
     """
-    (_, auxiliary), gradients = value_and_grad(optimizer, loss)(state.params[group], batch, key)
-    metrics, changed = finish(auxiliary)
-    state, updated = update(optimizer, state, group, gradients, {**state.extra, **changed} if changed else None)
+    (_, metrics), gradients = value_and_grad(optimizer, loss)(state.params[group], batch, key)
+    extra = None
+    if finish:
+        metrics, observed = metrics
+        more, changed = finish(state.extra, observed)
+        metrics, extra = {**metrics, **more}, {**state.extra, **changed}
+    state, updated = update(optimizer, state, group, gradients, extra)
     return state, {**metrics, **updated}

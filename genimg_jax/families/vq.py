@@ -6,7 +6,6 @@ trained on its tokens. Continuous-valued families are trained on the encoder's v
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -55,7 +54,7 @@ class Autoencoder(NamedTuple):
     see: Callable[[core.Tree, core.Tree, jax.Array], Seen]
     """(params, codebook, image f32[B, H, W, C]) -> Seen"""
     finish: Callable[[core.Tree, core.Tree], tuple[core.Metrics, core.Tree]]
-    """(codebook, (metrics, statistics of the batch's codes)) -> all metrics, {"codebook": the next one}"""
+    """(extra, statistics of the batch's codes) -> metrics, {"codebook": the next one}"""
     capabilities: Mapping[str, object]
     """`evaluate`, `objective` and `latents` (tokens, vectors) of a `core.Family`."""
 
@@ -94,10 +93,9 @@ def build(options: Options, spec: core.Spec) -> Autoencoder:
         loss = LOSSES[options.reconstruction](made - image).mean(axis=(1, 2, 3)) + options.commitment * commitment
         return Seen(made, vectors, codes, commitment, loss)
 
-    def finish(codebook, auxiliary):
-        metrics, statistics = auxiliary
-        codebook, usage = quantizer.update(codebook, statistics)
-        return {**metrics, **usage}, {"codebook": codebook}
+    def finish(extra, statistics):
+        codebook, usage = quantizer.update(extra["codebook"], statistics)
+        return usage, {"codebook": codebook}
 
     def evaluate(weights, batch, key):
         """The training loss; and of the image in [-1, 1] the mean squared error, and its ratio to the peak in dB."""
@@ -164,8 +162,7 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
             value = seen.loss.mean()
             return value, ({"loss": value, **measures(seen, part["image"])}, statistics)
 
-        finish = functools.partial(autoencoder.finish, codebook)
-        state, metrics = core.train_group(optimizer, state, "autoencoder", loss, batch, key, finish)
+        state, metrics = core.train_group(optimizer, state, "autoencoder", loss, batch, key, autoencoder.finish)
         return state.replace(step=state.step + 1), metrics
 
     return core.Family(init, train_step, **autoencoder.capabilities)
