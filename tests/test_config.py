@@ -233,7 +233,7 @@ def test_a_program_that_cannot_work_is_refused_before_compiling(key, value, mess
 
 def test_the_best_metric_must_be_measured(tmp_path, capsys):
     for flags, found in (
-        (["--config.train.best=lss"], "measures kl, loss, reconstruction"),
+        (["--config.train.best=lss"], "does not measure; did you mean 'loss'? It measures kl, loss, reconstruction."),
         (["--config.train.evaluate_every=0"], "nothing is measured: train.evaluate_every is 0"),
         (["--config.data.validation_split=none"], "data.validation_split 'none'"),
         (["--config.train.best=kl"], "'kl', of which neither higher nor lower is better; choose loss, reconstruction."),

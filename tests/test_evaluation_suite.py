@@ -180,7 +180,7 @@ def test_pixels_that_no_memory_holds_are_left_out_of_every_measure(digits, monke
     ("options", "message"),
     [
         (EvaluateOptions(neighbours=400), "neighbours is 400, and there are 400 generated and 390 reference images"),
-        (EvaluateOptions(features="pixels,inception"), "features has 'inception'; there are pixels"),
+        (EvaluateOptions(features="pixels,inception"), r"features has 'inception'\. There are pixels"),
         (EvaluateOptions(inception="nowhere.pth"), "inception is nowhere.pth, where there is no file"),
         (EvaluateOptions(features=" ,"), "features names nothing to compare by; there are pixels"),
         (EvaluateOptions(features="classifier"), "is classifier, and there is none: the training set is not known"),

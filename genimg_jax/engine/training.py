@@ -20,6 +20,7 @@ from genimg_jax.engine.config_differences import differences, table
 from genimg_jax.engine.program import Program
 from genimg_jax.engine.record import RunRecord, active, isolate_failure, run_record
 from genimg_jax.errors import CheckpointError, ConfigError, DataError, Failure
+from genimg_jax.options import nearest
 
 
 def train(
@@ -217,13 +218,16 @@ def _inputs(program: Program, source: Source) -> dict[str, Any]:
 def _check_best(program: Program) -> None:
     """Raises `ConfigError` where `train.best` is never measured, before anything is trained for it."""
     train, split = program.config.train, program.config.data.validation_split
-    validated = train.evaluate_every and split != "none"
-    measured = programs.held_out_metrics(program) if validated else []
-    if train.best and train.best not in measured:
+    if not train.best:
+        return
+    if not train.evaluate_every or split == "none":
         why = f"train.evaluate_every is {train.evaluate_every} and data.validation_split {split!r}"
-        found = f"evaluation measures {', '.join(measured)}" if measured else f"nothing is measured: {why}"
-        raise ConfigError(f"train.best is {train.best!r}, but {found}.")
-    if train.best and not directions.of(train.best).better:
+        raise ConfigError(f"train.best is {train.best!r}, but nothing is measured: {why}.")
+    measured = programs.held_out_metrics(program)
+    if train.best not in measured:
+        near, names = nearest(train.best, measured), ", ".join(measured)
+        raise ConfigError(f"train.best is {train.best!r}, which evaluation does not measure{near} It measures {names}.")
+    if not directions.of(train.best).better:
         ranked = ", ".join(name for name in measured if directions.of(name).better) or "nothing"
         raise ConfigError(
             f"train.best is {train.best!r}, of which neither higher nor lower is better; choose {ranked}. A new metric "

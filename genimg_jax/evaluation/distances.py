@@ -17,6 +17,7 @@ from genimg_jax.metrics.frechet import fewest, frechet_distance, frechet_replica
 from genimg_jax.metrics.pair_scores import OwnPairs, pair_scores
 from genimg_jax.metrics.sliced import sliced_distance
 from genimg_jax.metrics.specs import Measurement, MetricSpec, Scalar
+from genimg_jax.options import nearest
 
 FEATURES = ("pixels", "random_convolutions", "classifier")
 BLOCKS = 20  # of the jackknife
@@ -43,7 +44,9 @@ def check(options: EvaluateOptions, generated: int, reference: int) -> list[str]
     names = [name.strip() for name in options.features.split(",") if name.strip()]
     for name in names:
         if name not in FEATURES:
-            raise ConfigError(f"config.evaluate.features has {name!r}; there are {', '.join(FEATURES)}.")
+            raise ConfigError(
+                f"config.evaluate.features has {name!r}{nearest(name, FEATURES)} There are {', '.join(FEATURES)}."
+            )
     if not names and not options.inception:
         raise ConfigError(f"config.evaluate.features names nothing to compare by; there are {', '.join(FEATURES)}.")
     smaller = min(generated, reference)

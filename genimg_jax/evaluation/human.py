@@ -22,7 +22,7 @@ from genimg_jax.engine import config_files, restored, tasks
 from genimg_jax.engine.images import to_uint8
 from genimg_jax.errors import ConfigError, DataError
 from genimg_jax.evaluation import named_sources
-from genimg_jax.options import absolute
+from genimg_jax.options import absolute, nearest
 
 MODES = ("choice", "rating")
 QUESTIONS = {"choice": "Which image looks more real?", "rating": "How real does this image look?"}
@@ -111,7 +111,9 @@ def study(
 
 def _check_sets(sets: Mapping[str, np.ndarray], mode: str) -> None:
     if mode not in MODES:
-        raise ConfigError(f"there is no mode {mode!r} of human evaluation; there are {', '.join(MODES)}.")
+        raise ConfigError(
+            f"there is no mode {mode!r} of human evaluation{nearest(mode, MODES)} There are {', '.join(MODES)}."
+        )
     if NOISE in sets:
         raise ConfigError(f"a set cannot be called {NOISE!r}, which is what attention checks are made with; rename it.")
     if len(sets) < (least := 2 if mode == "choice" else 1):

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from genimg_jax.errors import ConfigError
+from genimg_jax.options import nearest
 from genimg_jax.sweeps.cells import Launcher
 
 NAMES = ("auto", "local", "slurm", "vectorised")
@@ -29,7 +30,7 @@ def choose(name: str, workers: int, parameters: Mapping[str, Any] | None = None)
         from genimg_jax.sweeps import vectorised
 
         return vectorised.launcher(workers, where_it_pays=name == "auto")
-    raise ConfigError(f"--launcher is {name!r}; it must be one of {', '.join(NAMES)}.")
+    raise ConfigError(f"--launcher is {name!r}{nearest(name, NAMES)} It must be one of {', '.join(NAMES)}.")
 
 
 def parameters(given: Sequence[str]) -> dict[str, Any]:
