@@ -97,7 +97,7 @@ def bigan(options, spec, optimizers):
         return jnp.tanh(codes @ params["generator"]).reshape(-1, *spec.image_shape)
 
     def generate(params, extra, batch, key, training):
-        codes = core.normal(core.item_keys(key, batch["index"]), (options.size,))
+        codes = core.normal(core.per_example_keys(key, batch["index"]), (options.size,))
         real = {"image": batch["image"], "code": encode(params, batch["image"])}
         return Generated(real, {"image": decode(params, codes), "code": codes})
 
@@ -151,7 +151,7 @@ def cycle_gan(options, spec, optimizers):
 
     def replay(params, extra, batch, key, training):
         generated = generate(params, extra, batch, key, training)
-        keys = core.fold_in(core.item_keys(key, batch["index"]), 1)
+        keys = core.fold_in(core.per_example_keys(key, batch["index"]), 1)
         early = jax.vmap(jax.random.bernoulli)(keys)[:, None, None, None]
         old = {name: x[batch["index"]] for name, x in extra["pool"].items()}
         return generated._replace(fake=jax.tree.map(lambda a, b: jnp.where(early, a, b), old, generated.fake))
@@ -241,4 +241,4 @@ def test_the_pool_is_renewed_from_the_whole_batch(parts):
     state, _ = jax.jit(contract.family(CYCLE, microbatches=parts).train_step)(start, data, jax.random.key(0))
     weight, image = start.params["generator"]["turned"], data["image"]
     expected = np.tanh(image.reshape(BATCH, -1) @ weight).reshape(image.shape)
-    np.testing.assert_allclose(state.extra["pool"]["turned"], expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(state.model_state["pool"]["turned"], expected, rtol=1e-4, atol=1e-6)

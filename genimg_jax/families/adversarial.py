@@ -87,16 +87,18 @@ def train_discriminator(
     generate_key, penalty_key = jax.random.split(key)
 
     def loss(params, part, _):
-        generated = game.generate(state.params[generator], state.extra, part, generate_key, True)
-        real = game.discriminate(params, state.extra, generated.real, part, True)
-        fake = game.discriminate(params, {**state.extra, **real.changed}, generated.fake, part, game.fake_training)
+        generated = game.generate(state.params[generator], state.model_state, part, generate_key, True)
+        real = game.discriminate(params, state.model_state, generated.real, part, True)
+        fake = game.discriminate(
+            params, {**state.model_state, **real.changed}, generated.fake, part, game.fake_training
+        )
         changed = {**real.changed, **fake.changed}
 
         def penalty():
             def logits_of(inputs):
-                return game.discriminate(params, {**state.extra, **changed}, inputs, part, True).logits
+                return game.discriminate(params, {**state.model_state, **changed}, inputs, part, True).logits
 
-            keys = core.item_keys(penalty_key, part["index"])
+            keys = core.per_example_keys(penalty_key, part["index"])
             return _penalty(game, logits_of, generated, keys).mean()
 
         value = sum(x.mean() for x in map(game.loss.discriminator, real.logits, fake.logits))
@@ -117,9 +119,9 @@ def train_generator(
     fixed, training = state.params[discriminator], game.fake_training
 
     def loss(params, part, key):
-        generated = game.generate(params, state.extra, part, key, True)
-        real = game.discriminate(fixed, state.extra, generated.real, part, training)
-        fake = game.discriminate(fixed, state.extra, generated.fake, part, training)
+        generated = game.generate(params, state.model_state, part, key, True)
+        real = game.discriminate(fixed, state.model_state, generated.real, part, training)
+        fake = game.discriminate(fixed, state.model_state, generated.fake, part, training)
         adversarial = sum(game.loss.generator(logits).mean() for logits in fake.logits)
         terms = Terms(generated, real, fake, adversarial, part, state.step)
         value, metrics = game.generator_loss(terms)
@@ -144,9 +146,9 @@ def train_step(
 def evaluate(game: Game, weights: core.Weights, batch: core.Batch, key: jax.Array) -> core.Metrics:
     """How the discriminators tell held-out inputs from generated ones, f32[B]: losses of the game, not a quality."""
     generator, discriminator = game.groups
-    generated = game.generate(weights.params[generator], weights.extra, batch, key, False)
+    generated = game.generate(weights.params[generator], weights.model_state, batch, key, False)
     real, fake = (
-        game.discriminate(weights.params[discriminator], weights.extra, inputs, batch, False)
+        game.discriminate(weights.params[discriminator], weights.model_state, inputs, batch, False)
         for inputs in (generated.real, generated.fake)
     )
     return {

@@ -59,7 +59,7 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         return jnp.tanh(outputs.astype(jnp.float32)), {"generator": changed.get("batch_stats", {})}
 
     def generate(params, extra, batch, key, training):
-        codes = core.normal(core.item_keys(key, batch["index"]), (options.latent,))
+        codes = core.normal(core.per_example_keys(key, batch["index"]), (options.latent,))
         return Generated(batch["image"], *images(params, extra, codes, batch, training))
 
     def discriminate(params, extra, image, batch, training):
@@ -77,14 +77,14 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         }
         params = {group: tree["params"] for group, tree in variables.items()}
         statistics = {group: tree.get("batch_stats", {}) for group, tree in variables.items()}
-        return core.init_state(params, optimizers, extra=statistics)
+        return core.init_state(params, optimizers, model_state=statistics)
 
     def prior(weights, keys):  # -> [B, 1, 1, Z]
         return core.normal(keys, noise.image_shape)
 
     def decode(weights, codes, condition):  # [B, 1, 1, Z] -> [B, H, W, C]
         codes = codes.reshape(-1, options.latent)
-        return images(weights.params["generator"], weights.extra, codes, condition, False)[0]
+        return images(weights.params["generator"], weights.model_state, codes, condition, False)[0]
 
     def sample(weights, keys, condition):
         return decode(weights, prior(weights, keys), condition)

@@ -24,7 +24,7 @@ GROUPS = ("autoencoder", "discriminator")
 @dataclasses.dataclass(frozen=True)
 class Options(vq.Options, adversarial.Options):
     discriminator_width: int = bounded(32, 1)  # channels at half the image's size, doubled as `width` is
-    discriminator_depth: int = bounded(3, 1)  # halvings, from image to patches
+    discriminator_depth: int = bounded(3, 1)  # num_downsamples, from image to patches
     adversarial: str = choice("non_saturating", *LOSSES)
     adversarial_weight: float = bounded(0.1, 0.0)  # of that loss, the squared error's weight being 1
     feature_weight: float = bounded(0.1, 0.0)  # of the distance in the discriminator's features
@@ -38,7 +38,7 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
     discriminator = PatchDiscriminator(options.discriminator_width, options.discriminator_depth)
 
     def generate(batch_size, params, extra, batch, key, training):
-        seen = autoencoder.see(params, extra["codebook"], batch["image"])
+        seen = autoencoder.forward(params, extra["codebook"], batch["image"])
         observed = autoencoder.quantizer.observe(key, batch_size, batch["index"], seen.vectors, seen.codes)
         return Generated(batch["image"], seen.outputs, observed, seen)
 
