@@ -328,6 +328,11 @@ def update(
     return state, {f"gradient_norm/{group}": norm, f"skipped/{group}": 1.0 - finite}
 
 
+def as_observed(model_state: Tree, observed: Tree) -> tuple[Metrics, Tree]:
+    """A `finish` of `train_group`, for losses that return the entries of `model_state` that change."""
+    return {}, observed
+
+
 def train_group(
     optimizer: Optimizer,
     state: TrainState,
@@ -340,14 +345,14 @@ def train_group(
     """One gradient and one update of a group; the metrics are those of the loss and of `update`.
 
     `loss` is that of `value_and_grad`; its auxiliary tree is its metrics. With `finish` it is (metrics, observed), and
-    `finish(extra, observed)` returns further metrics and the entries of `model_state` that change. `observed` is the mean
-    over the whole batch.
+    `finish(model_state, observed)`, given the mean of `observed` over the whole batch, returns further metrics and the
+    entries of `model_state` that change.
     """
     (_, metrics), gradients = value_and_grad(optimizer, loss)(state.params[group], batch, key)
-    extra = None
+    model_state = None
     if finish:
         metrics, observed = metrics
         more, changed = finish(state.model_state, observed)
-        metrics, extra = {**metrics, **more}, {**state.model_state, **changed}
-    state, updated = update(optimizer, state, group, gradients, extra)
+        metrics, model_state = {**metrics, **more}, {**state.model_state, **changed}
+    state, updated = update(optimizer, state, group, gradients, model_state)
     return state, {**metrics, **updated}

@@ -32,10 +32,10 @@ class Options(adversarial.Options):
 def scalar_game(options, loss=wasserstein, optimizers=None):
     """The generator gives one number, the discriminator multiplies by one."""
 
-    def generate(params, extra, batch, key, training):
+    def generate(params, model_state, batch, key, training):
         return Generated(batch["image"], jnp.broadcast_to(params, batch["image"].shape))
 
-    def discriminate(params, extra, inputs, batch, training):
+    def discriminate(params, model_state, inputs, batch, training):
         return Discriminated((params * inputs,))
 
     return Game(optimizers, options, loss, generate, discriminate)
@@ -96,12 +96,12 @@ def bigan(options, spec, optimizers):
     def decode(params, codes):  # [B, Z] -> [B, H, W, C]
         return jnp.tanh(codes @ params["generator"]).reshape(-1, *spec.image_shape)
 
-    def generate(params, extra, batch, key, training):
+    def generate(params, model_state, batch, key, training):
         codes = core.normal(core.per_example_keys(key, batch["index"]), (options.size,))
         real = {"image": batch["image"], "code": encode(params, batch["image"])}
         return Generated(real, {"image": decode(params, codes), "code": codes})
 
-    def discriminate(params, extra, pair, batch, training):
+    def discriminate(params, model_state, pair, batch, training):
         flat = jnp.concatenate([pair["image"].reshape(len(pair["code"]), -1), pair["code"]], axis=1)
         return Discriminated((network.apply({"params": params}, flat, training)[:, 0],))
 
@@ -140,7 +140,7 @@ def cycle_gan(options, spec, optimizers):
     def translate(weight, image):
         return jnp.tanh(image.reshape(len(image), -1) @ weight).reshape(-1, *shape)
 
-    def generate(params, extra, batch, key, training):
+    def generate(params, model_state, batch, key, training):
         real = {"image": batch["image"], "turned": batch["image"][:, ::-1]}
         fake = {name: translate(params[name], real[other]) for name, other in OTHER.items()}
         again = {name: translate(params[name], fake[other]) for name, other in OTHER.items()}
@@ -149,17 +149,17 @@ def cycle_gan(options, spec, optimizers):
         cycle = sum(jnp.abs(again[name] - real[name]).mean() for name in OTHER)
         return Generated(real, fake, {"pool": observed, "parts": here.sum(1).mean()}, cycle)
 
-    def replay(params, extra, batch, key, training):
-        generated = generate(params, extra, batch, key, training)
+    def replay(params, model_state, batch, key, training):
+        generated = generate(params, model_state, batch, key, training)
         keys = core.fold_in(core.per_example_keys(key, batch["index"]), 1)
         early = jax.vmap(jax.random.bernoulli)(keys)[:, None, None, None]
-        old = {name: x[batch["index"]] for name, x in extra["pool"].items()}
+        old = {name: x[batch["index"]] for name, x in model_state["pool"].items()}
         return generated._replace(fake=jax.tree.map(lambda a, b: jnp.where(early, a, b), old, generated.fake))
 
-    def finish(extra, observed):
+    def finish(model_state, observed):
         return {}, {"pool": jax.tree.map(lambda x: x / observed["parts"], observed["pool"])}
 
-    def discriminate(params, extra, inputs, batch, training):
+    def discriminate(params, model_state, inputs, batch, training):
         return Discriminated(
             tuple(jnp.tanh(inputs[name].reshape(len(batch["index"]), -1) @ params[name]) for name in OTHER)
         )

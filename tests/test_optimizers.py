@@ -152,7 +152,7 @@ def test_microbatches_give_the_gradient_of_the_whole(parts):
 
 @pytest.mark.parametrize("parts", [1, 4])
 def test_a_group_is_trained_on_the_whole_batch_and_finished_once(parts):
-    """`finish` gets the mean over all microbatches, and its entry of `extra` is kept beside the others."""
+    """`finish` gets the mean over all microbatches, and its entry of `model_state` is kept beside the others."""
 
     def loss(params, batch, key):
         value, observed = least_squares(params, batch, key)
@@ -160,11 +160,11 @@ def test_a_group_is_trained_on_the_whole_batch_and_finished_once(parts):
 
     x, y = jnp.arange(8.0)[:, None], 3 * jnp.arange(8.0)
     optimizer = core.Optimizer(optax.sgd(0.01), microbatches=parts)
-    extra = {"residual": jnp.ones(()), "other": jnp.ones(1)}
-    before = core.init_state({"a": jnp.zeros(1), "b": jnp.ones(2)}, {"a": optimizer, "b": optimizer}, extra)
+    model_state = {"residual": jnp.ones(()), "other": jnp.ones(1)}
+    before = core.init_state({"a": jnp.zeros(1), "b": jnp.ones(2)}, {"a": optimizer, "b": optimizer}, model_state)
 
-    def finish(extra, observed):
-        return {"change": observed["residual"] - extra["residual"]}, observed
+    def finish(model_state, observed):
+        return {"change": observed["residual"] - model_state["residual"]}, observed
 
     key = jax.random.key(0)
     after, metrics = core.train_group(optimizer, before, "a", loss, {"x": x, "y": y}, key, finish)

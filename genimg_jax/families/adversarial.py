@@ -2,8 +2,8 @@
 
 A family states a `Game`: what is generated and what is judged. It may hold any number of generators and
 discriminators, as subtrees of two parameter groups. Whatever else a game remembers (a codebook, a replay pool, the
-strength of an augmentation) is an entry of `extra`: `generate` and `discriminate` read it, `finish` updates it after
-the generator's step, and `Discriminated.changed` in the discriminator's.
+strength of an augmentation) is an entry of `model_state`, which `generate` and `discriminate` read. `finish` updates it
+after the generator's step, `Discriminated.changed` after the discriminator's.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ class Generated(NamedTuple):
 
     real: core.Tree
     fake: core.Tree
-    observed: Mapping[str, core.Tree] = {}  # means over the batch, for `finish`: by default, entries of `extra`
+    observed: Mapping[str, core.Tree] = {}  # means over the batch, for `finish`: by default, entries of `model_state`
     details: Any = None  # whatever else the generator's loss needs
 
 
@@ -39,7 +39,7 @@ class Discriminated(NamedTuple):
     """What the discriminators make of real or of generated inputs."""
 
     logits: tuple[jax.Array, ...]  # f32[B, ...], one array a discriminator, with axes beyond the first for patches
-    changed: Mapping[str, core.Tree] = {}  # the entries of `extra` that change
+    changed: Mapping[str, core.Tree] = {}  # the entries of `model_state` that change
     features: tuple[jax.Array, ...] = ()  # [B, ...]
 
 
@@ -61,13 +61,13 @@ class Game(NamedTuple):
     options: Options
     loss: AdversarialLoss
     generate: Callable[[core.Tree, core.Tree, core.Batch, jax.Array, bool], Generated]
-    """(the generator's parameters, extra, batch, key, whether training) -> Generated"""
+    """(the generator's parameters, model_state, batch, key, whether training) -> Generated"""
     discriminate: Callable[[core.Tree, core.Tree, core.Tree, core.Batch, bool], Discriminated]
-    """(the discriminator's parameters, extra, what is judged, batch, whether training) -> Discriminated"""
+    """(the discriminator's parameters, model_state, what is judged, batch, whether training) -> Discriminated"""
     generator_loss: Callable[[Terms], tuple[jax.Array, core.Metrics]] = lambda terms: (terms.adversarial, {})
     """terms -> f32[] to be minimised by the generator, {name: f32[]}"""
-    finish: Callable[[core.Tree, core.Tree], tuple[core.Metrics, core.Tree]] = lambda extra, observed: ({}, observed)
-    """(extra, `observed` of the whole batch) -> metrics, the entries of `extra` that change"""
+    finish: Callable[[core.Tree, core.Tree], tuple[core.Metrics, core.Tree]] = core.as_observed
+    """(model_state, `observed` of the whole batch) -> metrics, the entries of `model_state` that change"""
     groups: tuple[str, str] = ("generator", "discriminator")
     discriminators: tuple[str, ...] = ("",)  # one suffix a discriminator of its metrics' names, such as '/photo'
     fake_training: bool = True  # False: spectral norms learn from real inputs alone, batch norms need both
@@ -108,7 +108,7 @@ def train_discriminator(
         return value + game.options.penalty_weight * size, (metrics, changed)
 
     optimizer = game.optimizers[discriminator]
-    return core.train_group(optimizer, state, discriminator, loss, batch, key, lambda _, changed: ({}, changed))
+    return core.train_group(optimizer, state, discriminator, loss, batch, key, core.as_observed)
 
 
 def train_generator(

@@ -52,18 +52,18 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
     def label(batch):
         return batch["label"] if classes else None
 
-    def images(params, extra, codes, condition, training):
+    def images(params, model_state, codes, condition, training):
         """Images in [-1, 1], and the batch statistics to carry on with."""  # [B, Z] -> [B, H, W, C]
-        variables = {"params": params, "batch_stats": extra["generator"]}
+        variables = {"params": params, "batch_stats": model_state["generator"]}
         outputs, changed = generator.apply(variables, codes, label(condition), training, mutable=["batch_stats"])
         return jnp.tanh(outputs.astype(jnp.float32)), {"generator": changed.get("batch_stats", {})}
 
-    def generate(params, extra, batch, key, training):
+    def generate(params, model_state, batch, key, training):
         codes = core.normal(core.per_example_keys(key, batch["index"]), (options.latent,))
-        return Generated(batch["image"], *images(params, extra, codes, batch, training))
+        return Generated(batch["image"], *images(params, model_state, codes, batch, training))
 
-    def discriminate(params, extra, image, batch, training):
-        variables = {"params": params, "batch_stats": extra["discriminator"]}
+    def discriminate(params, model_state, image, batch, training):
+        variables = {"params": params, "batch_stats": model_state["discriminator"]}
         outputs, changed = discriminator.apply(variables, image, None, training, mutable=["batch_stats"])
         logits = jnp.take_along_axis(outputs, batch["label"][:, None], axis=1) if classes else outputs
         return Discriminated((logits[:, 0].astype(jnp.float32),), {"discriminator": changed.get("batch_stats", {})})

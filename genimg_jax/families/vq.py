@@ -52,9 +52,9 @@ class Autoencoder(NamedTuple):
     init: Callable[[jax.Array, core.Batch], tuple[core.Tree, core.Tree]]
     """(key, batch) -> params, codebook"""
     forward: Callable[[core.Tree, core.Tree, jax.Array], Outputs]
-    """(params, codebook, image f32[B, H, W, C]) -> Seen"""
+    """(params, codebook, image f32[B, H, W, C]) -> Outputs"""
     finish: Callable[[core.Tree, core.Tree], tuple[core.Metrics, core.Tree]]
-    """(extra, statistics of the batch's codes) -> metrics, {"codebook": the next one}"""
+    """(model_state, statistics of the batch's codes) -> metrics, {"codebook": the next one}"""
     capabilities: Mapping[str, object]
     """`evaluate`, `objective` and `latents` (tokens, vectors) of a `core.Family`."""
 
@@ -93,8 +93,8 @@ def build(options: Options, spec: core.Spec) -> Autoencoder:
         loss = LOSSES[options.reconstruction](made - image).mean(axis=(1, 2, 3)) + options.commitment * commitment
         return Outputs(made, vectors, codes, commitment, loss)
 
-    def finish(extra, statistics):
-        codebook, usage = quantizer.update(extra["codebook"], statistics)
+    def finish(model_state, statistics):
+        codebook, usage = quantizer.update(model_state["codebook"], statistics)
         return usage, {"codebook": codebook}
 
     def evaluate(weights, batch, key):

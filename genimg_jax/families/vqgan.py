@@ -37,22 +37,22 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
     autoencoder = vq.build(options, spec)
     discriminator = PatchDiscriminator(options.discriminator_width, options.discriminator_depth)
 
-    def generate(batch_size, params, extra, batch, key, training):
-        seen = autoencoder.forward(params, extra["codebook"], batch["image"])
-        observed = autoencoder.quantizer.observe(key, batch_size, batch["index"], seen.vectors, seen.codes)
-        return Generated(batch["image"], seen.outputs, observed, seen)
+    def generate(batch_size, params, model_state, batch, key, training):
+        outputs = autoencoder.forward(params, model_state["codebook"], batch["image"])
+        observed = autoencoder.quantizer.observe(key, batch_size, batch["index"], outputs.vectors, outputs.codes)
+        return Generated(batch["image"], outputs.outputs, observed, outputs)
 
-    def discriminate(params, extra, image, batch, training):  # [B, H, W, C] -> logits [B, h, w], depth x features
-        variables = {"params": params, "batch_stats": extra["discriminator"]}
+    def discriminate(params, model_state, image, batch, training):  # [B, H, W, C] -> logits [B, h, w], depth x features
+        variables = {"params": params, "batch_stats": model_state["discriminator"]}
         (logits, features), changed = discriminator.apply(variables, image, training, mutable=["batch_stats"])
         return Discriminated((logits.astype(jnp.float32),), {"discriminator": changed["batch_stats"]}, features)
 
     def generator_loss(terms):
-        seen, distance = terms.generated.details, feature_distance(terms.fake.features, terms.real.features)
+        outputs, distance = terms.generated.details, feature_distance(terms.fake.features, terms.real.features)
         started = jnp.where(terms.step >= options.adversarial_start, 1.0, 0.0)
-        extra = options.adversarial_weight * terms.adversarial + options.feature_weight * distance
+        added = options.adversarial_weight * terms.adversarial + options.feature_weight * distance
         metrics = {"adversarial": terms.adversarial, "feature_distance": distance}
-        return seen.loss.mean() + started * extra, {**vq.measures(seen, terms.batch["image"]), **metrics}
+        return outputs.loss.mean() + started * added, {**vq.measures(outputs, terms.batch["image"]), **metrics}
 
     def init(key, batch):
         first, second = jax.random.split(key)
