@@ -17,6 +17,7 @@ from genimg_jax.engine import config as configs
 from genimg_jax.engine import program as programs
 from genimg_jax.engine.config import Config
 from genimg_jax.engine.config_differences import differences, table
+from genimg_jax.engine.old_configs import complete
 from genimg_jax.engine.program import Program
 from genimg_jax.engine.record import RunRecord, active, isolate_failure, run_record
 from genimg_jax.errors import CheckpointError, ConfigError, DataError, Failure
@@ -140,7 +141,7 @@ def _scratch(program: Program, state: core.TrainState) -> core.TrainState:
 
 
 def _check_same(stored: Mapping[str, Any], given: Mapping[str, Any], where: str, force_resume: bool) -> None:
-    found = differences(configs.complete(stored), given)
+    found = differences(complete(stored), given)
     unsafe = [d for d in found if not d.safe]
     if unsafe and not force_resume:
         raise CheckpointError(
