@@ -34,12 +34,11 @@ class Options(adversarial.Options):
     conditional: bool = False  # condition generator and discriminator on the class
 
 
-def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimizer]) -> core.Family:
-    """The family with parameter groups `generator` and `discriminator`."""
-    classes = core.classes(options.conditional, spec)
-    shape, normalization = spec.image_shape, options.generator_normalization
-    generator = ImageDecoder(options.network, options.width, options.depth, shape, classes, normalization)
-    # One logit a class, of which the image's own counts (Mescheder et al. 2018).
+def networks(options: Options, spec: core.Spec, classes: int) -> tuple[ImageDecoder, ImageEncoder]:
+    """Generator and discriminator. The discriminator has one logit a class; an image's own counts (Mescheder et al. 2018)."""
+    generator = ImageDecoder(
+        options.network, options.width, options.depth, spec.image_shape, classes, options.generator_normalization
+    )
     discriminator = ImageEncoder(
         options.network,
         options.width,
@@ -48,6 +47,13 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         normalization=options.discriminator_normalization,
         spectral=options.spectral,
     )
+    return generator, discriminator
+
+
+def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimizer]) -> core.Family:
+    """The family with parameter groups `generator` and `discriminator`."""
+    classes = core.classes(options.conditional, spec)
+    generator, discriminator = networks(options, spec, classes)
 
     def label(batch):
         return batch["label"] if classes else None
