@@ -7,7 +7,7 @@ ever looked up with a fallback.
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import Field, asdict, dataclass, fields
+from dataclasses import Field, asdict, dataclass
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from genimg_jax import data, families, files
 from genimg_jax.engine import optimizers, parallel, runtime
 from genimg_jax.errors import ConfigError
-from genimg_jax.options import absolute_location, bounded, choice, location, nearest, parse
+from genimg_jax.options import absolute_location, bounded, choice, leaves, location, nearest, parse
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,12 @@ SCALARS = {"seed": 0, "resume": "", "init_from": ""}
 PATHS = {
     "resume": location(),
     "init_from": location(),
-    **{f"{name}.{f.name}": f for name, kind in SECTIONS.items() for f in fields(kind) if f.metadata.get("path")},
+    **{
+        f"{name}.{key}": f
+        for name, kind in SECTIONS.items()
+        for key, f in leaves(kind).items()
+        if f.metadata.get("path")
+    },
 }
 
 # What may change between a checkpoint and the run that continues it, without changing what is computed.
@@ -127,7 +132,7 @@ def experiment(
     if variant and variant not in variants:
         found = f"Variants: {', '.join(variants)}." if variants else "It has none."
         raise ConfigError(f"there is no variant {variant!r} of this configuration{nearest(variant, variants)} {found}")
-    sections = _overlay(sections, variants.get(variant, {}))
+    sections = merged(sections, variants.get(variant, {}))
     module = families.load(family)
     kinds = {"model": module.Options, **SECTIONS}
     known = [*kinds, "optimizer", *SCALARS]
@@ -153,9 +158,13 @@ def experiment(
     return ConfigDict(located(complete))
 
 
-def _overlay(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+def merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """The values with the changes in them, dict by dict."""
-    both = {k: _overlay(values[k], v) for k, v in changes.items() if isinstance(v, Mapping) and k in values}
+    both = {
+        k: merged(values[k], v)
+        for k, v in changes.items()
+        if isinstance(v, Mapping) and isinstance(values.get(k), Mapping)
+    }
     return {**values, **changes, **both}
 
 
@@ -164,7 +173,7 @@ def _unknown(where: str, name: str, known: Iterable[str]) -> str:
 
 
 def _fill(kind: type, given: Mapping[str, Any], where: str) -> dict[str, Any]:
-    return asdict(parse(kind, {**asdict(kind()), **given}, where))
+    return asdict(parse(kind, merged(asdict(kind()), given), where))
 
 
 def resolve(config: Mapping[str, Any]) -> Config:
@@ -219,7 +228,7 @@ def options_of(config: Mapping[str, Any]) -> dict[str, Field]:
         kinds["model"] = module.Options
         one = len(module.GROUPS) == 1
         kinds |= {"optimizer" if one else f"optimizer.{group}": optimizers.Options for group in module.GROUPS}
-    return {f"{section}.{field.name}": field for section, kind in kinds.items() for field in fields(kind)}
+    return {f"{section}.{key}": field for section, kind in kinds.items() for key, field in leaves(kind).items()}
 
 
 def dict_above(config: Mapping[str, Any], key: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 from genimg_jax import data, families
 from genimg_jax.engine import optimizers
-from genimg_jax.engine.config import SECTIONS
+from genimg_jax.engine.config import SECTIONS, merged
 
 # Earlier names of options and of their values, which runs of those versions have in their `config.json`.
 OLD_OPTIONS = {
@@ -53,7 +53,7 @@ def complete(stored: Mapping[str, Any]) -> dict[str, Any]:
     stored = {name: _renamed(name, part) if isinstance(part, Mapping) else part for name, part in stored.items()}
     module = families.load(stored["family"])
     kinds = {"model": module.Options, **SECTIONS}
-    filled = {name: {**asdict(kind()), **stored.get(name, {})} for name, kind in kinds.items()}
+    filled = {name: merged(asdict(kind()), stored.get(name, {})) for name, kind in kinds.items()}
     given, default = stored.get("optimizer", {}), asdict(optimizers.Options())
     stored_data = stored.get("data", {})
     if "validation_split" not in stored_data:  # checkpoints were ranked on the split that is reported
