@@ -35,7 +35,7 @@ class Options(adversarial.Options):
 
 
 def networks(options: Options, spec: core.Spec, classes: int) -> tuple[ImageDecoder, ImageEncoder]:
-    """Generator and discriminator. The discriminator has one logit a class; an image's own counts (Mescheder et al. 2018)."""
+    """Generator and discriminator; of its one logit a class, an image's own counts (Mescheder et al. 2018)."""
     generator = ImageDecoder(
         options.network, options.width, options.depth, spec.image_shape, classes, options.generator_normalization
     )
