@@ -171,16 +171,28 @@ def family(
     def estimate(steps, tolerance, weights, batch, key):
         """The log density at the image with uniform noise as wide as a level, times that width a value."""
         params, keys = weights.params["model"], core.per_example_keys(key, batch["index"])
-        image, denoiser = dequantized(core.fold_in(keys, 0), batch["image"]), model.denoiser(params, batch)
+        image, condition = dequantized(core.fold_in(keys, 0), batch["image"]), core.condition_of(fields, batch)
         probes = None
         if options.likelihood_probes:
             probes = rademacher(core.fold_in(keys, 1), options.likelihood_probes, spec.image_shape)
         ends = level_range(options, model.interpolant(params))
-        if tolerance:
-            found = adaptive_log_density(denoiser, image, *ends, probes, tolerance)
+
+        def density(image, probes, condition):  # [B, H, W, C], [K, B, H, W, C] -> f32[B]
+            denoiser = model.denoiser(params, condition)
+            if tolerance:
+                return adaptive_log_density(denoiser, image, *ends, probes, tolerance).log_prob
+            return log_density(denoiser, image, *ends, steps, probes).log_prob
+
+        if tolerance:  # each image is a batch of its own, with its own steps, and is told its own condition
+            singles = jax.vmap(lambda *one: density(*one)[0], in_axes=(0, None if probes is None else 1, 0))
+            values = singles(
+                image[:, None],
+                probes if probes is None else probes[:, :, None],
+                jax.tree.map(lambda x: x[:, None], condition),
+            )
         else:
-            found = log_density(denoiser, image, *ends, steps, probes)
-        return found.log_prob + math.prod(spec.image_shape) * math.log(width)
+            values = density(image, probes, condition)
+        return values + math.prod(spec.image_shape) * math.log(width)
 
     made = core.Family(
         init,
