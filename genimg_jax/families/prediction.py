@@ -30,6 +30,7 @@ SOLVERS: dict[str, Callable[[int], ode.Step]] = {  # of the number of steps
     "ancestral": lambda steps: sde.ancestral,
     "stochastic": sde.stochastic,
 }
+STOCHASTIC = ("ancestral", "stochastic")  # solvers that draw noise
 SEGMENTS = 32  # of a learned path
 
 
@@ -71,6 +72,7 @@ def model(options: Options, spec: core.Spec, regression: Regression) -> Model:
     target, weighting = regression.target, regression.weighting
 
     step, size = SOLVERS[options.solver](options.steps), math.prod(spec.image_shape)
+    stochastic = options.solver in STOCHASTIC
 
     def path_of(params):
         return paths.learned(**params["schedule"]) if regression.learned else regression.path
@@ -140,9 +142,11 @@ def model(options: Options, spec: core.Spec, regression: Regression) -> Model:
         interval = options.guidance_least, options.guidance_greatest
         return guide(denoiser(params, label), less, options.guidance, interval)
 
-    def sample(params, label, keys):
-        levels = regression.levels(path_of(params))
-        return ode.sample(step, guided(params, label), levels, keys, spec.image_shape)
+    def from_noise(params, label, noise, keys):
+        return ode.from_noise(step, guided(params, label), regression.levels(path_of(params)), noise, keys)
+
+    def to_noise(params, label, image):
+        return ode.to_noise(step, guided(params, label), regression.levels(path_of(params)), image)
 
     return Model(
         init=init,
@@ -150,7 +154,9 @@ def model(options: Options, spec: core.Spec, regression: Regression) -> Model:
         error=error,
         denoiser=denoiser,
         guided=guided,
-        sample=sample,
+        from_noise=from_noise,
+        to_noise=None if stochastic else to_noise,
+        stochastic=stochastic,
         path=path_of,
         bounded=regression.bounded,
         couple=regression.couple,
