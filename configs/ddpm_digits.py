@@ -7,15 +7,15 @@ def get_config(variant: str = ""):
     return experiment(
         "diffusion",
         model={
-            "path": "discrete",
-            "target": "noise",
+            "noise_schedule": "discrete",
+            "target": "epsilon",
             "weighting": "uniform",
             "times": "discrete_times",
             "solver": "ancestral",
-            "grid": "path_times",
+            "sigma_schedule": "schedule_times",
             "steps": 1000,
-            "least": 1e-5,  # the chain's own ends are within these
-            "greatest": 1000.0,
+            "sigma_min": 1e-5,  # the chain's own ends are within these
+            "sigma_max": 1000.0,
             "width": 32,
             "multipliers": (1, 2),
             "blocks": 1,

@@ -9,7 +9,7 @@ def get_config(variant: str = ""):
         model={
             "features": 32,
             "layers": 6,
-            "first_reach": 2,
+            "first_kernel_radius": 2,
             "likelihood": "bernoulli",
         },
         data={"source": "digits", "binarize": "dynamic"},

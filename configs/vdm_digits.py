@@ -7,14 +7,14 @@ def get_config(variant: str = ""):
     return experiment(
         "diffusion",
         model={
-            "path": "learned",
-            "target": "noise",
+            "noise_schedule": "learned",
+            "target": "epsilon",
             "weighting": "variational",
             "times": "uniform_times",
             "solver": "ancestral",
-            "grid": "log_uniform",
+            "sigma_schedule": "log_uniform",
             "steps": 100,
-            "least": 1e-5,  # as low as the learned path goes
+            "sigma_min": 1e-5,  # as low as the learned path goes
             "width": 32,
             "multipliers": (1, 2),
             "blocks": 1,

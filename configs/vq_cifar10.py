@@ -12,7 +12,7 @@ def get_config(variant: str = ""):
         model={
             "width": 128,
             "blocks": 2,
-            "halvings": 2,
+            "num_downsamples": 2,
             "codebook_size": 512,
             "features": 64,
         },

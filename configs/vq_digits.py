@@ -8,7 +8,7 @@ def get_config(variant: str = ""):
         "vq",
         model={
             "width": 32,
-            "halvings": 1,
+            "num_downsamples": 1,
             "codebook_size": 64,
             "features": 16,
         },

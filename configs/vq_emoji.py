@@ -11,7 +11,7 @@ def get_config(variant: str = ""):
         "vq",
         model={
             "width": 32,
-            "halvings": 2,
+            "num_downsamples": 2,
             "codebook_size": 512,
             "features": 32,
         },

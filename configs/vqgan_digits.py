@@ -8,7 +8,7 @@ def get_config(variant: str = ""):
         "vqgan",
         model={
             "width": 32,
-            "halvings": 1,
+            "num_downsamples": 1,
             "codebook_size": 64,
             "features": 16,
             "discriminator_width": 32,

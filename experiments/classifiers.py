@@ -14,7 +14,7 @@ import sys
 import time
 
 from genimg_jax.engine import runtime
-from genimg_jax.errors import answered
+from genimg_jax.errors import exit_code
 
 SOURCES = {"digits": {"source": "digits"}, "mnist": {"source": "tfds", "name": "mnist"}}
 
@@ -44,4 +44,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(answered(main))
+    sys.exit(exit_code(main))

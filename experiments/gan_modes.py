@@ -17,8 +17,8 @@ from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 from sklearn.pipeline import make_pipeline
 
 from genimg_jax.data import Part, open_source
-from genimg_jax.engine import images, restored, run, tasks
-from genimg_jax.errors import answered
+from genimg_jax.engine import images, restore, run, tasks
+from genimg_jax.errors import exit_code
 
 
 def flat(pictures: np.ndarray) -> np.ndarray:  # [N, H, W, C] -> [N, H * W * C]
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=pathlib.Path)
     parser.add_argument("--count", type=int, default=1000, help="samples of each run")
     options = parser.parse_args()
-    opened = [restored.open_run(r, run.read_json(r, "config.json"), "last") for r in options.runs]
+    opened = [restore.open_run(r, run.read_json(r, "config.json"), "last") for r in options.runs]
     data = opened[0].program.config.data
     train, held_out = (open_source(data, part) for part in (Part.TRAIN, Part.EVALUATE))
     known = train.read(np.arange(min(train.size, 20_000)))
@@ -57,4 +57,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(answered(main))
+    sys.exit(exit_code(main))

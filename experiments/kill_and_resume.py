@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 from absl import logging
 
-from genimg_jax.engine import reproduction
+from genimg_jax.engine import reproduce
 
 CONFIGS = ("configs/vae_digits.py:tiny", "configs/gan_digits.py:tiny")
 EVERY = 3  # steps between checkpoints
@@ -124,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{'kill':>4}  {'aimed at':10} {'after':>7}  {'state':9} {'metrics':9}  checkpoints when killed")
             for kill in range(values.kills):
                 killed, place = trial(make, root / f"killed-{kill}", values.steps, duration, kill % 2 == 1, rng)
-                found = reproduction.compare(alone, place, values.steps)
+                found = reproduce.compare(alone, place, values.steps)
                 different += bool(found.arrays_differing or found.lines_differing)
                 state, metrics = (
                     f"{len(names)} DIFFER" if names else "the same"

@@ -22,15 +22,15 @@ from sklearn.mixture import GaussianMixture
 from genimg_jax import core
 from genimg_jax.families import denoising, diffusion, flow
 from genimg_jax.metrics import intervals
-from genimg_jax.objectives import paths
+from genimg_jax.objectives import interpolants
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "tests"))
 import gaussian_score
 
 LEVELS, CHUNK = 2**16, 1600
 FAMILIES = {
-    "diffusion": (diffusion.Options(), paths.variance_exploding()),
-    "flow": (flow.Options(), paths.rectified()),
+    "diffusion": (diffusion.Options(), interpolants.variance_exploding()),
+    "flow": (flow.Options(), interpolants.rectified()),
 }
 
 

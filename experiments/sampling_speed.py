@@ -24,7 +24,7 @@ from genimg_jax import core
 from genimg_jax.engine import config as configs
 from genimg_jax.engine import config_files, parallel, runtime, tasks
 from genimg_jax.engine import program as programs
-from genimg_jax.errors import answered
+from genimg_jax.errors import exit_code
 from genimg_jax.networks.attention import Decoder
 from genimg_jax.networks.gated import GatedPixelCNN
 from genimg_jax.networks.masked import MaskedMLP
@@ -61,7 +61,7 @@ def rnn(model) -> Outputs:
 
 
 def pixelcnn(model) -> Outputs:
-    sizes = model.reach, model.first_reach, 1, model.positions
+    sizes = model.kernel_radius, model.first_kernel_radius, 1, model.positions
     network = GatedPixelCNN(SHAPE, model.features, model.layers, 1, *sizes)
     return lambda p, image: network.apply({"params": p}, image.reshape(-1, *SHAPE, 1), None).reshape(-1, PIXELS, 1)
 
@@ -82,7 +82,7 @@ OUTPUTS = {"made": made, "rnn": rnn, "pixelcnn": pixelcnn, "transformer": transf
 def whole_passes(outputs: Outputs, size: int, steps: int, weights: core.Weights, index: jax.Array, seed: jax.Array):
     """The first `steps` steps of `size` pixels, each drawn after a forward pass of the whole image."""
     # i32[B], i32[] -> f32[B, steps * size]
-    keys = core.item_keys(core.stream(seed, "sample"), index)
+    keys = core.per_example_keys(core.stream(seed, "sample"), index)
 
     def step(place, image):
         logits = jax.lax.dynamic_slice_in_dim(outputs(weights.params["model"], image), place * size, size, axis=1)
@@ -145,4 +145,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(answered(main))
+    sys.exit(exit_code(main))

@@ -23,8 +23,8 @@ from absl import logging
 
 from genimg_jax.data import Part, open_source
 from genimg_jax.engine import config as configs
-from genimg_jax.engine import config_files, restored, runtime, tasks
-from genimg_jax.errors import answered
+from genimg_jax.engine import config_files, restore, runtime, tasks
+from genimg_jax.errors import exit_code
 from genimg_jax.evaluation import classes, distances, image_sets, suite
 from genimg_jax.metrics import intervals
 
@@ -39,7 +39,7 @@ def measure(workdir: pathlib.Path, changed: dict, samples: int, judge) -> dict[s
     """Rate and distance of a run's samples with some of its sampling options changed."""
     values = config_files.of_run(workdir)
     values["model"] = {**values["model"], **changed}
-    opened = restored.open_run(workdir, values, "best")
+    opened = restore.open_run(workdir, values, "best")
     options = opened.program.config.evaluate
     tasks.sample(opened.program, opened.weights, min(options.batch_size, samples), options.seed)
     start = time.perf_counter()
@@ -130,4 +130,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(answered(main))
+    sys.exit(exit_code(main))

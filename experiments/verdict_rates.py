@@ -19,9 +19,9 @@ from scipy import ndimage
 
 from genimg_jax import data
 from genimg_jax.data import Part, open_source
-from genimg_jax.engine import config_files, restored, run, runtime, tasks
+from genimg_jax.engine import config_files, restore, run, runtime, tasks
 from genimg_jax.engine.config import EvaluateOptions
-from genimg_jax.errors import answered
+from genimg_jax.errors import exit_code
 from genimg_jax.evaluation import classifiers, image_sets, suite
 from genimg_jax.metrics.classifier_tests import proportion
 from genimg_jax.metrics.collapse import HEALTHY, Verdict
@@ -127,7 +127,7 @@ def judged(made: np.ndarray, read: data.Options, history=(), model=None) -> Verd
 
 def of_run(workdir: pathlib.Path) -> tuple[str, Verdict]:
     """The run in a few words, and its verdict."""
-    opened = restored.open_run(workdir, config_files.of_run(workdir), "last")
+    opened = restore.open_run(workdir, config_files.of_run(workdir), "last")
     config = opened.program.config
     made = tasks.sample(opened.program, opened.weights, len(comparison(config.data.binarize).reference.images), 0)
     about = f"{workdir.name} ({config.family}, {opened.step} steps, seed {config.seed})"
@@ -180,9 +180,9 @@ def main() -> None:
     options = parser.parse_args()
     print(runtime.prepare(runtime.Options(cpu_tuning=False)), file=sys.stderr)
     lines = table("Trained", dict(map(of_run, options.trained)), True)
-    lines += table("Untrained or diverged", dict(map(of_run, options.untrained)), False)
+    lines += table("Untrained or diverged", dict(map(of_run, options.inference_only)), False)
     print("\n".join(lines or of_images()))
 
 
 if __name__ == "__main__":
-    sys.exit(answered(main))
+    sys.exit(exit_code(main))

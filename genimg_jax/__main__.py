@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from absl import logging
 
-from genimg_jax.errors import ConfigError, answered
+from genimg_jax.errors import ConfigError, exit_code
 from genimg_jax.options import nearest
 
 COMMANDS = {
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.set_verbosity(logging.ERROR)  # libraries' remarks about their own defaults are not the user's to act on
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return answered(lambda: _run(arguments))
+        return exit_code(lambda: _run(arguments))
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # whatever read the output, such as head, has seen enough of it

@@ -50,24 +50,25 @@ class Spec(NamedTuple):
 class TrainState:
     """Everything that training changes, as arrays and nothing else.
 
-    `params`, `opt` and `ema` are keyed by group, the unit that an optimiser owns. `extra` is state that no gradient
-    reaches (batch statistics, spectral norms, codebook counts); `frozen` is used but never trained nor saved again.
+    `params`, `opt_state` and `ema_params` are keyed by group, the unit that an optimiser owns. `model_state` is state that no
+    gradient reaches (batch statistics, spectral norms, codebook counts); `frozen_params` are used, but never trained nor
+    saved again.
     """
 
     step: jax.Array  # i32[]: completed training steps
     params: dict[str, Tree]
-    opt: dict[str, Tree]
-    ema: dict[str, Tree]  # of groups whose optimiser keeps an average; a second one's key is 'group@1'
-    extra: Tree
-    frozen: Tree
+    opt_state: dict[str, Tree]
+    ema_params: dict[str, Tree]  # of groups whose optimiser keeps an average; a second one's key is 'group@1'
+    model_state: Tree
+    frozen_params: Tree
 
 
 class Weights(NamedTuple):
     """What evaluation and sampling need of a `TrainState`."""
 
     params: dict[str, Tree]
-    extra: Tree
-    frozen: Tree
+    model_state: Tree
+    frozen_params: Tree
 
 
 class Optimizer(NamedTuple):
@@ -109,7 +110,7 @@ class Family(NamedTuple):
 
     Batches hold `image` f32[B, H, W, C] in [-1, 1], `label` i32[B] where the data has classes, and `index` i32[B], the
     example's position in the global batch (training) or in the dataset (evaluation): per-example noise comes from
-    `item_keys(key, batch["index"])`, so neither batch split nor device count changes it. `condition` is a dict of
+    `per_example_keys(key, batch["index"])`, so neither batch split nor device count changes it. `condition` is a dict of
     arrays with leading axis B, such as {"label": i32[B]}; {} where nothing is asked for.
     """
 
@@ -131,9 +132,9 @@ class Family(NamedTuple):
     log_prob_at_half: Callable[[Weights, Batch, jax.Array], jax.Array] | None = None
     """`log_prob` of the same draws with half of its steps or samples: f32[B]. None: it depends on no such count, or in
     its variance alone. What the halving changes is the error of an estimate, or how loose a bound is at least."""
-    bound: str | None = None
-    """What `log_prob` is: 'exact', 'lower' (a lower bound in expectation) or 'estimate'."""
-    likelihood_of: Spec | None = None
+    likelihood_kind: str | None = None
+    """What `log_prob` is: 'exact', 'lower bound' (in expectation) or 'estimate'."""
+    likelihood_spec: Spec | None = None
     """What `log_prob` is the likelihood of, where that is an image of codes and not the image."""
     protocol: Mapping[str, Any] = {}
     """What a reader of `log_prob` must know besides, such as {"importance samples": 500}."""
@@ -144,10 +145,10 @@ class Family(NamedTuple):
     where noisy = image + noise_level * standard normal noise."""
     denoise_space: Latents | None = None
     """The space of the codes that `denoise` takes and returns, if these are codes instead of images."""
-    complete: Callable[..., jax.Array] | None = None
+    inpaint: Callable[..., jax.Array] | None = None
     """(weights, image f32[B, H, W, C], mask bool[B, H, W] of known pixels, keys[B], condition) -> f32[B, H, W, C]."""
-    completion: str = ""
-    """How exactly `complete` draws, in words."""
+    inpaint_method: str = ""
+    """How exactly `inpaint` draws, in words."""
 
 
 def space_with(family: Family, *capabilities: str) -> Latents | None:
@@ -166,7 +167,7 @@ def stream(seed: int | jax.Array, name: str, step: int | jax.Array = 0) -> jax.A
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode())), step)
 
 
-def item_keys(key: jax.Array, index: jax.Array) -> jax.Array:
+def per_example_keys(key: jax.Array, index: jax.Array) -> jax.Array:
     """One key an example, from its index alone."""  # key[], i32[B] -> key[B]
     return jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
 
@@ -185,7 +186,7 @@ def normal(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 
 def init_state(
-    params: dict[str, Tree], optimizers: Mapping[str, Optimizer], extra: Tree = None, frozen: Tree = None
+    params: dict[str, Tree], optimizers: Mapping[str, Optimizer], model_state: Tree = None, frozen_params: Tree = None
 ) -> TrainState:
     """A state at step 0. The optimisers' names must be the parameter groups'."""
     if set(params) != set(optimizers):
@@ -193,23 +194,25 @@ def init_state(
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        opt={group: optimizers[group].transform.init(tree) for group, tree in params.items()},
+        opt_state={group: optimizers[group].transform.init(tree) for group, tree in params.items()},
         # A copy: the step donates its buffers, and one buffer cannot be donated twice.
-        ema={name: jax.tree.map(jnp.copy, t) for g, t in params.items() for name in average_names(optimizers[g], g)},
-        extra={} if extra is None else extra,
-        frozen={} if frozen is None else frozen,
+        ema_params={
+            name: jax.tree.map(jnp.copy, t) for g, t in params.items() for name in average_names(optimizers[g], g)
+        },
+        model_state={} if model_state is None else model_state,
+        frozen_params={} if frozen_params is None else frozen_params,
     )
 
 
 def average_names(optimizer: Optimizer, group: str) -> list[str]:
-    """The keys of a group's moving averages in `TrainState.ema`; the first is the one that is evaluated."""
+    """The keys of a group's moving averages in `TrainState.ema_params`; the first is the one that is evaluated."""
     count = len(optimizer.ema_exponents) or int(optimizer.ema_decay is not None)
     return [group, *(f"{group}@{i}" for i in range(1, count))][:count]
 
 
 def attach(state: TrainState, frozen: Tree) -> TrainState:
     """The state with these first-stage weights; a copy of them, for the step donates its state's buffers."""
-    return state.replace(frozen=jax.tree.map(jnp.copy, frozen))
+    return state.replace(frozen_params=jax.tree.map(jnp.copy, frozen))
 
 
 def classes(conditional: bool, spec: Spec) -> int:
@@ -221,8 +224,8 @@ def classes(conditional: bool, spec: Spec) -> int:
 
 def weights(state: TrainState, averaged: bool = True) -> Weights:
     """The weights to evaluate: the moving average of every group that has one, unless `averaged` is False."""
-    params = {g: state.ema.get(g, tree) if averaged else tree for g, tree in state.params.items()}
-    return Weights(params, state.extra, state.frozen)
+    params = {g: state.ema_params.get(g, tree) if averaged else tree for g, tree in state.params.items()}
+    return Weights(params, state.model_state, state.frozen_params)
 
 
 def split(tree: Tree, parts: int) -> Tree:
@@ -282,11 +285,11 @@ def global_norm(tree: Tree) -> jax.Array:  # -> f32[]
 
 
 def update(
-    optimizer: Optimizer, state: TrainState, group: str, gradients: Tree, extra: Tree = None
+    optimizer: Optimizer, state: TrainState, group: str, gradients: Tree, model_state: Tree = None
 ) -> tuple[TrainState, Metrics]:
     """The only way parameters change: one optimiser step of one group, and of its moving average.
 
-    A gradient that is not finite changes nothing, `extra` (the state to carry on with, if the loss made a new one)
+    A gradient that is not finite changes nothing, `model_state` (the state to carry on with, if the loss made a new one)
     included, and is counted in the metric `skipped/<group>`. A gradient longer than `LONGEST` is scaled down to that
     length, since optimisers square gradients and an infinite second moment never recovers. An exponential average's
     decay is warmed up, min(decay, (1 + step) / (10 + step)), so that early samples are not those of the initial
@@ -295,7 +298,7 @@ def update(
     norm = global_norm(gradients)
     finite = jnp.isfinite(norm)
     names = average_names(optimizer, group)
-    old = state.params[group], state.opt[group], [state.ema[name] for name in names], state.extra
+    old = state.params[group], state.opt_state[group], [state.ema_params[name] for name in names], state.model_state
 
     def decays() -> list[jax.Array]:
         if optimizer.ema_exponents:
@@ -309,15 +312,15 @@ def update(
         params = optax.apply_updates(params, updates)
         if names:
             ema = [optax.incremental_update(params, e, 1 - d) for e, d in zip(ema, decays(), strict=True)]
-        return params, opt, ema, old[-1] if extra is None else extra
+        return params, opt, ema, old[-1] if model_state is None else model_state
 
     # A branch, not a selection: selecting reads every old array once more, a seventh of an MLP's step.
-    params, opt, ema, extra = jax.lax.cond(finite, step, lambda: old)
+    params, opt, ema, model_state = jax.lax.cond(finite, step, lambda: old)
     state = state.replace(
         params={**state.params, group: params},
-        opt={**state.opt, group: opt},
-        ema={**state.ema, **dict(zip(names, ema, strict=True))},
-        extra=extra,
+        opt_state={**state.opt_state, group: opt},
+        ema_params={**state.ema_params, **dict(zip(names, ema, strict=True))},
+        model_state=model_state,
     )
     return state, {f"gradient_norm/{group}": norm, f"skipped/{group}": 1.0 - finite}
 
@@ -334,9 +337,9 @@ def train_group(
     """One gradient and one update of a group; the metrics are those of the loss and of `update`.
 
     `loss` is that of `value_and_grad`. `finish` turns its auxiliary tree, averaged over the whole batch, into
-    (metrics, the entries of `extra` that change). By default the auxiliary tree is the metrics, and none change.
+    (metrics, the entries of `model_state` that change). By default the auxiliary tree is the metrics, and none change.
     """
     (_, auxiliary), gradients = value_and_grad(optimizer, loss)(state.params[group], batch, key)
     metrics, changed = finish(auxiliary)
-    state, updated = update(optimizer, state, group, gradients, {**state.extra, **changed} if changed else None)
+    state, updated = update(optimizer, state, group, gradients, {**state.model_state, **changed} if changed else None)
     return state, {**metrics, **updated}

@@ -51,7 +51,7 @@ DECLARED = {
     "gan_*_control": Declared(low=0.0, high=1.0),  # of real images
     "gan_*_difference": Declared(low=-1.0, high=1.0),  # to be near to 0
     "gan_*": SHARE,
-    "obeyed/*": SHARE,
+    "prompt_accuracy/*": SHARE,
     # Memorisation
     "copies/*": Declared("lower", low=0.0, high=1.0),
     "data_copying/*": Declared(),  # to be near to 0

@@ -53,7 +53,7 @@ class Preempted(Failure):
         self.signal = signal  # by which it was asked
 
 
-def answered(command: Callable[[], int | None]) -> int:
+def exit_code(command: Callable[[], int | None]) -> int:
     """The exit code of a command: its own, or that of a `Failure`, which is said on stderr."""
     try:
         return command() or 0

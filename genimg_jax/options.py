@@ -1,8 +1,8 @@
 """Options are frozen dataclasses; this is how a field states its bounds and how a mapping is checked against them.
 
 A float field may be given a traced array when a family is built inside a transformation, so that a sweep over it is
-one program; `static=True` marks those that shape the program and cannot be, `switch=True` those that do so by being 0.
-`trained=False` marks what training does not read: a run can be sampled and evaluated with other values.
+one program; `static=True` marks those that shape the program and cannot be, `structural=True` those that do so by being 0.
+`inference_only=True` marks what training does not read: a run can be sampled and evaluated with other values.
 """
 
 import dataclasses
@@ -16,16 +16,21 @@ from typing import Any
 from genimg_jax.errors import ConfigError
 
 
-def choice(default: Any, *choices: Any, trained: bool = True) -> Any:
+def choice(default: Any, *choices: Any, inference_only: bool = False) -> Any:
     """A field with a closed set of values."""
-    return dataclasses.field(default=default, metadata={"choices": choices, "trained": trained})
+    return dataclasses.field(default=default, metadata={"choices": choices, "inference_only": inference_only})
 
 
 def bounded(
-    default: float, low: float, high: float = math.inf, static: bool = False, switch: bool = False, trained: bool = True
+    default: float,
+    low: float,
+    high: float = math.inf,
+    static: bool = False,
+    structural: bool = False,
+    inference_only: bool = False,
 ) -> Any:
     """A number within [low, high]."""
-    marks = {"static": static, "switch": switch, "trained": trained}
+    marks = {"static": static, "structural": structural, "inference_only": inference_only}
     return dataclasses.field(default=default, metadata={"low": low, "high": high, **marks})
 
 
@@ -50,12 +55,12 @@ def absolute(path: str | os.PathLike) -> str:
     return os.path.abspath(text) if text and "://" not in text else text
 
 
-def on(value: Any) -> bool:
+def is_enabled(value: Any) -> bool:
     """Whether a field that is a switch is not 0; a traced value never is."""
     return not isinstance(value, (int, float)) or value != 0
 
 
-def untrained(kind: type) -> list[str]:
+def inference_only(kind: type) -> list[str]:
     """The fields that training does not read."""
     return [field.name for field in dataclasses.fields(kind) if not field.metadata.get("trained", True)]
 

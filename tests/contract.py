@@ -126,12 +126,12 @@ def groups_cover_parameters(case: Case) -> None:
     state, _ = train(case, 0)
     state = state.replace(params=random_weights(lambda: state.params))
     after, _ = train(case, 1, rates=dict.fromkeys(case.groups, 1.0), state=state)
-    assert set(state.params) == set(case.groups) == set(state.opt)
+    assert set(state.params) == set(case.groups) == set(state.opt_state)
     for (path, a), b in zip(
         jax.tree_util.tree_leaves_with_path(state.params), jax.tree.leaves(after.params), strict=True
     ):
         assert not np.array_equal(a, b), f"{jax.tree_util.keystr(path)} is never trained"
-    for tree in (state.extra, state.frozen):
+    for tree in (state.model_state, state.frozen_params):
         assert not {id(x) for x in jax.tree.leaves(tree)} & {id(x) for x in jax.tree.leaves(state.params)}
 
 
@@ -161,12 +161,12 @@ def resumes(case: Case, directory, devices: int = 2, fsdp: int = 2) -> None:
     store = checkpoint.open_store(directory)
     checkpoint.save(store, half, {"family": "x"}, None)
     checkpoint.wait(store)
-    again = checkpoint.restore(store, 2, compiled(case)[1].replace(frozen=half.frozen))
+    again = checkpoint.restore(store, 2, compiled(case)[1].replace(frozen_params=half.frozen_params))
     identical(half, again)
     identical(whole, train(case, 2, state=again)[0])
     like = compiled(case, devices, fsdp)[1]
-    frozen = jax.tree.map(lambda x, s: jax.device_put(x, s.sharding), half.frozen, like.frozen)
-    elsewhere = checkpoint.restore(store, 2, like.replace(frozen=frozen))
+    frozen = jax.tree.map(lambda x, s: jax.device_put(x, s.sharding), half.frozen_params, like.frozen_params)
+    elsewhere = checkpoint.restore(store, 2, like.replace(frozen_params=frozen))
     checkpoint.close(store)
     close(whole, train(case, 2, devices, fsdp, state=elsewhere)[0])
 
@@ -174,7 +174,7 @@ def resumes(case: Case, directory, devices: int = 2, fsdp: int = 2) -> None:
 def microbatches_agree(case: Case) -> None:
     """Two slices a step give the whole batch's update; batch statistics, where there are any, are each slice's own."""
     start = train(case, 0)[0]
-    if jax.tree.leaves(start.extra):
+    if jax.tree.leaves(start.model_state):
         return
     data, key = batch(BATCH, case.spec), core.stream(0, "train", start.step)
     halves, _ = jax.jit(family(case, microbatches=2).train_step)(start, data, key)
@@ -186,7 +186,7 @@ def samples_are_their_own(case: Case) -> None:
     made = family(case)
     if made.sample is None:
         return
-    keys, condition = core.item_keys(core.stream(0, "sample"), jnp.arange(8)), {"label": batch(8)["label"]}
+    keys, condition = core.per_example_keys(core.stream(0, "sample"), jnp.arange(8)), {"label": batch(8)["label"]}
     draw = jax.jit(made.sample)
     whole = draw(weights(case), keys, condition)
     assert whole.shape == (8, *case.spec.image_shape) and np.abs(whole).max() <= 1 + 1e-6
@@ -201,7 +201,7 @@ def latents_agree(case: Case) -> None:
     """Codes are as their spec says; each row is encoded, decoded and drawn alone; paths end at their ends; samples are
     decoded from the prior's codes."""
     made, data = family(case), batch(8, case.spec)
-    keys = core.item_keys(core.stream(0, "sample"), jnp.arange(8))
+    keys = core.per_example_keys(core.stream(0, "sample"), jnp.arange(8))
 
     def rows_alone(function, *arguments):
         """What it returns, once the last four rows are the same in the first four places."""
@@ -267,7 +267,7 @@ def objective_is_stated(case: Case) -> None:
     assert set(made.objective) <= {*metrics, *(("log_prob",) if made.log_prob else ())}
     assert ("loss" in made.objective) == ("loss" in metrics)
     # What can be computed or bounded is maximised; what has to be estimated by an ODE is a by-product.
-    assert ("log_prob" in made.objective) == (made.bound in ("exact", "lower"))
+    assert ("log_prob" in made.objective) == (made.likelihood_kind in ("exact", "lower"))
 
 
 def float_options_vectorise(case: Case) -> None:
@@ -331,7 +331,7 @@ def options_are_read(case: Case) -> None:
             if getattr(made, name) is not None:
                 getattr(made, name)(core.weights(state), data, key)
         if made.sample is not None:
-            made.sample(core.weights(state), core.item_keys(key, data["index"]), data)
+            made.sample(core.weights(state), core.per_example_keys(key, data["index"]), data)
 
     for change in changes:
         if {f.name for f in fields} <= read:

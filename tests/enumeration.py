@@ -37,7 +37,7 @@ def image_index(images: np.ndarray, levels: int) -> np.ndarray:
 SMALL = {
     "made": made.Options(width=16, depth=2),
     "rnn": rnn.Options(width=8, cell="gru"),
-    "pixelcnn": pixelcnn.Options(features=8, layers=2, first_reach=1, components=3),
+    "pixelcnn": pixelcnn.Options(features=8, layers=2, first_kernel_radius=1, components=3),
     "transformer": transformer.Options(width=8, depth=2, heads=2),
 }
 
@@ -97,7 +97,7 @@ def check_completion_frequencies(
     known = np.broadcast_to(mask[..., None], image.shape)
     keys = jax.random.split(jax.random.key(seed), samples)
     images, masks = (jnp.broadcast_to(x, (samples, *x.shape)) for x in (image, mask))
-    drawn = np.asarray(jax.jit(family.complete)(weights, images, masks, keys, repeated(condition or {}, samples)))
+    drawn = np.asarray(jax.jit(family.inpaint)(weights, images, masks, keys, repeated(condition or {}, samples)))
     np.testing.assert_array_equal(drawn[:, known], np.broadcast_to(image[known], (samples, known.sum())))
     height, width, channels = spec.image_shape
     agrees = (np.abs(all_images(height, width, spec.levels, channels) - image) < 1e-5)[:, known].all(1)

@@ -43,7 +43,7 @@ class Network:
         known = [*CLASSES[: self.classes], NOTHING]
         clean = jnp.stack([gaussian_score.denoiser(toy)(x / alpha, level) for toy in known])
         clean = jnp.take_along_axis(clean, label.reshape(1, -1, 1, 1, 1), axis=0)[0]
-        return targets.convert(self.path, t, x, clean, targets.image_target, self.target)
+        return targets.convert(self.path, t, x, clean, targets.x0_target, self.target)
 
 
 def install(monkeypatch, network: Callable) -> None:
@@ -59,7 +59,7 @@ def install(monkeypatch, network: Callable) -> None:
 
 
 def made(module, classes: int = 0, levels: int = 256, optimizers=None, **options) -> tuple[core.Family, core.Weights]:
-    options = module.Options(**{"data_std": DATA_STD, "conditional": classes > 0, **options})
+    options = module.Options(**{"sigma_data": DATA_STD, "conditional": classes > 0, **options})
     family = module.make(options, core.Spec(SHAPE, classes, levels), optimizers or OPTIMIZERS)
     return family, core.weights(family.init(jax.random.key(0), batch(2)))
 
@@ -76,7 +76,7 @@ def batch(count: int, toy=NOTHING, label: int = 0) -> core.Batch:
 def check_moments(module, count: int = 8192, **options) -> None:
     """Mean and covariance of samples are those of the data, within 5 standard errors."""
     family, weights = made(module, **options)
-    keys = core.item_keys(jax.random.key(3), jnp.arange(count))
+    keys = core.per_example_keys(jax.random.key(3), jnp.arange(count))
     drawn = np.asarray(jax.jit(family.sample)(weights, keys, {}), np.float64).reshape(count, -1)
     mean, covariance = gaussian_score.moments(NOTHING)
     variances = np.diagonal(covariance)
@@ -109,7 +109,7 @@ def check_denoise(module, levels=(0.05, 0.3, 1.0, 9.0), tolerance: float = 1e-3,
     family, weights = made(module, **options)
     level = jnp.repeat(jnp.asarray(levels), 4)
     noisy = batch(len(level))["image"] + level.reshape(-1, 1, 1, 1) * core.normal(
-        core.item_keys(jax.random.key(6), jnp.arange(len(level))), SHAPE
+        core.per_example_keys(jax.random.key(6), jnp.arange(len(level))), SHAPE
     )
     expected = gaussian_score.denoiser(NOTHING)(noisy, level)
     np.testing.assert_allclose(family.denoise(weights, noisy, level, {}), expected, atol=tolerance)

@@ -47,14 +47,14 @@ def test_losses_have_their_closed_forms():
 
 def test_gaussian_corruption_is_normal_with_its_deviation():
     image = jax.random.uniform(jax.random.key(0), (50, 8, 8, 1))
-    keys = core.item_keys(jax.random.key(1), jnp.arange(50))
+    keys = core.per_example_keys(jax.random.key(1), jnp.arange(50))
     noise = np.asarray(autoencoder.gaussian_noise(image, keys, 0.3) - image).ravel()
     assert scipy.stats.kstest(noise / 0.3, "norm").pvalue > 1e-3
 
 
 def test_masking_hides_its_share_of_whole_pixels_and_changes_no_other():
     image = 0.5 + jax.random.uniform(jax.random.key(0), (50, 8, 8, 3))
-    keys = core.item_keys(jax.random.key(1), jnp.arange(50))
+    keys = core.per_example_keys(jax.random.key(1), jnp.arange(50))
     hidden = np.asarray(autoencoder.masking_noise(image, keys, 0.25) != image)
     np.testing.assert_array_equal(hidden.all(-1), hidden.any(-1))
     assert scipy.stats.binomtest(int(hidden[..., 0].sum()), 50 * 64, 0.25).pvalue > 1e-3
@@ -85,7 +85,7 @@ def test_the_bank_holds_the_latest_codes_of_the_averaged_weights():
         batch = two_kinds(16, i)
         expected.insert(0, family.latents[0].encode(core.weights(state), batch, None)[:, 0, 0])
         state, _ = step(state, batch, jax.random.key(i))
-    np.testing.assert_allclose(state.extra["codes"], np.concatenate(expected)[:40], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(state.model_state["codes"], np.concatenate(expected)[:40], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("corruption", ["none", "gaussian"])
@@ -113,7 +113,7 @@ def points():
 
 def test_mixture_is_fitted_as_scikit_learn_fits_it():
     data = points()
-    start = jax.tree.map(np.asarray, gaussian_mixture.start(jnp.asarray(data), 3))
+    start = jax.tree.map(np.asarray, gaussian_mixture.init(jnp.asarray(data), 3))
     reference = sklearn.mixture.GaussianMixture(
         3,
         tol=0.0,

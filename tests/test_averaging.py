@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tiny_runs
 
-from genimg_jax.engine import averaging, restored
+from genimg_jax.engine import averaging, restore
 from genimg_jax.engine import run as runs
 from genimg_jax.errors import ConfigError
 
@@ -19,7 +19,7 @@ def flat(weights) -> np.ndarray:
 
 
 def opened(workdir):
-    return restored.open_run(workdir, runs.read_json(workdir, "config.json"), "last")
+    return restore.open_run(workdir, runs.read_json(workdir, "config.json"), "last")
 
 
 @pytest.fixture(scope="module")

@@ -51,7 +51,7 @@ def tokenizer_of(config: configs.Config, variant: str, source: Source) -> progra
         return None
     first = config_files.load(f"{ROOT / 'configs' / pathlib.PurePath(config.tokenizer.workdir).name}.py{variant}")
     program = programs.build(configs.resolve(first), source.spec, source.stored_levels)
-    weights = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), core.weights(program.like))
+    weights = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), core.weights(program.abstract_state))
     return programs.Stage(program.family, weights, {})
 
 
@@ -73,19 +73,19 @@ def test_every_variant_fits_its_data(config, variant, monkeypatch):
     source = open_source(resolved.data, resolved.data.train_split)
     program = programs.build(resolved, source.spec, source.stored_levels, tokenizer_of(resolved, variant, source))
     batch = next(programs.train_batches(program, source, 0))
-    after, metrics = jax.eval_shape(program.step, program.like, batch, 0)
-    assert jax.tree.map(lambda x: x.shape, after) == jax.tree.map(lambda x: x.shape, program.like)
+    after, metrics = jax.eval_shape(program.step, program.abstract_state, batch, 0)
+    assert jax.tree.map(lambda x: x.shape, after) == jax.tree.map(lambda x: x.shape, program.abstract_state)
     assert metrics.names and metrics.values.shape == (len(metrics.names),)
     rows = resolved.train.batch_size
     measured = jax.eval_shape(
-        functools.partial(program.apply, tasks.evaluate_task), core.weights(program.like), batch, 0
+        functools.partial(program.apply, tasks.evaluate_task), core.weights(program.abstract_state), batch, 0
     )
     assert measured and all(x.shape == (rows,) for x in measured.values())
     if program.family.sample is not None:
         index = np.arange(4, dtype=np.int32)
         asked = {"index": index, **tasks.condition_for(program, index)}
         sample = functools.partial(program.apply, tasks.sample_task)
-        made = jax.eval_shape(sample, core.weights(program.like), asked, 0)
+        made = jax.eval_shape(sample, core.weights(program.abstract_state), asked, 0)
         assert made.shape == (4, *source.spec.image_shape)
 
 

@@ -42,11 +42,11 @@ def test_differences_say_what_is_safe():
 
 def test_what_training_does_not_read_is_safe_to_change():
     one, two = (configs.experiment("diffusion").to_dict() for _ in range(2))
-    two["model"] |= {"steps": 50, "solver": "euler", "data_std": 0.4}
+    two["model"] |= {"steps": 50, "solver": "euler", "sigma_data": 0.4}
     assert {d.key: d.safe for d in differences(one, two)} == {
         "model.steps": True,
         "model.solver": True,
-        "model.data_std": False,
+        "model.sigma_data": False,
     }
     assert configs.digest(one) != configs.digest({**one, "model": {**one["model"], "steps": 50}})
 
@@ -207,7 +207,7 @@ def test_a_variant_is_passed_on_and_defaults_are_filled_in():
         ("train.keep", None, "config.train lacks keep"),
         ("family", "vea", "family is 'vea'; did you mean 'vae'?"),
         ("optimizer", {"generatr": {}}, "config.optimizer has groups"),
-        ("extra", 1, "config.extra is not an option"),
+        ("extra", 1, "config.model_state is not an option"),
     ],
 )
 def test_a_resolved_configuration_is_complete_and_in_range(key, value, message):

@@ -105,7 +105,7 @@ def toy(fault: str, options: Options, spec: core.Spec, optimizers) -> core.Famil
             key = jax.random.fold_in(key, count)
 
         def loss(params, part, key):
-            keys = core.item_keys(key, part["index"])
+            keys = core.per_example_keys(key, part["index"])
             noise = core.normal(keys, spec.image_shape)
             if fault == "noise by position":
                 noise = jax.random.normal(key, part["image"].shape)
@@ -158,7 +158,7 @@ CHECKS = {
 }
 
 
-BOUND = {"path": "learned", "target": "noise", "weighting": "variational", "times": "uniform_times"}
+BOUND = {"noise_schedule": "learned", "target": "epsilon", "weighting": "variational", "times": "uniform_times"}
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ BOUND = {"path": "learned", "target": "noise", "weighting": "variational", "time
     [
         ("vq", {"reconstruction": "absolute_error"}, {"loss"}),
         ("diffusion", BOUND, {"loss", "diffusion", "prior", "reconstruction", "log_prob"}),
-        ("diffusion", {"guide_width": 4}, {"loss", "loss_guide"}),
+        ("diffusion", {"autoguidance_width": 4}, {"loss", "loss_guide"}),
     ],
 )
 def test_the_objective_follows_the_options(name, changes, stated):
@@ -202,7 +202,7 @@ def test_a_checkpoint_that_forgets_is_caught(monkeypatch, tmp_path):
     save = checkpoint.save
 
     def forget(store, state, config, metrics):
-        save(store, state.replace(ema=jax.tree.map(jnp.zeros_like, state.ema)), config, metrics)
+        save(store, state.replace(ema_params=jax.tree.map(jnp.zeros_like, state.ema_params)), config, metrics)
 
     monkeypatch.setattr(checkpoint, "save", forget)
     with pytest.raises(AssertionError):

@@ -12,7 +12,7 @@ from PIL import Image
 
 from genimg_jax import data
 from genimg_jax.core import Spec
-from genimg_jax.data import identity, loading, npz, pixels
+from genimg_jax.data import decode, identity, loading, npz
 from genimg_jax.data.file_rows import FileRows
 from genimg_jax.errors import DataError
 
@@ -26,7 +26,7 @@ def encoded(image, kind="PNG", **options):
 
 
 def decoded(image, kind="PNG", **options):
-    return pixels.decode(encoded(image, kind, **options), "test", LIMIT)
+    return decode.decode(encoded(image, kind, **options), "test", LIMIT)
 
 
 def plain(mode, colour, size=(2, 3)):
@@ -66,7 +66,7 @@ def palette_image(transparency=None):
     ],
 )
 def test_every_mode_becomes_its_golden_pixel(content, pixel):
-    image = pixels.decode(content, "test", LIMIT)
+    image = decode.decode(content, "test", LIMIT)
     assert image.dtype == np.uint8
     np.testing.assert_array_equal(image, np.broadcast_to(np.array(pixel, np.uint8), (3, 2, len(pixel))))
 
@@ -135,33 +135,33 @@ def test_what_cannot_be_read_is_an_error_that_names_the_file(tmp_path, content, 
 
 
 def test_the_pixel_limit_is_inclusive_and_bounds_bytes_too(tmp_path):
-    assert pixels.decode(encoded(plain("L", 0, (20, 5))), "test", 100).shape == (5, 20, 1)
+    assert decode.decode(encoded(plain("L", 0, (20, 5))), "test", 100).shape == (5, 20, 1)
     with pytest.raises(DataError, match="pixel_limit"):
-        pixels.decode(encoded(plain("L", 0, (21, 5))), "test", 100)
+        decode.decode(encoded(plain("L", 0, (21, 5))), "test", 100)
     (tmp_path / "long.png").write_bytes(encoded(plain("L", 0)) + bytes(800))
     with pytest.raises(DataError, match=r"long.png.*bytes"):
-        pixels.read_file(str(tmp_path / "long.png"), 100)
+        decode.read_file(str(tmp_path / "long.png"), 100)
 
 
 def test_resizing_keeps_the_middle_and_does_not_alias():
     bands = np.zeros((30, 90, 3), np.uint8)
     bands[:, :30, 0], bands[:, 30:60, 1], bands[:, 60:, 2] = 255, 255, 255
-    middle = pixels.conform(bands, 10, 3)
+    middle = decode.conform(bands, 10, 3)
     green = np.broadcast_to(np.array([0, 255, 0], np.uint8), (10, 8, 3))
     np.testing.assert_array_equal(middle[:, 1:-1], green)  # the filter reaches one pixel over the cut
     resized = Image.fromarray(bands).resize((30, 10), Image.Resampling.BICUBIC)
     np.testing.assert_array_equal(middle, resized.crop((10, 0, 20, 10)))
     checkers = (np.indices((64, 64)).sum(0) % 2 * 255).astype(np.uint8)[..., None]
-    small = pixels.conform(checkers, 8, 1).astype(int)
+    small = decode.conform(checkers, 8, 1).astype(int)
     assert (abs(small[1:-1, 1:-1] - 127.5) < 3).all()  # sampling without a filter leaves 0 or 255
 
 
 def test_grey_and_colour_convert_by_luma_and_repetition():
     colour = np.random.default_rng(0).integers(0, 256, (5, 5, 3), np.uint8)
-    grey = pixels.conform(colour, 0, 1)[..., 0]
+    grey = decode.conform(colour, 0, 1)[..., 0]
     np.testing.assert_allclose(grey, colour @ np.array([0.299, 0.587, 0.114]), atol=0.51)
-    np.testing.assert_array_equal(pixels.conform(grey[..., None], 0, 3), np.repeat(grey[..., None], 3, 2))
-    assert pixels.conform(colour, 0, 0) is colour
+    np.testing.assert_array_equal(decode.conform(grey[..., None], 0, 3), np.repeat(grey[..., None], 3, 2))
+    assert decode.conform(colour, 0, 0) is colour
 
 
 # ------------------------------------------------------------------------------------------------------- folders

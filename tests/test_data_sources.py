@@ -9,7 +9,7 @@ import pytest
 
 from genimg_jax import data
 from genimg_jax.core import Spec
-from genimg_jax.data import pixels, shapes
+from genimg_jax.data import decode, shapes
 from genimg_jax.errors import DataError
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -188,4 +188,4 @@ def test_grey_shapes_are_the_luma_of_colour_ones():
         data.open_source(data.Options(source="shapes", shapes_count=5, channels=c), "train") for c in (3, 1)
     )
     images = colour.read(np.arange(5))["image"]
-    np.testing.assert_array_equal(grey.read(np.arange(5))["image"], [pixels.conform(i, 0, 1) for i in images])
+    np.testing.assert_array_equal(grey.read(np.arange(5))["image"], [decode.conform(i, 0, 1) for i in images])

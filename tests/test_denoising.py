@@ -118,7 +118,7 @@ def test_waves():
     x = np.array([[0.0, 0.3], [-1.5, 2.0]], np.float32)
     cycles = [(1 / 32) * 64 ** (k / 3) for k in range(4)]
     expected = np.stack([f(2 * np.pi * c * x) for f in (np.cos, np.sin) for c in cycles], axis=-1)
-    np.testing.assert_allclose(denoising.waves(jnp.asarray(x), 8), expected, atol=1e-5)
+    np.testing.assert_allclose(denoising.fourier_features(jnp.asarray(x), 8), expected, atol=1e-5)
 
 
 def test_several_noise_levels_are_told_apart():

@@ -13,10 +13,17 @@ from scipy.stats import norm
 from genimg_jax import core
 from genimg_jax.errors import ConfigError
 from genimg_jax.families import denoising, diffusion, prediction
-from genimg_jax.objectives import paths, targets, weightings
+from genimg_jax.objectives import interpolants, targets, weightings
 
-DDPM = {"path": "discrete", "target": "noise", "weighting": "uniform", "times": "discrete_times"}
-CHAIN = {**DDPM, "solver": "ancestral", "grid": "path_times", "steps": 1000, "least": 1e-5, "greatest": 1000.0}
+DDPM = {"noise_schedule": "discrete", "target": "epsilon", "weighting": "uniform", "times": "discrete_times"}
+CHAIN = {
+    **DDPM,
+    "solver": "ancestral",
+    "sigma_schedule": "schedule_times",
+    "steps": 1000,
+    "sigma_min": 1e-5,
+    "sigma_max": 1000.0,
+}
 KEPT = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
 UNIFORM = (np.arange(100_000) + 0.5) / 100_000
 
@@ -47,7 +54,7 @@ def ddpm_loss() -> float:
     [
         {},
         {"solver": "stochastic", "steps": 300},
-        {"solver": "dpm_solver", "grid": "log_uniform", "path": "linear_log_snr", "target": "angular_velocity"},
+        {"solver": "dpm_solver", "sigma_schedule": "log_uniform", "noise_schedule": "linear_log_snr", "target": "v"},
         CHAIN,
     ],
     ids=["edm", "stochastic", "variational", "ddpm"],
@@ -61,11 +68,11 @@ def test_samples_have_the_moments_of_the_data(ideal, options):
 
 def test_the_loss_of_the_ideal_denoiser(ideal):
     check_loss(diffusion, edm_loss())
-    check_loss(diffusion, edm_loss(), target="noise")  # the weighting is of the image's error
+    check_loss(diffusion, edm_loss(), target="epsilon")  # the weighting is of the image's error
     check_loss(diffusion, ddpm_loss(), **DDPM)
 
 
-@pytest.mark.parametrize("path", [path for path in diffusion.PATHS if path != "learned"])
+@pytest.mark.parametrize("path", [path for path in diffusion.NOISE_SCHEDULES if path != "learned"])
 def test_targets_and_paths_are_the_same_denoiser(ideal, path):
     for target in diffusion.TARGETS:
         check_denoise(diffusion, path=path, target=target)
@@ -101,7 +108,7 @@ def test_guidance(ideal):
 
 
 def test_guidance_guides_samples_and_no_likelihood(ideal):
-    keys = core.item_keys(jax.random.key(0), jnp.arange(8))
+    keys = core.per_example_keys(jax.random.key(0), jnp.arange(8))
     data = ideal_network.batch(8)
 
     def run(weight, label):
@@ -133,7 +140,7 @@ def check_dropout() -> None:
     """With images of -1, the gradient of that parameter at 0 is twice the share of hidden classes."""
     optimizers, count, rate = {"model": core.Optimizer(optax.sgd(0.5))}, 20_000, 0.15
     family, _ = ideal_network.made(
-        diffusion, 2, optimizers=optimizers, label_dropout=rate, target="image", weighting="uniform"
+        diffusion, 2, optimizers=optimizers, label_dropout=rate, target="x0", weighting="uniform"
     )
     data = {**ideal_network.batch(count, label=1), "image": jnp.full((count, *SHAPE), -1.0)}
     state, _ = jax.jit(family.train_step)(family.init(jax.random.key(0), data), data, jax.random.key(1))
@@ -166,7 +173,7 @@ def test_a_narrower_network_guides(monkeypatch):
     """Both are told the class, and each is trained on its own loss alone."""
     monkeypatch.setattr(prediction.backbone, "build", lambda options, channels, classes, width=0: Width(width or 8))
     optimizers = {"model": core.Optimizer(optax.sgd(0.5))}
-    options = {"target": "image", "weighting": "uniform", "guide_width": 2, "label_dropout": 0.0}
+    options = {"target": "x0", "weighting": "uniform", "autoguidance_width": 2, "label_dropout": 0.0}
     family, weights = ideal_network.made(diffusion, 2, optimizers=optimizers, guidance=3.0, **options)
     label = jnp.array([0, 1])
     found = family.denoise(weights, jnp.zeros((2, *SHAPE)), jnp.ones(2), {"label": label})
@@ -182,8 +189,8 @@ def test_a_narrower_network_guides(monkeypatch):
     [
         ({"guidance": 2.0}, "nothing to be guided by"),
         ({"guidance": 2.0, "classes": 2, "label_dropout": 0.0}, "learns no images without a class"),
-        ({"least": 1.0, "greatest": 1.0}, "not below model.greatest"),
-        ({**DDPM, "path": "cosine"}, "discrete_times are those of"),
+        ({"sigma_min": 1.0, "sigma_max": 1.0}, "not below model.sigma_max"),
+        ({**DDPM, "noise_schedule": "cosine"}, "discrete_times are those of"),
     ],
 )
 def test_what_cannot_be_is_refused(options, message):
@@ -193,7 +200,7 @@ def test_what_cannot_be_is_refused(options, message):
 
 def test_guidance_has_an_interval_of_noise_levels(ideal):
     found = []
-    for options in ({}, {"guidance": 3.0, "guidance_least": 0.5, "guidance_greatest": 5.0}, {"guidance": 3.0}):
+    for options in ({}, {"guidance": 3.0, "guidance_sigma_min": 0.5, "guidance_sigma_max": 5.0}, {"guidance": 3.0}):
         family, weights = ideal_network.made(diffusion, classes=2, **options)
         noisy, level = ideal_network.batch(3)["image"], jnp.array([0.5, 5.0, 5.1])
         found.append(np.asarray(family.denoise(weights, noisy, level, {"label": jnp.zeros(3, jnp.int32)})))
@@ -205,11 +212,11 @@ def test_guidance_has_an_interval_of_noise_levels(ideal):
 
 def test_the_options_are_what_they_are_named():
     """Each against its formula at one noise level of another path's."""
-    options, path = diffusion.Options(), paths.linear_log_snr()
+    options, path = diffusion.Options(), interpolants.linear_log_snr()
     t, snr, s = jnp.array([0.3]), np.exp(13.3 - 18.3 * 0.3), 0.5
     expected = {"edm": snr + 1 / s**2, "uniform": 1.0, "noise_error": snr, "variational": snr, "min_snr": min(snr, 5)}
     for name, value in expected.items():
-        found = diffusion.WEIGHTINGS[name](options)(path, targets.image_target, t)
+        found = diffusion.WEIGHTINGS[name](options)(path, targets.x0_target, t)
         np.testing.assert_allclose(found, value, rtol=1e-5)
     assert set(expected) == set(diffusion.WEIGHTINGS)
     warps = {
@@ -217,25 +224,25 @@ def test_the_options_are_what_they_are_named():
         "linear": lambda level: level / (1 + level),
         "cosine": np.arctan,
         "log_uniform": np.log,
-        "path_times": lambda level: (13.3 + 2 * np.log(level)) / 18.3,
+        "schedule_times": lambda level: (13.3 + 2 * np.log(level)) / 18.3,
     }
     for name, warp in warps.items():
-        found = warp(np.asarray(diffusion.GRIDS[name](path)(9, 0.1, 10.0), np.float64)[:-1])
+        found = warp(np.asarray(diffusion.SIGMA_SCHEDULES[name](path)(9, 0.1, 10.0), np.float64)[:-1])
         np.testing.assert_allclose(found, np.linspace(warp(10.0), warp(0.1), 9), rtol=1e-5, atol=1e-5)
-    assert set(warps) == set(diffusion.GRIDS)
+    assert set(warps) == set(diffusion.SIGMA_SCHEDULES)
 
 
 def test_the_grid_of_ddpm_is_its_chain():
     options = diffusion.Options(**CHAIN)
-    path = diffusion.PATHS["discrete"](options, 256)
-    found = diffusion.GRIDS["path_times"](path)(1000, *denoising.level_range(options, path))
+    path = diffusion.NOISE_SCHEDULES["discrete"](options, 256)
+    found = diffusion.SIGMA_SCHEDULES["schedule_times"](path)(1000, *denoising.level_range(options, path))
     np.testing.assert_allclose(found, np.append(np.sqrt((1 - KEPT) / KEPT)[::-1], 0.0), rtol=2e-4)
 
 
 # ---------------------------------------------------------------------------------------------- the variational bound
 
 LEVELS, MASSES = 5, np.array([0.5, 0.05, 0.1, 0.05, 0.3])  # of each pixel by itself
-VDM = {"path": "learned", "target": "noise", "weighting": "variational", "times": "uniform_times"}
+VDM = {"noise_schedule": "learned", "target": "epsilon", "weighting": "variational", "times": "uniform_times"}
 
 
 class Discrete(ideal_network.Network):
@@ -263,7 +270,7 @@ def discrete_batch(count: int) -> core.Batch:
 def check_bound(steps=None, below: float = 0.0, **options) -> None:
     """The mean bound is the mean of the exact log masses, less `below` at least, within 5 standard errors."""
     family, weights = ideal_network.made(diffusion, levels=LEVELS, **{**VDM, "likelihood_steps": 32, **options})
-    assert family.bound == "lower"
+    assert family.likelihood_kind == "lower"
     if steps is not None:
         weights.params["model"]["schedule"]["steps"] = steps
     data = discrete_batch(4096)
@@ -282,8 +289,8 @@ def test_the_bound_is_tight_for_the_ideal_network(monkeypatch, path):
 
 def test_a_path_begins_where_levels_can_be_told_apart():
     for levels in (2, 17, 256):
-        path = diffusion.PATHS["learned"](diffusion.Options(), levels)
-        deviations = 2 / (levels - 1) / paths.noise_level(path, jnp.zeros(1))
+        path = diffusion.NOISE_SCHEDULES["learned"](diffusion.Options(), levels)
+        deviations = 2 / (levels - 1) / interpolants.noise_level(path, jnp.zeros(1))
         np.testing.assert_allclose(deviations, 2 / 255 * np.exp(13.3 / 2), rtol=1e-4)
 
 
@@ -323,7 +330,7 @@ def test_a_path_is_learned_that_lowers_the_variance_of_the_bound(monkeypatch):
     assert not np.array_equal(start.params["model"]["schedule"]["ends"], state.params["model"]["schedule"]["ends"])
 
 
-@pytest.mark.parametrize("wrong", [{"path": "cosine"}, {"times": "log_normal_levels"}, {"dequantize": True}])
+@pytest.mark.parametrize("wrong", [{"noise_schedule": "cosine"}, {"times": "log_normal_levels"}, {"dequantize": True}])
 def test_what_is_no_bound_is_refused(wrong):
     with pytest.raises(ConfigError, match="weighting=variational"):
         ideal_network.made(diffusion, **{**VDM, **wrong})
@@ -336,7 +343,7 @@ def test_real_numbers_have_no_levels():
 
 def test_a_learned_path_needs_its_bound():
     with pytest.raises(ConfigError, match="learned"):
-        ideal_network.made(diffusion, path="learned")
+        ideal_network.made(diffusion, noise_schedule="learned")
     with pytest.raises(ConfigError, match="precision=float32"):
         optimizers = {"model": core.Optimizer(optax.sgd(0.1), compute_dtype=jnp.bfloat16)}
         ideal_network.made(diffusion, optimizers=optimizers, **VDM)
@@ -351,7 +358,7 @@ def test_faults_of_the_bound_are_caught(monkeypatch, fault):
     if fault == "weighting":
         monkeypatch.setitem(diffusion.WEIGHTINGS, "variational", lambda options: weightings.uniform)
         with pytest.raises(AssertionError):
-            check_bound(target="image")
+            check_bound(target="x0")
     else:
         monkeypatch.setattr(prediction.variational, "prior_divergence", lambda path, image: jnp.ones(len(image)))
         with pytest.raises(AssertionError):
@@ -371,9 +378,9 @@ def test_faults_of_the_loss_are_caught(ideal, monkeypatch, fault):
 
 
 def test_a_wrong_scale_is_caught(ideal, monkeypatch):
-    monkeypatch.setattr(targets, "input_scale", lambda path, t, data_std: jnp.ones_like(t))
+    monkeypatch.setattr(targets, "input_scale", lambda path, t, sigma_data: jnp.ones_like(t))
     with pytest.raises(AssertionError):
-        check_denoise(diffusion, target="noise")
+        check_denoise(diffusion, target="epsilon")
 
 
 @pytest.mark.parametrize("fault", ["noise", "steps"])
@@ -381,7 +388,11 @@ def test_faults_of_the_sampler_are_caught(ideal, monkeypatch, fault):
     if fault == "noise":  # too much of it is put back in
         monkeypatch.setitem(prediction.SOLVERS, "heun", lambda steps: prediction.sde.ddim(1.05))
     else:
-        monkeypatch.setitem(diffusion.GRIDS, "karras", lambda path: lambda *ends: diffusion.grids.karras()(*ends)[:-10])
+        monkeypatch.setitem(
+            diffusion.SIGMA_SCHEDULES,
+            "karras",
+            lambda path: lambda *ends: diffusion.sigma_schedules.karras()(*ends)[:-10],
+        )
     with pytest.raises(AssertionError):
         check_moments(diffusion, steps=60)
 

@@ -33,7 +33,7 @@ def test_patches(patch, shape):
     [
         (DiT(1, 8, 1, 2, 4), (7, 7, 4)),
         (DiT(2, 8, 1, 2, 1), (28, 28, 1)),
-        (DiT(4, 8, 1, 2, 3, 10, registers=3, label_tokens=2, loop=False), (32, 16, 3)),
+        (DiT(4, 8, 1, 2, 3, 10, registers=3, label_tokens=2, scan_layers=False), (32, 16, 3)),
     ],
 )
 def test_fits_images(network, shape):
@@ -56,7 +56,7 @@ def test_refuses_what_cannot_be(network, sentence):
 
 
 def test_places_are_all_different_and_turn_with_their_distance():
-    vectors = dit.places(5, 7, 16)
+    vectors = dit.position_embedding(5, 7, 16)
     assert vectors.shape == (35, 16)
     distances = np.linalg.norm(vectors[:, None] - vectors[None], axis=-1)
     assert distances[~np.eye(35, dtype=bool)].min() > 0.1

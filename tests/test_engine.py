@@ -13,7 +13,7 @@ from tiny_runs import assert_same_state, change, environment, losses, name_of, s
 
 from genimg_jax import core
 from genimg_jax.data import open_source
-from genimg_jax.engine import checkpoint, config_files, parallel, restored, run, tasks, training
+from genimg_jax.engine import checkpoint, config_files, parallel, restore, run, tasks, training
 from genimg_jax.engine import config as configs
 from genimg_jax.engine import program as programs
 from genimg_jax.errors import CheckpointError, ConfigError
@@ -247,7 +247,7 @@ def test_processes_stop_together(tmp_path):
 def test_a_dry_run_says_what_is_needed_and_writes_nothing(tmp_path, capsys):
     assert train(tmp_path / "run", "--dry_run", devices=2) == 0
     program, _ = build("vae_digits")
-    bytes_of_state = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(program.like))
+    bytes_of_state = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(program.abstract_state))
     assert f"2 devices {{'data': 2, 'fsdp': 1}}; state {bytes_of_state:,} bytes" in capsys.readouterr().out
     assert not (tmp_path / "run").exists()
     assert train(tmp_path / "run", "--dry_run", "--config.parallel.compile=pmap") == 2
@@ -285,7 +285,7 @@ def test_random_streams_keep_their_names():
     assert programs.stream_name(tasks.Interpolate(5)) == "sample"
     program, _ = build("vae_digits")
     weights = core.weights(program.init(0))
-    keys = core.item_keys(core.stream(7, "sample"), jnp.arange(3))
+    keys = core.per_example_keys(core.stream(7, "sample"), jnp.arange(3))
     assert_close(tasks.sample(program, weights, 3, 7), program.family.sample(weights, keys, {}))
 
 
@@ -355,8 +355,8 @@ def test_capabilities_that_are_lacking_are_named(monkeypatch):
 def test_a_run_is_opened_as_it_was_trained(run_of, capsys):
     workdir = run_of("gan_digits")
     values = run.read_json(workdir, "config.json")
-    averaged = restored.open_run(workdir, values, "last")
-    plain = restored.open_run(workdir, values, "last", averaged=False)
+    averaged = restore.open_run(workdir, values, "last")
+    plain = restore.open_run(workdir, values, "last", averaged=False)
     stored = state(workdir)
     for opened, group in ((averaged, "ema"), (plain, "params")):
         found = {checkpoint.path_name(p): x for p, x in jax.tree_util.tree_leaves_with_path(opened.weights.params)}
@@ -364,4 +364,4 @@ def test_a_run_is_opened_as_it_was_trained(run_of, capsys):
             np.testing.assert_array_equal(found[name.removeprefix(f"{group}/")], stored[name])
     values["model"]["width"] = 99
     with pytest.raises(CheckpointError, match=r"model\.width +stored 16, given 99"):
-        restored.open_run(workdir, values, "last")
+        restore.open_run(workdir, values, "last")

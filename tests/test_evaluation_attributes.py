@@ -75,7 +75,7 @@ def changed(scene, **how):
 def test_one_broken_attribute_fails_its_own_check_alone(drawn, how, failing):
     scene, images, _ = drawn
     asked, two = changed(scene, **how)
-    results = attributes.obeyed(images[two], captions=shapes.captions(asked))
+    results = attributes.prompt_accuracy(images[two], captions=shapes.captions(asked))
     assert {name for name, one in results.items() if one.estimate == 0} == {failing, "caption"}
     assert {one.estimate for one in results.values()} == {0, 1}
 
@@ -84,23 +84,25 @@ def test_what_is_missing_or_too_much_is_seen(drawn):
     scene = drawn[0]
     two = scene["kind"][:, 1] >= 0
     lone = {**scene, "kind": np.where([True, False], scene["kind"], -1), "relation": np.full(len(two), -1)}
-    results = attributes.obeyed(shapes.draw(lone, SIDE)[two], captions=np.array(shapes.captions(scene))[two])
+    results = attributes.prompt_accuracy(shapes.draw(lone, SIDE)[two], captions=np.array(shapes.captions(scene))[two])
     assert (results["objects"].estimate, results["small_kind"].estimate, results["large_kind"].estimate) == (0, 0, 1)
     blank = np.full((2, SIDE, SIDE, 3), shapes.COLOURS["white"], np.uint8)
     found = attributes.read(blank)
     assert (found["kind"] == -1).all() and (found["mask"] == 0).all() and (found["residual"] == 0).all()
     assert not attributes.checks(found, {n: x[:2] for n, x in scene.items()})["caption"].any()
     shrunk = {**lone, "radius": np.full_like(scene["radius"], 0.12)}
-    results = attributes.obeyed(shapes.draw(shrunk, SIDE), captions=shapes.captions(lone))
+    results = attributes.prompt_accuracy(shapes.draw(shrunk, SIDE), captions=shapes.captions(lone))
     assert (results["sizes"].estimate, results["large_kind"].estimate, results["small_kind"]) == (0, 1, None)
 
 
 def test_masks_that_were_not_filled(drawn):
     scene, images, _ = drawn
     wanted = shapes.annotations(scene, SIDE)["mask"]
-    overlaps = [attributes.obeyed(images, masks=np.roll(wanted, by, 2))["mask_overlap"].estimate for by in (0, 2, 16)]
+    overlaps = [
+        attributes.prompt_accuracy(images, masks=np.roll(wanted, by, 2))["mask_overlap"].estimate for by in (0, 2, 16)
+    ]
     assert overlaps[0] > 0.99 > 0.9 > overlaps[1] > 0.3 > overlaps[2]
-    assert attributes.obeyed(images, masks=np.zeros_like(wanted)) == {"mask_overlap": None}  # nothing to fill
+    assert attributes.prompt_accuracy(images, masks=np.zeros_like(wanted)) == {"mask_overlap": None}  # nothing to fill
 
 
 @pytest.mark.parametrize(("shift", "scale"), [(2, 0), (0, 8)])

@@ -117,7 +117,7 @@ def test_the_histogram_of_classes_needs_no_labels_and_what_does_is_left_out_for_
     classifier, seen = classifiers.shipped("digits"), (*read(ones, test), 10)
     found, record = classes.measure(classifier, seen, ones, test, None, EvaluateOptions(), cache)
     assert record["shares"][1] > 0.9 and found.metrics["class_histogram"].value > 0.7
-    assert found.left_out == {"GAN-train, GAN-test, conditional accuracy": "they are ones"}
+    assert found.skipped == {"GAN-train, GAN-test, conditional accuracy": "they are ones"}
 
 
 def test_without_training_images_a_shipped_classifier_is_looked_for(monkeypatch, tmp_path):

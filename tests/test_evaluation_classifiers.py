@@ -230,7 +230,7 @@ def test_a_recipes_digest_tells_every_field(field):
 
 def augmented(recipe, image, count):
     images = jnp.broadcast_to(jnp.asarray(image, jnp.float32), (count, *image.shape))
-    keys = core.item_keys(jax.random.key(0), jnp.arange(count))
+    keys = core.per_example_keys(jax.random.key(0), jnp.arange(count))
     return np.asarray(jax.jit(recipes.augmented, static_argnums=0)(recipe, images, keys))
 
 

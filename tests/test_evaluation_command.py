@@ -14,7 +14,7 @@ from genimg_jax.__main__ import main
 from genimg_jax.commands import report
 from genimg_jax.commands.evaluate import beside
 from genimg_jax.data import open_source, shapes
-from genimg_jax.engine import images, restored, tasks
+from genimg_jax.engine import images, restore, tasks
 from genimg_jax.evaluation import attributes, evaluate_run, image_sets, named_sources, suite
 from genimg_jax.evaluation import recipe as recipes
 from genimg_jax.evaluation.labels import renumbered, shares_of
@@ -48,7 +48,7 @@ def full(workdir):
 def generated(workdir, tmp_path_factory):
     """The run's images as other programs would leave them: archives with labels, and a folder of a folder a class."""
     place = tmp_path_factory.mktemp("generated")
-    opened = restored.open_run(workdir, json.loads((workdir / "config.json").read_text()), "best")
+    opened = restore.open_run(workdir, json.loads((workdir / "config.json").read_text()), "best")
     held_out = open_source(data.Options(), "test")
     label = shares_of(held_out.read(np.arange(held_out.size))["label"], COUNT, 0)
     image = images.to_uint8(tasks.sample(opened.program, opened.weights, COUNT, 0, label))
@@ -126,7 +126,7 @@ def test_classes_are_asked_for_in_the_shares_of_the_held_out_images(workdir, tmp
     image, label = np.zeros((30, 8, 8), np.uint8), np.repeat(np.arange(10), [21, *[1] * 9])
     np.savez(tmp_path / "unequal.npz", test_image=image, test_label=label, train_image=image, train_label=label)
     seen = []
-    monkeypatch.setattr(suite, "measure", lambda comparison, made, *_: seen.append(made) or suite.Found({}))
+    monkeypatch.setattr(suite, "measure", lambda comparison, made, *_: seen.append(made) or suite.SuiteResult({}))
     monkeypatch.setattr(suite, "prepare", prepared)
     shutil.copytree(workdir, tmp_path / "run")
     values = json.loads((workdir / "config.json").read_text())
@@ -137,7 +137,7 @@ def test_classes_are_asked_for_in_the_shares_of_the_held_out_images(workdir, tmp
     assert asked[0] == 14 and sorted(asked[1:]) == [0, 0, 0, 1, 1, 1, 1, 1, 1]
     assert report["protocol"]["classes asked for"] == seen[0].asked == "as held out"
     # They are what the images were drawn of, not only what they are called.
-    opened = restored.open_run(workdir, values, "best")
+    opened = restore.open_run(workdir, values, "best")
     again = tasks.sample(opened.program, opened.weights, 20, 0, seen[0].labels)
     expected = image_sets.of_generated(again, REFERENCE, data.Options(), "", 0)
     np.testing.assert_array_equal(seen[0].images, expected.images)
@@ -230,7 +230,7 @@ def test_digits_are_read_by_the_shipped_classifier_without_training_images(gener
 @pytest.fixture
 def bare(monkeypatch):
     """Pixels stand in for random convolutions, and nothing is trained."""
-    monkeypatch.setattr(features, "random_convolutions", lambda shape: features.pixels)
+    monkeypatch.setattr(features, "random_conv", lambda shape: features.pixels)
     monkeypatch.setattr(recipes, "fit", None)
     return ["--config.evaluate.features=pixels,classifier"]
 
@@ -267,7 +267,7 @@ def test_numbers_of_an_archive_are_places_in_the_references_classes(bare, tmp_pa
     np.savez(tmp_path / "made.npz", image=np.zeros((30, 8, 8), np.uint8), label=np.arange(30) % 2)
     np.savez(tmp_path / "more.npz", image=np.zeros((30, 8, 8), np.uint8), label=np.arange(30) % 3)
     seen = []
-    monkeypatch.setattr(suite, "measure", lambda comparison, made: seen.append(made) or suite.Found({}))
+    monkeypatch.setattr(suite, "measure", lambda comparison, made: seen.append(made) or suite.SuiteResult({}))
     for name in ("made.npz", "more.npz"):
         flags = ["--reference", tmp_path / "real", "--config.evaluate.features=pixels"]
         assert evaluate("--generated", tmp_path / name, *flags) == 0
@@ -296,8 +296,12 @@ def test_what_captions_labels_and_masks_ask_for_is_checked_exactly(scenes, bare,
     np.savez(tmp_path / "made.npz", image=image, caption=np.array(caption), label=label, mask=mask)
     assert evaluate("--generated", tmp_path / "made.npz", *flags) == 0
     found = figures(found_of(tmp_path / "made.evaluation"))
-    assert (found["obeyed/large_colour"], found["obeyed/class"], found["obeyed/large_kind"]) == (0.75, 0.5, 1)
-    assert found["obeyed/caption"] == 0.75 and found["obeyed/mask_overlap"] > 0.99
+    assert (
+        found["prompt_accuracy/large_colour"],
+        found["prompt_accuracy/class"],
+        found["prompt_accuracy/large_kind"],
+    ) == (0.75, 0.5, 1)
+    assert found["prompt_accuracy/caption"] == 0.75 and found["prompt_accuracy/mask_overlap"] > 0.99
     # The same from a folder, as other programs write captions beside images.
     lines = []
     for i in range(12):
@@ -307,8 +311,8 @@ def test_what_captions_labels_and_masks_ask_for_is_checked_exactly(scenes, bare,
     assert evaluate("--generated", tmp_path / "folder", *flags) == 0
     again = figures(found_of(tmp_path / "folder.evaluation"))
     for name in ("caption", "large_colour", "relation"):
-        assert again[f"obeyed/{name}"] == found[f"obeyed/{name}"]
-    assert "obeyed/mask_overlap" not in again
+        assert again[f"prompt_accuracy/{name}"] == found[f"prompt_accuracy/{name}"]
+    assert "prompt_accuracy/mask_overlap" not in again
 
 
 def test_scenes_whose_attributes_cannot_be_checked_are_measured_otherwise_and_the_reason_is_given(scenes):
@@ -325,12 +329,15 @@ def test_scenes_whose_attributes_cannot_be_checked_are_measured_otherwise_and_th
         ({"masks": mask + 255}, "found 255"),
     ):
         found = attributes.measure(reference._replace(**changes), reference, 0)
-        assert said in found.left_out["obeyed"] and not found.metrics
+        assert said in found.skipped["prompt_accuracy"] and not found.metrics
     found = attributes.measure(reference._replace(labels=label, masks=mask), reference, 0)
-    assert found.metrics.keys() == {"obeyed/class"} and "no image" in found.left_out["obeyed/mask_overlap"]
+    assert (
+        found.metrics.keys() == {"prompt_accuracy/class"}
+        and "no image" in found.skipped["prompt_accuracy/mask_overlap"]
+    )
     # Other questions are another protocol.
     other = attributes.measure(reference._replace(labels=label[::-1]), reference, 0)
-    assert other.metrics["obeyed/class"].spec.digest() != found.metrics["obeyed/class"].spec.digest()
+    assert other.metrics["prompt_accuracy/class"].spec.digest() != found.metrics["prompt_accuracy/class"].spec.digest()
 
 
 def test_training_images_of_other_levels_are_refused(generated, tmp_path, capsys):
@@ -497,7 +504,7 @@ def test_a_place_that_cannot_be_written_is_known_before_anything_is_measured(wor
     (tmp_path / "run" / "evaluation").write_text("")
     np.savez(tmp_path / "few.npz", image=np.zeros((30, 8, 8), np.uint8))
     monkeypatch.setattr(suite, "measure", None)
-    monkeypatch.setattr(restored, "open_run", None)
+    monkeypatch.setattr(restore, "open_run", None)
     out = tmp_path / "few.npz" / "report"
     for flags, message in (
         (

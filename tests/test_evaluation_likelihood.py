@@ -14,14 +14,14 @@ from ideal_network import NOTHING
 from test_contract import case
 
 from genimg_jax import core, data, families
-from genimg_jax.data.opening import open_source
+from genimg_jax.data.source import open_source
 from genimg_jax.engine import config as configs
 from genimg_jax.engine import config_files, tasks
 from genimg_jax.engine import program as programs
 from genimg_jax.evaluation import likelihood
 from genimg_jax.families import denoising, diffusion, flow
 from genimg_jax.metrics import intervals
-from genimg_jax.samplers import grids
+from genimg_jax.samplers import sigma_schedules
 from genimg_jax.samplers.likelihood import LogDensity
 
 # ------------------------------------------------------------------------------- the ODE as families integrate it
@@ -60,7 +60,7 @@ def test_the_likelihood_that_users_get_is_the_known_one(monkeypatch, module):
 
 def heun(denoise, image, least, greatest, steps, probes):
     """Heun's method on the sampler's grid: biased by 0.03 bits a dimension at 32 steps to level 80, by 0.07 to 1000."""
-    levels = grids.karras()(steps + 1, least, greatest)[-2::-1]
+    levels = sigma_schedules.karras()(steps + 1, least, greatest)[-2::-1]
     size = np.prod(image.shape[1:])
 
     def field(noisy, level):
@@ -109,7 +109,9 @@ def measured(monkeypatch, kind: str, change: float):
     logs = np.random.default_rng(0).normal(-50.0, 2.0, 100).astype(np.float32)
     values = {"evaluate": {}, "log_prob": {"log_prob": logs, "log_prob_at_half": logs - np.float32(change)}}
     nothing = lambda *_: None  # noqa: E731
-    family = core.Family(nothing, nothing, nothing, (), log_prob=nothing, log_prob_at_half=nothing, bound=kind)
+    family = core.Family(
+        nothing, nothing, nothing, (), log_prob=nothing, log_prob_at_half=nothing, likelihood_kind=kind
+    )
     spec = core.Spec((2, 2, 1), 0, 16)
     program = SimpleNamespace(
         family=family, spec=spec, config=SimpleNamespace(evaluate=SimpleNamespace(likelihood=True))

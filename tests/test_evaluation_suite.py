@@ -81,7 +81,7 @@ def test_one_image_again_and_again_has_collapsed(comparison, digits, perfect):
     modes = next(finding for finding in found.verdict.findings if finding.name == "modes")
     assert "missing: three" in modes.sentence
     # What it was asked for is not known; what was measured is.
-    assert "gan_test" not in found.metrics and any("GAN-test" in name for name in found.left_out)
+    assert "gan_test" not in found.metrics and any("GAN-test" in name for name in found.skipped)
 
 
 def test_missing_classes_lower_recall_and_not_precision(comparison, digits, perfect):
@@ -135,14 +135,14 @@ def test_images_that_are_no_numbers_and_a_history_that_broke_are_evidence(compar
 
 def test_what_is_not_known_is_left_out_by_name(digits):
     held_out, fresh = (one._replace(images=one.images[:60, 2:6, 2:6], labels=None) for one in digits[1:])
-    bare = suite.prepare(EvaluateOptions(features="random_convolutions"), READ, held_out, None, None, 60)
+    bare = suite.prepare(EvaluateOptions(features="random_conv"), READ, held_out, None, None, 60)
     found = suite.measure(bare, fresh)
-    assert {"memorisation", "what a classifier reads"} <= found.left_out.keys()
+    assert {"memorisation", "what a classifier reads"} <= found.skipped.keys()
     assert not found.memorisation and not found.classes
-    assert {name.partition("/")[2] for name in found.metrics} == {"random_convolutions"}
+    assert {name.partition("/")[2] for name in found.metrics} == {"random_conv"}
     # The covariance of so few images is singular for want of images.
-    assert "192 features need more than 203 images" in found.left_out["frechet_corrected/random_convolutions"]
-    assert found.metrics["frechet/random_convolutions"].low is None
+    assert "192 features need more than 203 images" in found.skipped["frechet_corrected/random_conv"]
+    assert found.metrics["frechet/random_conv"].low is None
 
 
 def test_a_covariance_that_no_memory_holds_is_left_out(digits, monkeypatch):
@@ -150,7 +150,7 @@ def test_a_covariance_that_no_memory_holds_is_left_out(digits, monkeypatch):
     monkeypatch.setattr(distances, "WIDEST", 63)
     found = suite.measure(suite.prepare(EvaluateOptions(features="pixels"), READ, held_out, None, None, 60), fresh)
     assert (
-        found.left_out["frechet/pixels"] == found.left_out["frechet_corrected/pixels"] == "64 features are more than 63"
+        found.skipped["frechet/pixels"] == found.skipped["frechet_corrected/pixels"] == "64 features are more than 63"
     )
     assert "kernel/pixels" in found.metrics and "frechet/pixels" not in found.metrics
 
@@ -162,15 +162,15 @@ def test_pixels_that_no_memory_holds_are_left_out_of_every_measure(digits, monke
     monkeypatch.setattr(
         distances, "extract", lambda network, images: extracted.append(network.name) or extract(network, images)
     )
-    stand_in = networks.pixels._replace(name="random_convolutions")  # which takes no time
-    monkeypatch.setattr(networks, "random_convolutions", lambda shape: stand_in)
-    options = EvaluateOptions(features="pixels,random_convolutions")
+    stand_in = networks.pixels._replace(name="random_conv")  # which takes no time
+    monkeypatch.setattr(networks, "random_conv", lambda shape: stand_in)
+    options = EvaluateOptions(features="pixels,random_conv")
     found = suite.measure(suite.prepare(options, READ, held_out, train, None, 60), fresh)
-    assert found.left_out["pixels"] == "the pixels of all images take 0.0 GiB as numbers"
-    assert set(extracted) == {"random_convolutions"} and found.memorisation.keys() == {"random_convolutions"}
+    assert found.skipped["pixels"] == "the pixels of all images take 0.0 GiB as numbers"
+    assert set(extracted) == {"random_conv"} and found.memorisation.keys() == {"random_conv"}
     assert not any(name.endswith("/pixels") for name in found.metrics)
     monkeypatch.setattr(suite, "MOST_BYTES", 3 * 60 * 64 * 4)
-    assert suite.prepare(options, READ, held_out, train, None, 60).audited == ("pixels", "random_convolutions")
+    assert suite.prepare(options, READ, held_out, train, None, 60).audited == ("pixels", "random_conv")
     monkeypatch.setattr(suite, "MOST_BYTES", 0)
     with pytest.raises(ConfigError, match=r"there is none: the pixels of all images take .* as numbers; add another"):
         suite.prepare(EvaluateOptions(features="pixels"), READ, held_out, train, None, 60)

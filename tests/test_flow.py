@@ -33,7 +33,7 @@ def test_samples_have_the_moments_of_the_data(ideal, solver):
 def test_the_loss_of_the_ideal_velocity(ideal):
     check_loss(flow, velocity_error(UNIFORM))
     logistic = 1 / (1 + np.exp(-(0.3 + 0.8 * norm.ppf(UNIFORM))))
-    check_loss(flow, velocity_error(logistic), times="logit_normal_times", times_mean=0.3, times_std=0.8)
+    check_loss(flow, velocity_error(logistic), times="logit_normal_times", P_mean=0.3, P_std=0.8)
 
 
 def test_denoise_and_likelihood(ideal):

@@ -14,7 +14,7 @@ from PIL import Image
 
 from genimg_jax import core
 from genimg_jax.data import Options, open_source
-from genimg_jax.engine import images, restored
+from genimg_jax.engine import images, restore
 from genimg_jax.families import transformer
 from genimg_jax.families.latent import latent
 from genimg_jax.families.standardized import DEVIATION
@@ -79,18 +79,18 @@ def test_its_likelihood_and_samples_are_the_priors_over_the_codes(trained):
     codes_spec = family.latents[0].spec
     prior = transformer.make(OPTIONS, codes_spec, {"model": None})
     own = core.Weights(weights.params, {}, {})
-    key, keys = core.stream(0, "x"), core.item_keys(core.stream(0, "sample"), jnp.arange(4))
+    key, keys = core.stream(0, "x"), core.per_example_keys(core.stream(0, "sample"), jnp.arange(4))
     codes = {**batch, "image": -batch["image"][:, ::2, ::2]}
     np.testing.assert_allclose(family.log_prob(weights, batch, key), prior.log_prob(own, codes, key), rtol=1e-6)
     drawn = -prior.sample(own, keys, {}).repeat(2, axis=1).repeat(2, axis=2)
     np.testing.assert_array_equal(family.sample(weights, keys, {}), drawn)
-    assert family.likelihood_of == codes_spec == core.Spec((4, 4, 1), 10, 2) and family.bound == "exact"
+    assert family.likelihood_spec == codes_spec == core.Spec((4, 4, 1), 10, 2) and family.likelihood_kind == "exact"
 
 
 def test_the_first_stage_is_used_and_neither_trained_nor_saved(trained, tmp_path):
     family, weights, batch = trained
-    np.testing.assert_array_equal(weights.frozen.params["model"]["sign"], -1.0)
-    other = weights._replace(frozen=WEIGHTS._replace(params={"model": {"sign": jnp.float32(1.0)}}))
+    np.testing.assert_array_equal(weights.frozen_params.params["model"]["sign"], -1.0)
+    other = weights._replace(frozen_params=WEIGHTS._replace(params={"model": {"sign": jnp.float32(1.0)}}))
     key = core.stream(0, "x")
     assert not np.allclose(family.log_prob(weights, batch, key), family.log_prob(other, batch, key))
 
@@ -99,8 +99,8 @@ def test_completion_keeps_whole_cells_and_known_pixels(trained):
     family, weights, batch = trained
     image = jnp.asarray(batch["image"])
     mask = jnp.zeros(image.shape[:3], bool).at[:, :3].set(True)  # one row of cells, and half of the next
-    keys = core.item_keys(core.stream(0, "complete"), batch["index"])
-    found = family.complete(weights, image, mask, keys, {})
+    keys = core.per_example_keys(core.stream(0, "complete"), batch["index"])
+    found = family.inpaint(weights, image, mask, keys, {})
     np.testing.assert_array_equal(found[:, :3], image[:, :3])
     cells = found[:, 4:].reshape(len(image), 2, 2, 4, 2)
     assert (cells == cells[:, :, :1, :, :1]).all(), "what is drawn comes from codes"
@@ -179,7 +179,7 @@ def test_a_tokenizer_may_have_been_trained_without_the_conditions():
 
     def problem(trained, conditions, spec=spec):
         family = core.Family(None, None, None, (), conditions=conditions)
-        return restored.other_data(types.SimpleNamespace(spec=trained, family=family), spec)
+        return restore.other_data(types.SimpleNamespace(spec=trained, family=family), spec)
 
     assert problem(plain, ()) == problem(contract.SPEC, ("label",)) == problem(spec, ("tokens",)) == ""
     assert "label" in problem(contract.SPEC, ("label",), plain)

@@ -51,7 +51,7 @@ def recorder() -> core.Family:
         return core.init_state({}, {}, {"steps": jnp.int32(0)})
 
     def train_step(state, batch, key):
-        state = state.replace(step=state.step + 1, extra={"steps": state.extra["steps"] + 1})
+        state = state.replace(step=state.step + 1, model_state={"steps": state.model_state["steps"] + 1})
         return state, {"image": batch["image"]}
 
     def sample(weights, keys, condition):
@@ -70,7 +70,7 @@ def test_the_first_batch_sets_the_scale_and_every_later_use_keeps_it():
     first, second = batches()
     family = standardized(recorder())
     state = family.init(jax.random.key(0), {"image": jnp.zeros((2, 2, 2, 3))})
-    keys = core.item_keys(jax.random.key(1), jnp.arange(4))
+    keys = core.per_example_keys(jax.random.key(1), jnp.arange(4))
     noise = core.normal(keys, (2, 2, 3))
     np.testing.assert_array_equal(family.sample(core.weights(state), keys, {}), noise)  # nothing is known yet
     state, metrics = family.train_step(state, {"image": first}, None)
@@ -83,7 +83,7 @@ def test_the_first_batch_sets_the_scale_and_every_later_use_keeps_it():
     )
     state, metrics = family.train_step(state, {"image": second}, None)
     np.testing.assert_allclose(metrics["image"], expected, atol=1e-5)
-    assert state.extra["family"]["steps"] == 2 and state.step == 2
+    assert state.model_state["family"]["steps"] == 2 and state.step == 2
     drawn = family.sample(core.weights(state), keys, {})
     np.testing.assert_allclose(drawn, np.asarray(noise) / DEVIATION * deviation + mean, rtol=1e-5, atol=1e-5)
 
@@ -92,9 +92,9 @@ def test_mapped_devices_agree_on_the_scale():
     image = batches()[0]
     whole, mapped = standardized(recorder()), standardized(recorder(), lambda tree: jax.lax.pmean(tree, "data"))
     state = whole.init(None, {"image": image})
-    expected = whole.train_step(state, {"image": image}, None)[0].extra["scale"]
+    expected = whole.train_step(state, {"image": image}, None)[0].model_state["scale"]
     halves = {"image": image.reshape(2, 4, *image.shape[1:])}
-    found = jax.vmap(mapped.train_step, (None, 0, None), axis_name="data")(state, halves, None)[0].extra["scale"]
+    found = jax.vmap(mapped.train_step, (None, 0, None), axis_name="data")(state, halves, None)[0].model_state["scale"]
     for name in expected:
         np.testing.assert_allclose(found[name], np.stack([expected[name]] * 2), rtol=1e-5)
 
@@ -113,7 +113,7 @@ def test_codes_that_are_all_the_same_stay_finite():
 def ideal(monkeypatch):
     """Two stages of which the second is ideal for standardised codes with the distribution `NOTHING`."""
     ideal_network.install(monkeypatch, ideal_network.Network)
-    options = diffusion.Options(data_std=ideal_network.DATA_STD, steps=60)
+    options = diffusion.Options(sigma_data=ideal_network.DATA_STD, steps=60)
 
     def make_prior(spec):
         return diffusion.make(options, spec, ideal_network.OPTIMIZERS)
@@ -122,14 +122,18 @@ def ideal(monkeypatch):
     family = latent(make_prior, spec, affine(spec, 1), True)
     weights = core.weights(core.attach(family.init(jax.random.key(0), ideal_network.batch(2)), FIRST))
     scale = {"mean": jnp.array([5.0]), "deviation": jnp.float32(1.5)}
-    return family, weights._replace(extra={**weights.extra, "scale": scale}), make_prior(family.latents[0].spec)
+    return (
+        family,
+        weights._replace(model_state={**weights.model_state, "scale": scale}),
+        make_prior(family.latents[0].spec),
+    )
 
 
 def test_samples_are_decoded_from_the_ideal_priors_codes(ideal):
     """Codes are 3 z + 5 of z from `NOTHING`, and images (codes - 4.8) / 4 with their rows turned around."""
     family, weights, _ = ideal
     count = 8192
-    keys = core.item_keys(jax.random.key(3), jnp.arange(count))
+    keys = core.per_example_keys(jax.random.key(3), jnp.arange(count))
     drawn = np.asarray(jax.jit(family.sample)(weights, keys, {}), np.float64).reshape(count, -1)
     mean, covariance = gaussian_score.moments(ideal_network.NOTHING)
     order = [2, 3, 0, 1]
@@ -152,7 +156,7 @@ def test_evaluation_is_that_of_the_standardised_codes(ideal):
 def test_codes_are_denoised_on_their_own_scale(ideal):
     """Codes are 3 z + 5: noise of deviation 3 s on codes is noise of deviation s on z."""
     family, weights, prior = ideal
-    noisy, level = 2.0 * core.normal(core.item_keys(KEY, jnp.arange(4)), ideal_network.SHAPE), jnp.full(4, 0.7)
+    noisy, level = 2.0 * core.normal(core.per_example_keys(KEY, jnp.arange(4)), ideal_network.SHAPE), jnp.full(4, 0.7)
     found = family.denoise(weights, 3 * noisy + 5, 3 * level, {})
     own = core.Weights(weights.params, {}, {})
     np.testing.assert_allclose(found, 3 * prior.denoise(own, noisy, level, {}) + 5, rtol=1e-4)
@@ -198,10 +202,10 @@ def test_neither_microbatches_nor_training_change_the_first_stage_or_the_scale()
     start, data = contract.train(CASE, 0)[0], contract.batch()
     one, two = (jax.jit(contract.family(CASE, microbatches=m).train_step)(start, data, KEY)[0] for m in (1, 2))
     contract.close(one, two)
-    contract.identical(start.frozen, one.frozen)
+    contract.identical(start.frozen_params, one.frozen_params)
     later = contract.train(CASE, 3)[0]
-    contract.identical(one.extra["scale"], later.extra["scale"])
-    assert one.extra["scale"]["mean"] != start.extra["scale"]["mean"]
+    contract.identical(one.model_state["scale"], later.model_state["scale"])
+    assert one.model_state["scale"]["mean"] != start.model_state["scale"]["mean"]
 
 
 # -------------------------------------------------------------------------------------------------------- tokenizers
@@ -210,9 +214,9 @@ TOKENIZERS = {
     "vae": (vae, {"width": 8, "depth": 1, "latent": 3}, (1, 1, 3)),
     "vae of a grid": (vae, {"network": "grid", "width": 4, "latent": 3, "depth": 1, "conditional": True}, (4, 4, 3)),
     "autoencoder": (autoencoder, {"width": 8, "depth": 1, "latent": 3, "bank": 4}, (1, 1, 3)),
-    "vq": (vq, {"width": 4, "blocks": 0, "halvings": 1, "codebook_size": 16, "features": 3}, (4, 4, 3)),
-    "fsq": (vq, {"width": 4, "blocks": 0, "halvings": 1, "quantizer": "fsq", "levels": (4, 3)}, (4, 4, 2)),
-    "vqgan": (vqgan, {"width": 4, "halvings": 2, "codebook_size": 16, "features": 3}, (2, 2, 3)),
+    "vq": (vq, {"width": 4, "blocks": 0, "num_downsamples": 1, "codebook_size": 16, "features": 3}, (4, 4, 3)),
+    "fsq": (vq, {"width": 4, "blocks": 0, "num_downsamples": 1, "quantizer": "fsq", "levels": (4, 3)}, (4, 4, 2)),
+    "vqgan": (vqgan, {"width": 4, "num_downsamples": 2, "codebook_size": 16, "features": 3}, (2, 2, 3)),
 }
 
 
@@ -241,13 +245,15 @@ def test_every_tokenizer_can_be_diffused_over(tokenizer):
     made, weights, batch, _ = tokenizer
     options = diffusion.Options(network="dit", patch=1, width=8, depth=1, heads=1, conditional=True, steps=2)
     family = latent(lambda spec: diffusion.make(options, spec, plain(diffusion.GROUPS)), contract.SPEC, made, True)
-    assert family.conditions == ("label",) and family.log_prob is None and family.bound is None
-    assert "real numbers" in family.protocol["log-likelihood"] and family.likelihood_of is None
+    assert family.conditions == ("label",) and family.log_prob is None and family.likelihood_kind is None
+    assert "real numbers" in family.protocol["log-likelihood"] and family.likelihood_spec is None
 
     def everything(weights):
         state, _ = family.train_step(core.attach(family.init(KEY, batch), weights), batch, KEY)
         second = core.weights(state)
-        return family.evaluate(second, batch, KEY), family.sample(second, core.item_keys(KEY, batch["index"]), batch)
+        return family.evaluate(second, batch, KEY), family.sample(
+            second, core.per_example_keys(KEY, batch["index"]), batch
+        )
 
     measured, image = jax.eval_shape(everything, weights)
     assert measured["loss"].shape == (4,) and image.shape == batch["image"].shape
@@ -264,12 +270,15 @@ def test_each_family_is_given_the_codes_that_it_can_model():
     first = vq.make(vq.Options(codebook_size=16, features=3), contract.SPEC, plain(vq.GROUPS))
     tokens, vectors = first.latents
     over_tokens = second(transformer, first)
-    assert over_tokens.latents[0].spec == over_tokens.likelihood_of == tokens.spec and over_tokens.bound == "exact"
+    assert (
+        over_tokens.latents[0].spec == over_tokens.likelihood_spec == tokens.spec
+        and over_tokens.likelihood_kind == "exact"
+    )
     over_vectors = second(flow, first)
-    assert over_vectors.latents[0].spec == vectors.spec and over_vectors.likelihood_of is None
+    assert over_vectors.latents[0].spec == vectors.spec and over_vectors.likelihood_spec is None
     # A tokenizer that has tokens and nothing else: they are dequantised, and the likelihood is of them.
     dequantised = second(flow, first._replace(latents=(tokens,)))
-    assert dequantised.likelihood_of == tokens.spec and dequantised.bound == "estimate"
+    assert dequantised.likelihood_spec == tokens.spec and dequantised.likelihood_kind == "estimate"
     assert dequantised.log_prob_at_half is not None
     assert "dequantisation" in dequantised.protocol
     with pytest.raises(ConfigError, match=r"codes are real numbers, and the family models whole ones.* diffusion or"):

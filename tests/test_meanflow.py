@@ -13,7 +13,7 @@ from genimg_jax import core
 from genimg_jax.errors import ConfigError
 from genimg_jax.families import meanflow
 from genimg_jax.objectives import one_step
-from genimg_jax.objectives.paths import per_example
+from genimg_jax.objectives.interpolants import per_example
 
 GUIDANCE = 1.7
 KEYS = 16
@@ -74,7 +74,7 @@ def test_denoise_and_likelihood(ideal):
 def test_without_spans_the_loss_is_that_of_the_ideal_velocity(ideal):
     times = 1 / (1 + np.exp(-(0.3 + 0.8 * norm.ppf((np.arange(100_000) + 0.5) / 100_000))))
     expected = float((ideal_network.image_error(times / (1 - times)) / times**2).mean())
-    check_loss(meanflow, expected, spans=0.0, times_mean=0.3, times_std=0.8)
+    check_loss(meanflow, expected, shortcut_ratio=0.0, P_mean=0.3, P_std=0.8)
 
 
 def check_fixed_point(excess: float = 0.0, toy=NOTHING, **options) -> None:
@@ -91,12 +91,12 @@ def check_fixed_point(excess: float = 0.0, toy=NOTHING, **options) -> None:
 
 @pytest.mark.parametrize("objective", ["mean_flow", "shortcut"])
 def test_the_mean_velocity_is_what_is_learned(ideal, objective):
-    check_fixed_point(objective=objective, spans=0.75)
+    check_fixed_point(objective=objective, shortcut_ratio=0.75)
     with pytest.raises(AssertionError):
-        check_fixed_point(0.1, objective=objective, spans=0.75)
+        check_fixed_point(0.1, objective=objective, shortcut_ratio=0.75)
 
 
-GUIDED = {"classes": 2, "toy": CLASSES[1], "guidance": GUIDANCE, "label_dropout": 1e-9, "spans": 0.0}
+GUIDED = {"classes": 2, "toy": CLASSES[1], "guidance": GUIDANCE, "label_dropout": 1e-9, "shortcut_ratio": 0.0}
 
 
 def test_guidance_is_learned(ideal):
@@ -109,8 +109,8 @@ def test_guidance_is_learned(ideal):
 
 def test_shortcuts_are_steps_of_samplers():
     uniform = (jnp.arange(4096) + 0.5) / 4096
-    drawn = meanflow.shortcuts(
-        meanflow.Options(spans=1.0), uniform, core.item_keys(jax.random.key(0), jnp.arange(4096))
+    drawn = meanflow.shortcut_times(
+        meanflow.Options(shortcut_ratio=1.0), uniform, core.per_example_keys(jax.random.key(0), jnp.arange(4096))
     )
     r, t = np.asarray(drawn["r"], np.float64), np.asarray(drawn["t"], np.float64)
     counts, found = np.unique(t - r, return_counts=True)
@@ -133,7 +133,7 @@ def test_faults_of_the_objective_are_caught(ideal, monkeypatch, fault):
 
     monkeypatch.setattr(one_step, "mean_flow", faulty)
     with pytest.raises(AssertionError):
-        check_fixed_point(objective="mean_flow", spans=0.75)
+        check_fixed_point(objective="mean_flow", shortcut_ratio=0.75)
 
 
 def test_faults_of_shortcuts_are_caught(ideal, monkeypatch):
@@ -143,7 +143,7 @@ def test_faults_of_shortcuts_are_caught(ideal, monkeypatch):
 
     monkeypatch.setattr(one_step, "shortcut", faulty)
     with pytest.raises(AssertionError):
-        check_fixed_point(objective="shortcut", spans=0.75)
+        check_fixed_point(objective="shortcut", shortcut_ratio=0.75)
 
 
 def test_faults_of_guidance_are_caught(ideal):

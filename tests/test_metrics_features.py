@@ -30,7 +30,7 @@ def test_pixels_are_the_image():
 
 
 def test_batches_change_nothing(digits):
-    network = features.random_convolutions(SHAPE)
+    network = features.random_conv(SHAPE)
     images = digits[0][:30]
     whole = features.extract(network, images, 30)
     np.testing.assert_allclose(features.extract(network, images, 7), whole, rtol=1e-5, atol=1e-6)
@@ -40,7 +40,7 @@ def test_batches_change_nothing(digits):
 
 def test_random_convolutions_follow_their_seed(digits):
     images = digits[0][:4]
-    one, same, other = (features.random_convolutions(SHAPE, seed) for seed in (0, 0, 1))
+    one, same, other = (features.random_conv(SHAPE, seed) for seed in (0, 0, 1))
     np.testing.assert_array_equal(features.extract(one, images), features.extract(same, images))
     assert one.weights == same.weights != other.weights
     assert np.abs(features.extract(one, images) - features.extract(other, images)).max() > 0.1
@@ -49,7 +49,7 @@ def test_random_convolutions_follow_their_seed(digits):
 @pytest.mark.parametrize("shape", [(8, 8, 1), (28, 28, 1), (3, 5, 3), (1, 1, 1)])
 def test_random_convolutions_take_any_shape(shape):
     images = np.random.default_rng(1).uniform(-1, 1, size=(3, *shape)).astype(np.float32)
-    found = features.extract(features.random_convolutions(shape), images, 4)
+    found = features.extract(features.random_conv(shape), images, 4)
     assert np.isfinite(found).all()
     assert 0.05 < found.std() < 20
     assert (found.std(axis=0) > 1e-3).mean() > 0.3
@@ -67,9 +67,9 @@ def damaged(images, classes, kind, amount):
 DAMAGES = [("blur", (0.5, 1.0)), ("noise", (0.3, 0.8)), ("dropped classes", (3, 7))]
 
 
-@pytest.fixture(scope="module", params=["pixels", pytest.param("random_convolutions", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=["pixels", pytest.param("random_conv", marks=pytest.mark.slow)])
 def network(request):
-    return features.pixels if request.param == "pixels" else features.random_convolutions(SHAPE)
+    return features.pixels if request.param == "pixels" else features.random_conv(SHAPE)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from test_metrics_kernel import definition
 from test_metrics_manifold import brute_force
 
 from genimg_jax.errors import DataError
-from genimg_jax.metrics.pair_scores import own_pairs, pair_scores
+from genimg_jax.metrics.pair_scores import pair_scores, self_similarity
 from genimg_jax.metrics.pairs import centre, flat, in_blocks, laid_out
 
 KS = (3, 5)
@@ -37,7 +37,7 @@ def test_ties_reach_the_manifold_scores():
 
 def test_a_references_own_pairs_can_be_kept(sets):
     """And are used: those of another set give other scores."""
-    kept, other = own_pairs(sets[1], 5, block=32), own_pairs(sets[1] ** 2, 5, block=32)
+    kept, other = self_similarity(sets[1], 5, block=32), self_similarity(sets[1] ** 2, 5, block=32)
     found = pair_scores(*sets, KS, block=32)
     assert pair_scores(*sets, KS, kept, block=32) == found
     assert pair_scores(*sets, KS, other, block=32) != found
@@ -58,4 +58,4 @@ def test_blocks_are_as_full_as_can_be(count, block, blocks, size):
 
 def test_refuses_more_neighbours_than_there_are():
     with pytest.raises(DataError, match="has 5 others"):
-        own_pairs(np.eye(6), 6)
+        self_similarity(np.eye(6), 6)

@@ -8,7 +8,7 @@ import pytest
 import scipy.stats
 from scipy.special import logsumexp, softmax
 
-from genimg_jax.core import Spec, item_keys
+from genimg_jax.core import Spec, per_example_keys
 from genimg_jax.objectives import likelihoods, mixtures
 from genimg_jax.objectives.likelihoods import to_values
 from genimg_jax.objectives.mixtures import discretized_logistic_mixture
@@ -112,7 +112,7 @@ def test_sample_frequencies_match_the_masses(levels, channels):
     parts[:, 1 : 1 + channels] = np.array([-1.1, 0.2, 0.9])[:, None]
     parts[:, 1 + channels : 1 + 2 * channels] = np.array([-1.5, -3.0, -0.5])[:, None]
     parts[:, 1 + 2 * channels :] = np.array([1.0, -2.0, 0.5])[:, None]
-    keys = item_keys(jax.random.key(3), jnp.arange(count))
+    keys = per_example_keys(jax.random.key(3), jnp.arange(count))
     images = jax.jit(likelihood.sample)(jnp.broadcast_to(outputs, (count, 20, 20, likelihood.channels)), keys)
     masses = np.exp(enumerated(outputs, levels, channels))[0]
     enumeration.check_frequencies(np.asarray(images).reshape(-1, 1, 1, channels), masses, levels)
@@ -124,7 +124,7 @@ def test_pixels_are_independent_and_components_are_the_pixel_s():
     likelihood = discretized_logistic_mixture(spec, 2)
     far = np.array([[0, -0.5, -0.5, -7, -7, 0], [0, 0.5, 0.5, -7, -7, 0]], np.float32).ravel()
     outputs = jnp.broadcast_to(jnp.asarray(far), (6, 4, 5, 12))
-    images = np.asarray(jax.jit(likelihood.sample)(outputs, item_keys(jax.random.key(0), jnp.arange(6))))
+    images = np.asarray(jax.jit(likelihood.sample)(outputs, per_example_keys(jax.random.key(0), jnp.arange(6))))
     signs = np.sign(images)
     np.testing.assert_array_equal(signs[..., 0], signs[..., 1])
     assert len(np.unique(signs[..., 0].reshape(6, -1), axis=0)) == 6 and np.abs(signs.mean()) < 0.5

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.optimize
 
-from genimg_jax.core import item_keys
+from genimg_jax.core import per_example_keys
 from genimg_jax.objectives.adversarial import LOSSES, PENALTIES, gradient_penalty, r1
 
 LOGITS = np.array([-200.0, -3.0, -1.0, -0.2, 0.0, 0.5, 1.0, 4.0, 200.0])
@@ -105,7 +105,7 @@ def mlp(x):  # [B, *SHAPE] -> [B]
     return (jnp.tanh(x.reshape(len(x), -1) @ first) @ second)[:, 0]
 
 
-KEYS = item_keys(jax.random.key(5), jnp.arange(5))
+KEYS = per_example_keys(jax.random.key(5), jnp.arange(5))
 
 
 def test_penalties_of_a_linear_critic():

@@ -7,7 +7,7 @@ import pytest
 import scipy.stats
 from scipy.special import log_softmax, logsumexp
 
-from genimg_jax.core import Spec, item_keys
+from genimg_jax.core import Spec, per_example_keys
 from genimg_jax.errors import ConfigError
 from genimg_jax.objectives.gaussian import kl_standard_normal, log_normal
 from genimg_jax.objectives.likelihoods import (
@@ -128,7 +128,7 @@ def test_sample_frequencies_match_the_masses(name, levels, outputs):
     """A chi-squared test at one in ten thousand, on a fixed key."""
     likelihood, count = LIKELIHOODS[name](Spec((10, 10, 1), 0, levels)), 100
     outputs = jnp.broadcast_to(jnp.array(outputs), (count, 10, 10, len(outputs)))
-    images = jax.jit(likelihood.sample)(outputs, item_keys(jax.random.key(3), jnp.arange(count)))
+    images = jax.jit(likelihood.sample)(outputs, per_example_keys(jax.random.key(3), jnp.arange(count)))
     np.testing.assert_array_equal(images, to_values(to_levels(images, levels), levels))
     observed = np.bincount(np.ravel(to_levels(images, levels)), minlength=levels)
     masses = np.exp(enumerated(likelihood, outputs[:1, :1, :1], levels))[0]
@@ -144,7 +144,7 @@ def test_examples_are_independent_and_samples_follow_their_keys(name, levels):
     likelihood = LIKELIHOODS[name](Spec((2, 3, 2), 0, levels))
     sample, log_prob = jax.jit(likelihood.sample), jax.jit(likelihood.log_prob)
     outputs = np.random.default_rng(0).normal(size=(4, 2, 3, likelihood.channels)).astype(np.float32)
-    keys, order = item_keys(jax.random.key(1), np.arange(4)), np.array([2, 0, 3, 1])
+    keys, order = per_example_keys(jax.random.key(1), np.arange(4)), np.array([2, 0, 3, 1])
     images = np.asarray(sample(outputs, keys))
     np.testing.assert_array_equal(sample(outputs[order], keys[order]), images[order])
     assert len(np.unique(sample(outputs[:1].repeat(4, axis=0), keys), axis=0)) > 1
@@ -156,7 +156,7 @@ def test_examples_are_independent_and_samples_follow_their_keys(name, levels):
 def test_half_precision_outputs_are_computed_in_float32(name, levels):
     likelihood = LIKELIHOODS[name](Spec((2, 3, 1), 0, levels))
     outputs = jax.random.normal(jax.random.key(0), (1, 2, 3, likelihood.channels), jnp.bfloat16)
-    keys = item_keys(jax.random.key(1), jnp.arange(1))
+    keys = per_example_keys(jax.random.key(1), jnp.arange(1))
     image = likelihood.sample(outputs, keys)
     for found, expected in (
         (image, likelihood.sample(outputs.astype(jnp.float32), keys)),

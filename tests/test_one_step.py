@@ -8,7 +8,7 @@ from scipy.optimize import linear_sum_assignment
 
 from genimg_jax.objectives import one_step
 from genimg_jax.objectives.couplings import optimal_transport
-from genimg_jax.objectives.paths import per_example
+from genimg_jax.objectives.interpolants import per_example
 
 MEAN, VARIANCE = np.array([[0.8, -0.5]]), np.array([[0.3, 2.0]])
 

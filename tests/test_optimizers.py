@@ -93,14 +93,14 @@ def test_the_average_is_warmed_up():
         position += 2.0
         decay = min(0.9, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * position
-    np.testing.assert_allclose(at.ema["w"], [expected], rtol=1e-5)
+    np.testing.assert_allclose(at.ema_params["w"], [expected], rtol=1e-5)
 
 
 @pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
 def test_a_gradient_that_is_not_finite_changes_nothing(bad):
     optimizer = core.Optimizer(optax.adam(0.1), 0.9)
     params = {"w": {"a": jnp.ones(2), "b": jnp.ones(1)}}
-    before = core.init_state(params, {"w": optimizer}, extra={"statistics": jnp.zeros(1)})
+    before = core.init_state(params, {"w": optimizer}, model_state={"statistics": jnp.zeros(1)})
     gradients = {"a": jnp.array([1.0, bad]), "b": jnp.ones(1)}
     after, metrics = core.update(optimizer, before, "w", gradients, {"statistics": jnp.full(1, jnp.nan)})
     jax.tree.map(np.testing.assert_array_equal, before, after)
@@ -165,10 +165,10 @@ def test_a_group_is_trained_on_the_whole_batch_and_finished_once(parts):
     after, metrics = core.train_group(optimizer, before, "a", least_squares, {"x": x, "y": y}, key, finish)
     np.testing.assert_allclose(after.params["a"], [0.01 * 2 * 3 * 17.5], rtol=1e-5)  # the mean of x^2 is 17.5
     np.testing.assert_allclose(metrics["gradient_norm/a"], 105, rtol=1e-5)
-    np.testing.assert_allclose((after.extra["residual"], metrics["largest"]), (-10.5, 10.5**2), rtol=1e-5)
-    assert after.extra["other"] is before.extra["other"] and after.params["b"] is before.params["b"]
+    np.testing.assert_allclose((after.model_state["residual"], metrics["largest"]), (-10.5, 10.5**2), rtol=1e-5)
+    assert after.model_state["other"] is before.model_state["other"] and after.params["b"] is before.params["b"]
     same, metrics = core.train_group(optimizer, before, "a", least_squares, {"x": x, "y": y + jnp.nan}, key, finish)
-    assert metrics["skipped/a"] == 1 and same.extra["residual"] == 0
+    assert metrics["skipped/a"] == 1 and same.model_state["residual"] == 0
 
 
 def test_bfloat16_computes_on_rounded_parameters_and_returns_float32():

@@ -88,7 +88,7 @@ def test_faults_are_caught(monkeypatch):
 
 def piecewise(network, params, image, label):
     """Outputs row by row and column by column, from caches."""  # [B, H, W, C] -> [B, H, W, out]
-    (batch, height, width, _), reach = image.shape, network.first_reach
+    (batch, height, width, _), reach = image.shape, network.first_kernel_radius
     above = gated.before(image, None, 1, reach)
     left = gated.before(image, None, 2, reach)
     rows, no_columns = network.empty(batch)
@@ -124,9 +124,9 @@ def test_samples_are_those_of_drawing_from_full_passes():
     """With the same keys, recomputing the whole image for every channel of every pixel draws the same images."""
     spec = core.Spec((3, 4, 3), 5, 6)
     family, weights = enumeration.build(
-        "pixelcnn", spec, likelihood="categorical", conditional=True, first_reach=2, features=12
+        "pixelcnn", spec, likelihood="categorical", conditional=True, first_kernel_radius=2, features=12
     )
-    keys, label = core.item_keys(jax.random.key(1), jnp.arange(16)), jnp.arange(16) % 5
+    keys, label = core.per_example_keys(jax.random.key(1), jnp.arange(16)), jnp.arange(16) % 5
     network = GatedPixelCNN((3, 4), 12, 2, 18, 1, 2, groups=3, num_classes=5)
     pixel = categorical(core.Spec((1, 1, 3), 0, 6))
 

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genimg_jax.core import item_keys
-from genimg_jax.objectives import paths, targets
+from genimg_jax.core import per_example_keys
+from genimg_jax.objectives import interpolants, targets
 from genimg_jax.samplers import likelihood
 
 RNG = np.random.default_rng(0)
@@ -93,7 +93,7 @@ def test_end_corrections_integrate_cubics_exactly(steps):
 def test_hutchinson_is_within_its_standard_error():
     """Unbiased, and the error that it states is the error that it makes."""
     count = 64
-    x, keys = data(MIXTURE, count), item_keys(jax.random.key(3), jnp.arange(count))
+    x, keys = data(MIXTURE, count), per_example_keys(jax.random.key(3), jnp.arange(count))
 
     @jax.jit
     def run(x, keys):
@@ -115,10 +115,10 @@ def test_hutchinson_is_within_its_standard_error():
 @pytest.mark.parametrize(
     ("path", "target"),
     [
-        (paths.rectified(), targets.flow_velocity_target),
-        (paths.cosine(), targets.angular_velocity_target),
-        (paths.linear_beta(), targets.noise_target),
-        (paths.variance_exploding(), targets.edm_target(0.5)),
+        (interpolants.rectified(), targets.flow_velocity_target),
+        (interpolants.cosine(), targets.v_target),
+        (interpolants.linear_beta(), targets.epsilon_target),
+        (interpolants.variance_exploding(), targets.edm_target(0.5)),
     ],
     ids=["rectified", "cosine", "linear_beta", "edm"],
 )
@@ -127,9 +127,9 @@ def test_every_path_has_the_same_density(path, target):
     ideal = toys.denoiser(MIXTURE)
 
     def predict(x, t):
-        level = paths.noise_level(path, t)
-        z = x / paths.per_example(path.alpha(t), x)
-        return targets.convert(path, t, x, ideal(z, level), targets.image_target, target)
+        level = interpolants.noise_level(path, t)
+        z = x / interpolants.per_example(path.alpha(t), x)
+        return targets.convert(path, t, x, ideal(z, level), targets.x0_target, target)
 
     x = data(MIXTURE, 4).reshape(4, 2, 2, 1)
     found, expected = (

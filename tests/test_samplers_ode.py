@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import scipy.integrate
 
-from genimg_jax.core import fold_in, item_keys, normal
-from genimg_jax.objectives import paths, targets
-from genimg_jax.samplers import grids, ode, sde
+from genimg_jax.core import fold_in, normal, per_example_keys
+from genimg_jax.objectives import interpolants, targets
+from genimg_jax.samplers import ode, sde, sigma_schedules
 from genimg_jax.samplers.guidance import guide
 
 RNG = np.random.default_rng(0)
@@ -19,7 +19,7 @@ GAUSSIAN = toys.gaussian([0.7, -0.4], toys.random_covariance(RNG, 2))
 MIXTURE = toys.mixture(
     [0.5, 0.3, 0.2], [[1.0, 0.5], [-1.0, 0.2], [0.1, -1.2]], [toys.random_covariance(RNG, 2, 0.2) for _ in range(3)]
 )
-KEYS = item_keys(jax.random.key(0), jnp.arange(4))
+KEYS = per_example_keys(jax.random.key(0), jnp.arange(4))
 STEPS = (32, 64, 128)
 
 
@@ -28,8 +28,8 @@ def slope(errors):
     return -np.polyfit(np.log(STEPS), np.log(errors), 1)[0]
 
 
-def levels(steps, least=0.1, greatest=10.0):
-    return grids.karras()(steps + 1, least, greatest)[:-1]
+def levels(steps, sigma_min=0.1, sigma_max=10.0):
+    return sigma_schedules.karras()(steps + 1, sigma_min, sigma_max)[:-1]
 
 
 def test_toy_denoiser_is_tweedie_of_its_density():
@@ -121,8 +121,8 @@ def drawn(step, grid, keys):
 )
 def test_samples_have_the_mean_and_covariance_of_the_data(step, steps):
     count = 4096
-    keys = item_keys(jax.random.key(1), jnp.arange(count))
-    grid = grids.karras()(steps, 0.002, 80.0)
+    keys = per_example_keys(jax.random.key(1), jnp.arange(count))
+    grid = sigma_schedules.karras()(steps, 0.002, 80.0)
     found = jax.jit(lambda keys: drawn(step, grid, keys))(keys)
     found = np.asarray(found, np.float64)
     mean, covariance = toys.moments(MIXTURE)
@@ -137,10 +137,10 @@ def test_ancestral_and_ddim_match_their_papers():
     """Ho et al. 2020, algorithm 2, and Song et al. 2021, equation 12, in the variables of the papers."""
     betas = np.linspace(1e-4, 0.02, 1000)
     kept = np.cumprod(1 - betas)
-    path = paths.discrete(betas)
+    path = interpolants.discrete(betas)
     ks = np.arange(1000, 0, -1)
-    denoise = targets.denoiser(path, targets.noise_target, lambda x, t: jnp.tanh(x + paths.per_example(t, x)))
-    at_steps = jnp.append(paths.noise_level(path, jnp.asarray(ks / 1000, jnp.float32)), 0.0)
+    denoise = targets.denoiser(path, targets.epsilon_target, lambda x, t: jnp.tanh(x + interpolants.per_example(t, x)))
+    at_steps = jnp.append(interpolants.noise_level(path, jnp.asarray(ks / 1000, jnp.float32)), 0.0)
     start = np.random.default_rng(3).normal(size=(4, 2))
 
     def reference(chain, eta):
@@ -186,7 +186,7 @@ PUBLISHED_STOCHASTIC = (
 def test_the_stochastic_sampler_is_that_of_its_paper(step, steps, settings):
     """Karras et al. 2022, algorithm 2, with levels on both sides of each limit, and a churn above its cap and below."""
     levels = np.array([50.5, 49.5, 8.0, 2.0, 0.5, 0.1, 0.0505, 0.0495, 0.0])
-    churn, least, greatest, inflation = settings
+    churn, sigma_min, sigma_max, inflation = settings
     x = start = 50 * np.random.default_rng(8).normal(size=(4, 2))
 
     def clean(x, level):
@@ -197,7 +197,7 @@ def test_the_stochastic_sampler_is_that_of_its_paper(step, steps, settings):
 
     for i, (now, then) in enumerate(itertools.pairwise(levels)):
         noise = np.asarray(ode.core.normal(ode.core.fold_in(KEYS, i + 1), (2,)), np.float64)
-        gamma = min(churn / steps, np.sqrt(2) - 1) if least <= now <= greatest else 0.0
+        gamma = min(churn / steps, np.sqrt(2) - 1) if sigma_min <= now <= sigma_max else 0.0
         raised = now + gamma * now
         x = x + np.sqrt(raised**2 - now**2) * inflation * noise
         slope = (x - clean(x, raised)) / raised
@@ -211,12 +211,12 @@ def test_the_stochastic_sampler_is_that_of_its_paper(step, steps, settings):
 
 
 def test_euler_on_the_linear_grid_is_eulers_method_for_rectified_flow():
-    path = paths.rectified()
+    path = interpolants.rectified()
 
     def velocity(x, t):
-        return jnp.tanh(2 * x) - x * paths.per_example(t, x)
+        return jnp.tanh(2 * x) - x * interpolants.per_example(t, x)
 
-    grid = grids.linear(20, 1 / 19, 1e4)  # t = 0.9999 to 1 / 20, and 0
+    grid = sigma_schedules.linear(20, 1 / 19, 1e4)  # t = 0.9999 to 1 / 20, and 0
     x = start = np.random.default_rng(4).normal(size=(4, 2)).astype(np.float32)
     times = np.append(np.linspace(0.9999, 1 / 20, 20), 0)
     for t, following in itertools.pairwise(times):
@@ -228,7 +228,7 @@ def test_euler_on_the_linear_grid_is_eulers_method_for_rectified_flow():
 
 def test_stochastic_without_churn_and_ddim_without_eta_are_the_ode():
     denoise, start = toys.denoiser(MIXTURE), jax.random.normal(jax.random.key(5), (4, 2)) * 80
-    grid = grids.karras()(12, 0.002, 80.0)
+    grid = sigma_schedules.karras()(12, 0.002, 80.0)
     for step, same in ((sde.stochastic(12, 0.0), ode.heun), (sde.ddim(0.0), ode.euler)):
         found, expected = (
             jax.jit(lambda z, s=s: ode.integrate(s, denoise, z, grid, KEYS))(start) for s in (step, same)
@@ -239,7 +239,7 @@ def test_stochastic_without_churn_and_ddim_without_eta_are_the_ode():
 @pytest.mark.parametrize(("step", "steps"), [(ode.euler, 400), (ode.heun, 40), (ode.dpm_solver, 60)])
 def test_noise_is_where_the_ode_takes_an_image_and_leads_back(step, steps):
     image = jnp.asarray(toys.draw(GAUSSIAN, np.random.default_rng(3), 16), jnp.float32)
-    grid, keys = grids.karras()(steps, 0.002, 80.0), item_keys(jax.random.key(0), jnp.arange(16))
+    grid, keys = sigma_schedules.karras()(steps, 0.002, 80.0), per_example_keys(jax.random.key(0), jnp.arange(16))
     noise = jax.jit(lambda x: ode.to_noise(step, toys.denoiser(GAUSSIAN), grid, x))(image)
     np.testing.assert_allclose(noise, toys.flow(GAUSSIAN, image, 0.0, 80.0) / 80, atol=0.02)
     again = jax.jit(lambda n: ode.from_noise(step, toys.denoiser(GAUSSIAN), grid, n, keys))(noise)
@@ -248,9 +248,9 @@ def test_noise_is_where_the_ode_takes_an_image_and_leads_back(step, steps):
 
 @pytest.mark.parametrize("step", [ode.dpm_solver, sde.ancestral, sde.stochastic(6)], ids=["ode", "ddpm", "edm"])
 def test_an_image_depends_on_its_own_key_alone(step):
-    grid = grids.karras()(6, 0.01, 80.0)
+    grid = sigma_schedules.karras()(6, 0.01, 80.0)
     run = jax.jit(lambda keys: drawn(step, grid, keys))
-    keys, order = item_keys(jax.random.key(6), jnp.arange(4)), np.array([2, 0, 3, 1])
+    keys, order = per_example_keys(jax.random.key(6), jnp.arange(4)), np.array([2, 0, 3, 1])
     images = np.asarray(run(keys))
     np.testing.assert_allclose(run(keys[order]), images[order], rtol=1e-6)
     assert len(np.unique(images[:, 0])) == 4
@@ -259,10 +259,10 @@ def test_an_image_depends_on_its_own_key_alone(step):
 @pytest.mark.parametrize(
     ("grid", "warp"),
     [
-        (grids.karras(7.0), lambda s: s ** (1 / 7)),
-        (grids.linear, lambda s: s / (1 + s)),
-        (grids.cosine, np.arctan),
-        (grids.log_uniform, np.log),
+        (sigma_schedules.karras(7.0), lambda s: s ** (1 / 7)),
+        (sigma_schedules.linear, lambda s: s / (1 + s)),
+        (sigma_schedules.cosine, np.arctan),
+        (sigma_schedules.log_uniform, np.log),
     ],
     ids=["karras", "linear", "cosine", "log_uniform"],
 )
@@ -277,9 +277,9 @@ def test_grids_match_their_formulas(grid, warp):
 
 def test_karras_levels_are_the_published_ones_by_default():
     """Karras et al. 2022, equation 5 with rho = 7, N = 18, sigma_min = 0.002 and sigma_max = 80."""
-    found = np.asarray(grids.karras()(18, 0.002, 80.0))
+    found = np.asarray(sigma_schedules.karras()(18, 0.002, 80.0))
     np.testing.assert_allclose(found[[0, 1, 8, 9, 17]], [80.0, 57.586, 3.2568, 1.9233, 0.002], rtol=1e-4)
-    np.testing.assert_allclose(grids.karras()(3, 0.002, 80.0)[1], 2.5152, rtol=1e-4)
+    np.testing.assert_allclose(sigma_schedules.karras()(3, 0.002, 80.0)[1], 2.5152, rtol=1e-4)
 
 
 def test_guidance_at_0_and_1_and_its_interval():

@@ -9,7 +9,7 @@ import pytest
 from genimg_jax import evaluation
 from genimg_jax.__main__ import main
 from genimg_jax.data import Part, open_source
-from genimg_jax.engine import config_files, restored, tasks
+from genimg_jax.engine import config_files, restore, tasks
 from genimg_jax.engine.checkpoint import open_store
 from genimg_jax.engine.checkpoint import steps as checkpoints
 
@@ -36,11 +36,11 @@ def on_noise(tmp_path_factory):
 
 def losses(workdir, part):
     """The loss of each image at each checkpoint."""  # -> f64[checkpoints, N]
-    program = restored.open_run(workdir, config_files.of_run(workdir), "last").program
+    program = restore.open_run(workdir, config_files.of_run(workdir), "last").program
     source = open_source(program.config.data, part)
     rows = []
     for step in checkpoints(open_store(workdir, read_only=True)):
-        weights, _ = restored.load(workdir, program, str(step))
+        weights, _ = restore.load(workdir, program, str(step))
         rows.append(tasks.evaluate(program, weights, source)["loss"].astype(np.float64))
     return np.array(rows)
 

@@ -9,7 +9,7 @@ import tiny_runs
 
 from genimg_jax import files
 from genimg_jax.__main__ import main
-from genimg_jax.engine import checkpoint, config_files, reproduction, run, training
+from genimg_jax.engine import checkpoint, config_files, reproduce, run, training
 from genimg_jax.sweeps import plan
 from genimg_jax.sweeps.grid import overlay
 
@@ -140,7 +140,7 @@ def test_another_result_is_found_wherever_it_is(copy, tmp_path, capsys):
     last = tiny_runs.steps(copy)[-1]
     shutil.rmtree(copy / "checkpoints" / str(last))
     shutil.copytree(other / "checkpoints" / str(last), copy / "checkpoints" / str(last))
-    found = reproduction.compare(other, copy, last)
+    found = reproduce.compare(other, copy, last)
     assert not found.arrays_differing and found.lines_differing
     lines = run.read_metrics(copy)
     lines[-1]["loss"] += 1e-6

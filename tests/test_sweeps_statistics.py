@@ -45,10 +45,10 @@ def test_only_shared_seeds_are_compared_in_pairs():
 
 def test_few_seeds_are_an_anecdote_and_one_gives_no_interval():
     one, two, three = (statistics.summarize(np.arange(n, dtype=float)) for n in (1, 2, 3))
-    assert one.anecdote and two.anecdote and not three.anecdote
+    assert one.too_few_seeds and two.too_few_seeds and not three.too_few_seeds
     assert one.interval is None and two.interval is not None
     single = statistics.compare({"base": {0: 1.0}, "other": {0: 3.0}}, "base")["other"]
-    assert single.anecdote and single.interval is None and single.difference == 2.0
+    assert single.too_few_seeds and single.interval is None and single.difference == 2.0
     assert np.isnan([single.p_value, single.adjusted, single.effect, single.detectable]).all()
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from genimg_jax.__main__ import main
 from genimg_jax.engine import config as configs
-from genimg_jax.engine import config_files, parallel, run, stacked, training
+from genimg_jax.engine import config_files, parallel, run, training, vmapped
 from genimg_jax.engine.config_differences import differences
 from genimg_jax.errors import NumericsError, Preempted
 from genimg_jax.sweeps import launchers, local, vectorised, worker
@@ -230,11 +230,11 @@ def test_convolutions_on_a_cpu_are_left_to_workers():
 
 def test_what_may_differ_is_what_families_prove():
     """Every float that is not static, of the model and of each group's optimiser, and the seed."""
-    assert set(stacked.traceable(values_of("vae_digits", {}))) == {
+    assert set(vmapped.traceable(values_of("vae_digits", {}))) == {
         "seed", "model.beta", "model.kl_warmup",
         "optimizer.learning_rate", "optimizer.clip_norm", "optimizer.ema_half_life",
     }  # fmt: skip
-    assert "optimizer.discriminator.learning_rate" in stacked.traceable(values_of("gan_digits", {}))
+    assert "optimizer.discriminator.learning_rate" in vmapped.traceable(values_of("gan_digits", {}))
 
 
 @pytest.mark.parametrize(

@@ -148,7 +148,7 @@ def test_restricted_logits_are_the_truncated_distribution(temperature, top_k, to
     """Against sorting and adding up probabilities by hand, in float64."""
     logits = 3 * np.random.default_rng(0).normal(size=(50, 7))
     found = scipy.special.softmax(
-        np.asarray(ancestral.restrict(logits.astype(np.float32), temperature, top_k, top_p)), -1
+        np.asarray(ancestral.filter_logits(logits.astype(np.float32), temperature, top_k, top_p)), -1
     )
     for row, result in zip(logits, found, strict=True):
         probability = scipy.special.softmax(row / temperature)
@@ -161,7 +161,7 @@ def test_restricted_logits_are_the_truncated_distribution(temperature, top_k, to
 
 
 def test_the_nucleus_is_never_empty():
-    np.testing.assert_array_equal(ancestral.restrict(jnp.array([0.0, 1.0]), 1.0, 0, 0.0), [-np.inf, 1.0])
+    np.testing.assert_array_equal(ancestral.filter_logits(jnp.array([0.0, 1.0]), 1.0, 0, 0.0), [-np.inf, 1.0])
 
 
 @pytest.mark.parametrize("changes", [{"top_k": 1}, {"top_p": 0.0}, {"temperature": 1e-3}])

@@ -10,7 +10,7 @@ import scipy.integrate
 import scipy.special
 import scipy.stats
 
-from genimg_jax.objectives import paths, targets, variational
+from genimg_jax.objectives import interpolants, targets, variational
 
 LEVELS = 5
 VALUES = np.linspace(-1, 1, LEVELS)
@@ -32,13 +32,13 @@ def terms(path, masses, image, shrink, steps):  # -> prior, reconstruction and l
     images = jnp.broadcast_to(image, noise.shape)
 
     def predict(x, t):  # the noise that the expected level leaves
-        distances = paths.per_example(path.alpha(t), x) * jnp.asarray(VALUES, jnp.float32).reshape(1, 1, 1, -1)
-        deviations = (x - distances) / paths.per_example(path.sigma(t), x)
+        distances = interpolants.per_example(path.alpha(t), x) * jnp.asarray(VALUES, jnp.float32).reshape(1, 1, 1, -1)
+        deviations = (x - distances) / interpolants.per_example(path.sigma(t), x)
         shares = jax.nn.softmax(jnp.log(masses).reshape(1, 1, 1, -1) - 0.5 * deviations**2)
         clean = shrink * jnp.sum(shares * jnp.asarray(VALUES, jnp.float32).reshape(1, 1, 1, -1), -1, keepdims=True)
-        return targets.convert(path, t, x, clean, targets.image_target, targets.noise_target)
+        return targets.convert(path, t, x, clean, targets.x0_target, targets.epsilon_target)
 
-    error = jnp.sum((noise - predict(paths.mix(path, grid_t, images, noise), grid_t)) ** 2, axis=(1, 2, 3))
+    error = jnp.sum((noise - predict(interpolants.mix(path, grid_t, images, noise), grid_t)) ** 2, axis=(1, 2, 3))
     if steps:
         losses = variational.discrete_diffusion_loss(path, grid_t, error, steps)
     else:
@@ -59,7 +59,7 @@ def bound(path, masses, shrink=1.0, steps=0):  # -> f64[LEVELS]: a lower bound o
 
 
 SKEWED = np.array([0.5, 0.05, 0.1, 0.05, 0.3])
-CLEAN = paths.linear_log_snr(10.0, -10.0)
+CLEAN = interpolants.linear_log_snr(10.0, -10.0)
 
 
 def test_bound_is_tight_for_the_ideal_denoiser():
@@ -68,7 +68,7 @@ def test_bound_is_tight_for_the_ideal_denoiser():
 
 def test_bound_is_tight_whatever_the_reconstruction_pays():
     """Equally likely levels have the posterior that `reconstruction` assumes, so that no x_0 need be clean."""
-    path = paths.linear_log_snr(1.0, -10.0)
+    path = interpolants.linear_log_snr(1.0, -10.0)
     found = bound(path, np.full(LEVELS, 0.2))
     np.testing.assert_allclose(found, np.log(0.2), atol=3e-3)
     image = pixels(VALUES[2])[0]
@@ -90,20 +90,20 @@ def test_bound_lacks_what_the_noisiest_images_keep():
     z = np.linspace(-8, 8, 2001)
     density = scipy.stats.norm.pdf(z[:, None], alpha * VALUES, sigma) @ SKEWED
     divergence = scipy.integrate.trapezoid(density * (np.log(density) - scipy.stats.norm.logpdf(z)), z)
-    found = bound(paths.linear_log_snr(10.0, 0.0), SKEWED)
+    found = bound(interpolants.linear_log_snr(10.0, 0.0), SKEWED)
     np.testing.assert_allclose((np.log(SKEWED) - found) @ SKEWED, divergence, atol=2e-3)
     assert divergence > 0.015
 
 
 def test_prior_divergence_is_that_of_its_gaussians():
-    path, image = paths.linear_log_snr(10.0, -1.0), np.random.default_rng(0).normal(size=(3, 2, 2, 1))
+    path, image = interpolants.linear_log_snr(10.0, -1.0), np.random.default_rng(0).normal(size=(3, 2, 2, 1))
     alpha, variance = 1 / np.sqrt(1 + np.exp(1)), 1 / (1 + np.exp(-1))
     expected = 0.5 * (variance - 1 - np.log(variance) + (alpha * image) ** 2).sum(axis=(1, 2, 3))
     np.testing.assert_allclose(variational.prior_divergence(path, jnp.asarray(image, jnp.float32)), expected, rtol=1e-5)
 
 
 def test_reconstruction_is_the_enumerated_softmax():
-    path = paths.linear_log_snr(3.0, -5.0)
+    path = interpolants.linear_log_snr(3.0, -5.0)
     rng = np.random.default_rng(1)
     image, noise = rng.choice(VALUES, size=(2, 3, 1, 2)), rng.normal(size=(2, 3, 1, 2))
     alpha, sigma = 1 / np.sqrt(1 + np.exp(-3)), 1 / np.sqrt(1 + np.exp(3))
@@ -114,7 +114,9 @@ def test_reconstruction_is_the_enumerated_softmax():
     np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
-@pytest.mark.parametrize("path", [paths.linear_log_snr(), paths.cosine()], ids=["linear_log_snr", "cosine"])
+@pytest.mark.parametrize(
+    "path", [interpolants.linear_log_snr(), interpolants.cosine()], ids=["linear_log_snr", "cosine"]
+)
 def test_loss_is_the_fall_of_the_signal_to_noise_ratio(path):
     """Kingma et al. 2021, equations 13 and 15: the same losses in terms of the image's error."""
     with jax.enable_x64(True):

@@ -13,12 +13,12 @@ import scipy.stats
 from genimg_jax import core
 from genimg_jax.errors import ConfigError
 from genimg_jax.families import transformer, vq, vqgan
-from genimg_jax.networks.grid import GridDecoder, GridEncoder, PatchDiscriminator, enlarge
+from genimg_jax.networks.grid import GridDecoder, GridEncoder, PatchDiscriminator, pixel_shuffle
 from genimg_jax.objectives.likelihoods import to_levels, to_values
 
 SPEC = core.Spec((8, 8, 1), 0, 256)
 KINDS = ("vq", "fsq")
-PLAIN = vq.Options(width=4, blocks=0, halvings=1, codebook_size=24, features=3, levels=(4, 3, 2))
+PLAIN = vq.Options(width=4, blocks=0, num_downsamples=1, codebook_size=24, features=3, levels=(4, 3, 2))
 ADVERSARIAL = vqgan.Options(
     **dataclasses.asdict(PLAIN), discriminator_width=4, discriminator_depth=1, adversarial="hinge"
 )
@@ -89,7 +89,7 @@ def test_decoding_the_codes_gives_the_reconstruction_that_was_trained(kind):
     codes = tokens.encode(weights, batch, None)
     image = np.asarray(tokens.decode(weights, codes, {}))
     seen = vq.build(dataclasses.replace(PLAIN, quantizer=kind, blocks=1), SPEC).see(
-        state.params["autoencoder"], state.extra["codebook"], batch["image"]
+        state.params["autoencoder"], state.model_state["codebook"], batch["image"]
     )
     np.testing.assert_array_equal(seen.codes, codes[..., 0])
     np.testing.assert_allclose(image, np.clip(seen.outputs, -1, 1), atol=1e-5)
@@ -133,7 +133,7 @@ def test_vectors_near_a_batchs_own_decode_to_its_reconstructions(kind):
     np.testing.assert_array_equal(vectors.decode(weights, encoded, {}), expected)
     assert len(np.unique(encoded)) > 24 * encoded.shape[-1]  # not yet quantised
     if kind == "vq":
-        exact = weights.extra["codebook"]["vectors"][codes[..., 0]]
+        exact = weights.model_state["codebook"]["vectors"][codes[..., 0]]
         np.testing.assert_array_equal(vectors.decode(weights, (exact + encoded) / 2, {}), expected)
 
 
@@ -145,10 +145,10 @@ def test_a_step_measures_the_codes_of_its_batch(kind):
     after, metrics = step(state, batch, KEY)
     share = np.bincount(codes.ravel(), minlength=24) / codes.size
     np.testing.assert_allclose(metrics["perplexity"], np.exp(scipy.stats.entropy(share)), rtol=1e-4)
-    usage = PLAIN.decay * np.asarray(state.extra["codebook"]["usage"]) + (1 - PLAIN.decay) * share
-    np.testing.assert_allclose(metrics["codebook_usage"], np.mean(usage > PLAIN.revival_threshold / 24), rtol=1e-6)
-    kept = usage > PLAIN.revival_threshold / 24 if kind == "vq" else slice(None)
-    np.testing.assert_allclose(after.extra["codebook"]["usage"][kept], usage[kept], rtol=1e-5)
+    usage = PLAIN.decay * np.asarray(state.model_state["codebook"]["usage"]) + (1 - PLAIN.decay) * share
+    np.testing.assert_allclose(metrics["codebook_usage"], np.mean(usage > PLAIN.dead_code_threshold / 24), rtol=1e-6)
+    kept = usage > PLAIN.dead_code_threshold / 24 if kind == "vq" else slice(None)
+    np.testing.assert_allclose(after.model_state["codebook"]["usage"][kept], usage[kept], rtol=1e-5)
     held_out = made.evaluate(weights, batch, jax.random.key(0))
     np.testing.assert_allclose(metrics["loss"], np.mean(held_out["loss"]), rtol=1e-4)
     expected = metrics["reconstruction"] + PLAIN.commitment * metrics["commitment"]
@@ -160,7 +160,7 @@ def test_microbatches_change_nothing_the_codebook_included(options):
     start, batch = started(options), images(8)
     whole, parts = (compiled(options, m)(start, batch) for m in (1, 4))
     close(whole, parts)
-    assert np.abs(whole[0].extra["codebook"]["vectors"] - start.extra["codebook"]["vectors"]).max() > 1e-2
+    assert np.abs(whole[0].model_state["codebook"]["vectors"] - start.model_state["codebook"]["vectors"]).max() > 1e-2
 
 
 @pytest.mark.parametrize("options", [PLAIN, ADVERSARIAL], ids=["vq", "vqgan"])
@@ -180,8 +180,8 @@ def test_without_the_discriminator_s_terms_a_vqgan_is_a_vq():
     start, batch, step = started(ADVERSARIAL), images(8), compiled(ADVERSARIAL)
     alone = start.replace(
         params={"autoencoder": start.params["autoencoder"]},
-        opt={"autoencoder": start.opt["autoencoder"]},
-        extra={"codebook": start.extra["codebook"]},
+        opt_state={"autoencoder": start.opt_state["autoencoder"]},
+        model_state={"codebook": start.model_state["codebook"]},
     )
     plain = compiled(PLAIN)(alone, batch)[0]
 
@@ -191,7 +191,7 @@ def test_without_the_discriminator_s_terms_a_vqgan_is_a_vq():
     for changes in ({"adversarial_weight": 0.0, "feature_weight": 0.0}, {"adversarial_start": 1.0}):
         after, _ = step(start, batch, **{"adversarial_weight": 1.0, "feature_weight": 1.0, **changes})
         close(plain.params["autoencoder"], after.params["autoencoder"])
-        close(plain.extra["codebook"], after.extra["codebook"])
+        close(plain.model_state["codebook"], after.model_state["codebook"])
     for changes in ({"adversarial_weight": 1.0}, {"feature_weight": 1.0}):
         after, _ = step(start, batch, **{"adversarial_weight": 0.0, "feature_weight": 0.0, **changes})
         assert np.abs(kernel(plain) - kernel(after)).max() > 1e-5
@@ -205,19 +205,19 @@ def test_the_losses_of_a_vqgan_add_up():
     @jax.jit
     def look(codebook, training):
         """What the autoencoder makes, and how the discriminator sees that and the images."""
-        variables = {"params": start.params["discriminator"], "batch_stats": start.extra["discriminator"]}
+        variables = {"params": start.params["discriminator"], "batch_stats": start.model_state["discriminator"]}
         seen = autoencoder.see(start.params["autoencoder"], codebook, batch["image"])
         judge = [network.apply(variables, x, True, mutable=["batch_stats"])[0] for x in (seen.outputs, batch["image"])]
         plain = [network.apply(variables, x, False) for x in (seen.outputs, batch["image"])]
         return seen.loss.mean(), *jax.tree.map(lambda a, b: jnp.where(training, a, b), judge, plain)
 
-    loss, (fake, features), (_, others) = look(start.extra["codebook"], False)
+    loss, (fake, features), (_, others) = look(start.model_state["codebook"], False)
     np.testing.assert_allclose(metrics["adversarial"], -np.mean(fake), rtol=1e-4)
     distance = sum(np.square(a - b).mean() for a, b in zip(features, others, strict=True))
     np.testing.assert_allclose(metrics["feature_distance"], distance, rtol=1e-4)
     np.testing.assert_allclose(metrics["loss_autoencoder"], loss - 0.7 * np.mean(fake) + 0.3 * distance, rtol=1e-4)
     # The discriminator learns after the codebook has moved, and sees the images through its next spectral vectors.
-    _, (fake, _), (real, _) = look(after.extra["codebook"], True)
+    _, (fake, _), (real, _) = look(after.model_state["codebook"], True)
     hinge = np.maximum(0, 1 - np.asarray(real)).mean() + np.maximum(0, 1 + np.asarray(fake)).mean()
     np.testing.assert_allclose(metrics["loss_discriminator"], hinge, rtol=1e-3)
 
@@ -242,16 +242,16 @@ def test_a_patch_s_logit_knows_its_patch_alone():
 
 def test_enlarging_makes_a_square_of_each_vector():
     x = np.random.default_rng(0).normal(size=(2, 3, 4, 8)).astype(np.float32)
-    large = np.asarray(enlarge(x))
+    large = np.asarray(pixel_shuffle(x))
     assert large.shape == (2, 6, 8, 2)
     for row, column in np.ndindex(6, 8):
         corner = 4 * (row % 2) + 2 * (column % 2)
         np.testing.assert_array_equal(large[:, row, column], x[:, row // 2, column // 2, corner : corner + 2])
 
 
-@pytest.mark.parametrize("halvings", [1, 3])
-def test_the_networks_are_of_any_size_that_can_be_halved(halvings):
-    encoder, decoder = GridEncoder(4, 1, halvings, 5), GridDecoder(4, 1, halvings, 3)
+@pytest.mark.parametrize("num_downsamples", [1, 3])
+def test_the_networks_are_of_any_size_that_can_be_halved(num_downsamples):
+    encoder, decoder = GridEncoder(4, 1, num_downsamples, 5), GridDecoder(4, 1, num_downsamples, 3)
 
     def through(key, image):
         features = encoder.apply(encoder.init(key, image), image)
@@ -259,13 +259,13 @@ def test_the_networks_are_of_any_size_that_can_be_halved(halvings):
 
     image = jnp.zeros((2, 24, 16, 3))
     features, made = jax.eval_shape(through, jax.random.key(0), image)
-    assert features.shape == (2, 24 >> halvings, 16 >> halvings, 5) and made.shape == image.shape
+    assert features.shape == (2, 24 >> num_downsamples, 16 >> num_downsamples, 5) and made.shape == image.shape
 
 
 @pytest.mark.parametrize(
     ("options", "changes", "message"),
     [
-        (PLAIN, {"halvings": 4}, r"model\.halvings is 4, but a 8x8"),
+        (PLAIN, {"num_downsamples": 4}, r"model\.num_downsamples is 4, but a 8x8"),
         (PLAIN, {"quantizer": "fsq", "levels": (8, 1)}, r"model\.levels is \(8, 1\)"),
         (ADVERSARIAL, {"discriminator_depth": 4}, r"model\.discriminator_depth is 4"),
     ],

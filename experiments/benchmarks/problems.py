@@ -60,7 +60,7 @@ PROBLEMS = {
     ),
     "pixelcnn": Problem(
         family="pixelcnn",
-        model={"features": 32, "layers": 10, "reach": 1, "first_reach": 3},
+        model={"features": 32, "layers": 10, "kernel_radius": 1, "first_kernel_radius": 3},
         image_shape=(28, 28, 1),
         batch_size=64,
         optimizer=ADAM,

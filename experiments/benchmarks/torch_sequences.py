@@ -56,7 +56,7 @@ class PixelCNN(nn.Module):
     def __init__(self, problem: Problem):
         super().__init__()
         height, width, channels = problem.image_shape
-        features, reach = problem.model["features"], problem.model["first_reach"]
+        features, reach = problem.model["features"], problem.model["first_kernel_radius"]
         self.place = nn.Parameter(torch.zeros(features, height, width))
         self.first_down = nn.Conv2d(channels, features, (reach, 2 * reach + 1), padding=reach)
         self.first_across = nn.Conv2d(channels, features, (1, reach), padding=(0, reach))

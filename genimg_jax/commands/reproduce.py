@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> None:
 
 def _reproduce(original: pathlib.Path, again: pathlib.Path, temporary: pathlib.Path) -> None:
     from genimg_jax.engine import config as configs
-    from genimg_jax.engine import config_files, reproduction, run, runtime
+    from genimg_jax.engine import config_files, reproduce, run, runtime
     from genimg_jax.sweeps.grid import overlay
 
     if again.resolve() == original.resolve():
@@ -48,11 +48,11 @@ def _reproduce(original: pathlib.Path, again: pathlib.Path, temporary: pathlib.P
     settings = config_files.of_run(original)
     manifest = run.read_json(original, "manifest.json")
     config = configs.resolve(settings)
-    reproduction.take_cores(manifest)  # before JAX counts its threads
+    reproduce.take_cores(manifest)  # before JAX counts its threads
     print(runtime.prepare(config.runtime))
     from genimg_jax.engine import training
 
-    step = reproduction.check_finished(original, config)
+    step = reproduce.check_finished(original, config)
     if companions := manifest.get("companions"):
         # What several runs were as one program, one of them alone is but for rounding.
         print(f"one of {len(companions)} runs that were one program, all of which are trained again")
@@ -62,9 +62,9 @@ def _reproduce(original: pathlib.Path, again: pathlib.Path, temporary: pathlib.P
             raise failure
     else:
         training.train(config, settings, again)
-    differing = reproduction.environment_differences(manifest, run.read_json(again, "manifest.json"))
+    differing = reproduce.environment_differences(manifest, run.read_json(again, "manifest.json"))
     print("\n" + _listed(differing))
-    found = reproduction.compare(original, again, step)
+    found = reproduce.compare(original, again, step)
     print(f"parameters, optimiser and all else at step {step}: {_said(found.arrays, found.arrays_differing, 'arrays')}")
     print(f"metrics: {_said(found.lines, found.lines_differing, 'lines')}")
     if found.arrays_differing or found.lines_differing:

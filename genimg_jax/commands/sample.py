@@ -14,7 +14,7 @@ from genimg_jax.options import absolute
 if TYPE_CHECKING:  # not otherwise: a mistaken flag is answered without loading JAX
     import pathlib
 
-    from genimg_jax.engine import restored
+    from genimg_jax.engine import restore
 
 ABOUT = """images of a run: DIRECTORY/grid.png (the first images), DIRECTORY/000000.png ..., DIRECTORY/images.npz.
 
@@ -73,12 +73,12 @@ def main(arguments: Sequence[str]) -> None:
     from genimg_jax.engine import runtime
 
     print(runtime.prepare(configs.resolve(values.config).runtime))
-    from genimg_jax.engine import averaging, restored
+    from genimg_jax.engine import averaging, restore
     from genimg_jax.files import check_writable
 
     out = pathlib.Path(absolute(values.out)) if values.out else workdir / "generated"
     check_writable(out, "choose another --out")
-    run = restored.open_run(workdir, values.config.to_dict(), values.checkpoint, values.averaged)
+    run = restore.open_run(workdir, values.config.to_dict(), values.checkpoint, values.averaged)
     if values.relative_std is not None:
         run = run._replace(weights=averaging.reconstruct(workdir, run.program, run.step, values.relative_std))
     drawn = _draw(values, run)
@@ -88,7 +88,7 @@ def main(arguments: Sequence[str]) -> None:
     print(f"{drawn.count} images of step {run.step}: {out}\ngrid: {out / 'grid.png'}")
 
 
-def _draw(values: flags.FlagValues, run: restored.Restored) -> Drawn:
+def _draw(values: flags.FlagValues, run: restore.Restored) -> Drawn:
     from genimg_jax.data import Part, classes, open_source
     from genimg_jax.engine import images, tasks
 

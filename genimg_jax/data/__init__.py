@@ -4,8 +4,8 @@ source = data.open_source(data.Options(source="tfds", name="mnist"), data.Part.T
 for batch in loading.train_batches(source, seed=0, start_step=0, batch_size=128): ...
 """
 
-from genimg_jax.data.opening import open_source
-from genimg_jax.data.records import Options, Source
+from genimg_jax.data.source import open_source
 from genimg_jax.data.splits import Part
+from genimg_jax.data.types import Options, Source
 
 __all__ = ["Options", "Part", "Source", "open_source"]

@@ -4,7 +4,7 @@ import functools
 
 import numpy as np
 
-from genimg_jax.data.records import Options, Stored
+from genimg_jax.data.types import Options, Stored
 
 TRAIN = 1500  # the last 297 are by other writers
 

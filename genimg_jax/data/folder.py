@@ -33,9 +33,9 @@ from typing import NoReturn
 
 import numpy as np
 
-from genimg_jax.data import classes, pixels
+from genimg_jax.data import classes, decode
 from genimg_jax.data.npz import open_npz
-from genimg_jax.data.records import Options, Stored
+from genimg_jax.data.types import Options, Stored
 from genimg_jax.errors import DataError
 
 ARCHIVE = "images.npz"  # in a folder that `genimg sample` wrote
@@ -176,4 +176,4 @@ def _listing(root: str, files: list[str], captions: dict[str, str], known: tuple
 
 def _read(paths: list[str], labels: np.ndarray, pixel_limit: int, positions: np.ndarray) -> tuple[list, np.ndarray]:
     # i64[B] -> B of u8[H, W, 1 or 3], i32[B]
-    return [pixels.read_file(paths[position], pixel_limit) for position in positions], labels[positions]
+    return [decode.read_file(paths[position], pixel_limit) for position in positions], labels[positions]

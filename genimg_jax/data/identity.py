@@ -9,7 +9,7 @@ import numpy as np
 
 from genimg_jax import progress
 from genimg_jax.data import loading
-from genimg_jax.data.records import Source
+from genimg_jax.data.types import Source
 
 CHUNK = 256  # examples read at a time
 

@@ -13,7 +13,7 @@ import numpy as np
 from absl import flags
 
 from genimg_jax.data import order
-from genimg_jax.data.records import Source
+from genimg_jax.data.types import Source
 from genimg_jax.errors import DataError, Failure
 
 Batch = dict[str, np.ndarray]

@@ -19,7 +19,7 @@ import numpy as np
 
 from genimg_jax.data import classes
 from genimg_jax.data.file_rows import FileRows, spilled
-from genimg_jax.data.records import Options, Stored
+from genimg_jax.data.types import Options, Stored
 from genimg_jax.errors import DataError
 
 MOST_INFLATION = 200  # deflate reaches 1,032 on constant bytes; images stay far below

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from genimg_jax.data import pixels
-from genimg_jax.data.records import Options, Stored
+from genimg_jax.data import decode
+from genimg_jax.data.types import Options, Stored
 from genimg_jax.errors import DataError
 
 VERSION = re.compile(r"[/:]((?:\d+|\*)(?:\.(?:\d+|\*)){2})$")  # mnist:3.0.1, and as folders are called, mnist/3.0.1
@@ -99,7 +99,7 @@ def _read(
             encoded[row] = record[image]
             labels[row] = record["label"] if labelled else -1
     images = [
-        pixels.decode(content, _name(folder, *place), pixel_limit)
+        decode.decode(content, _name(folder, *place), pixel_limit)
         for content, place in zip(encoded, places, strict=True)
     ]
     return images, labels

@@ -8,7 +8,7 @@ import functools
 
 import numpy as np
 
-from genimg_jax.data.records import Options, Stored
+from genimg_jax.data.types import Options, Stored
 
 KINDS = ("circle", "square", "triangle", "cross", "ring")
 COLOURS = {

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from genimg_jax.data.records import Options
+from genimg_jax.data.types import Options
 from genimg_jax.errors import DataError
 
 BOUNDARY = r"\s*(-?[\d_]+%?)?\s*"

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from genimg_jax import core
-from genimg_jax.data.records import Options
+from genimg_jax.data.types import Options
 
 FLIP, BINARIZE = 0, 1  # streams of the key
 
@@ -20,10 +20,10 @@ def prepare(batch: core.Batch, key: jax.Array, options: Options, stored_levels: 
     # Compiled, x / 255 becomes x * (1 / 255), and 255 * (1 / 255) rounds to more than 1.
     image = jnp.minimum(batch["image"].astype(jnp.float32) / (stored_levels - 1), 1)
     if options.flip and training:
-        keys = core.item_keys(jax.random.fold_in(key, FLIP), batch["index"])
+        keys = core.per_example_keys(jax.random.fold_in(key, FLIP), batch["index"])
         flipped = jax.vmap(jax.random.bernoulli)(keys)
         image = jnp.where(flipped[:, None, None, None], image[:, :, ::-1], image)
     if options.binarize == "dynamic":
-        keys = core.item_keys(jax.random.fold_in(key, BINARIZE), batch["index"])
+        keys = core.per_example_keys(jax.random.fold_in(key, BINARIZE), batch["index"])
         image = jax.vmap(jax.random.bernoulli)(keys, image).astype(jnp.float32)
     return {**batch, "image": 2 * image - 1}

@@ -34,11 +34,11 @@ def reconstruct(workdir: pathlib.Path, program: Program, step: int, relative_std
     factors = {group: _factors(there, stds, step, relative_std) for group, stds in widths.items() if stds}
     total: dict[str, core.Tree] = {}
     for i, at in enumerate(there):
-        state = checkpoint.restore(store, at, program.like)
+        state = checkpoint.restore(store, at, program.abstract_state)
         for group, each in factors.items():
             names = core.average_names(core.Optimizer(None, ema_exponents=widths[group]), group)
             for name, factor in zip(names, each[i], strict=True):
-                part = jax.tree.map(lambda x: jnp.float32(factor) * x, state.ema[name])  # noqa: B023
+                part = jax.tree.map(lambda x: jnp.float32(factor) * x, state.ema_params[name])  # noqa: B023
                 total[group] = jax.tree.map(jnp.add, total[group], part) if group in total else part
     weights = core.weights(state)
     return weights._replace(params={**weights.params, **total})

@@ -91,7 +91,7 @@ def shapes(state: core.TrainState) -> dict[str, list]:
 
 
 def _saved(state: core.TrainState) -> core.TrainState:
-    return state.replace(frozen={})
+    return state.replace(frozen_params={})
 
 
 def save(store: Store, state: core.TrainState, config: Mapping[str, Any], metrics: Mapping[str, float] | None) -> None:
@@ -141,12 +141,12 @@ def about(store: Store, step: int) -> dict[str, Any]:
     return store.manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
 
 
-def restore(store: Store, step: int, like: core.TrainState) -> core.TrainState:
-    """The state of a step in the layout of the abstract state `like`, with the arrays of its `frozen`.
+def restore(store: Store, step: int, abstract_state: core.TrainState) -> core.TrainState:
+    """The state of a step in the layout of the abstract state `abstract_state`, with the arrays of its `frozen`.
 
     Raises `CheckpointError` naming the first arrays that differ in path, shape or dtype, before loading any.
     """
-    stored, wanted = about(store, step)["shapes"], shapes(like)
+    stored, wanted = about(store, step)["shapes"], shapes(abstract_state)
     wrong = [path for path in {**stored, **wanted} if stored.get(path) != wanted.get(path)]
     if wrong:
         lines = [f"  {p}: stored {stored.get(p, 'nothing')}, wanted {wanted.get(p, 'nothing')}" for p in wrong[:5]]
@@ -154,8 +154,8 @@ def restore(store: Store, step: int, like: core.TrainState) -> core.TrainState:
             f"checkpoint {store.directory / str(step)} is of another model; {len(wrong)} arrays differ from the "
             f"{len(wanted)} that are wanted:\n" + "\n".join(lines)
         )
-    args = ocp.args.Composite(state=ocp.args.StandardRestore(_saved(like)))
-    return core.attach(store.manager.restore(step, args=args)["state"], like.frozen)
+    args = ocp.args.Composite(state=ocp.args.StandardRestore(_saved(abstract_state)))
+    return core.attach(store.manager.restore(step, args=args)["state"], abstract_state.frozen_params)
 
 
 def restore_untyped(store: Store, step: int) -> dict[str, jax.Array]:

@@ -39,7 +39,7 @@ class EvaluateOptions:
     likelihood: bool = True  # whether `genimg evaluate` computes `log_prob` where the family has it
     samples: int = bounded(0, 0)  # images generated for the full suite; 0: as many as are held out
     seed: int = bounded(0, 0)  # of those images, and of whatever a metric draws
-    features: str = "pixels,random_convolutions,classifier"  # what images are compared by, separated by commas
+    features: str = "pixels,random_conv,classifier"  # what images are compared by, separated by commas
     inception: str = location()  # weight file of Inception-v3 (.pth or .safetensors), which adds its features; "": none
     neighbours: int = bounded(5, 1)  # k of precision, recall, density and coverage
     ties: str = choice("include", "include", "exclude")  # whether they count what lies on a ball's edge; prdc does not
@@ -91,7 +91,7 @@ PATHS = {
 }
 
 # What may change between a checkpoint and the run that continues it, without changing what is computed.
-SAFE = re.compile(
+RESUMABLE_KEYS = re.compile(
     r"train\.(log_every|evaluate_every|checkpoint_every|sample_every|samples|keep|best)|(evaluate|parallel|runtime)\..*"
     r"|data\.(memory_mib|workers|evaluate_split|allow_overlap)|resume"
 )
@@ -258,6 +258,6 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def digest(config: Mapping[str, Any]) -> str:
-    """What identifies a run's results: a hash of every value that is not `SAFE` to change."""
-    flat = {k: v for k, v in flatten(located(config)).items() if not SAFE.fullmatch(k)}
+    """What identifies a run's results: a hash of every value that is not `RESUMABLE_KEYS` to change."""
+    flat = {k: v for k, v in flatten(located(config)).items() if not RESUMABLE_KEYS.fullmatch(k)}
     return files.digest(json.dumps(flat, sort_keys=True))

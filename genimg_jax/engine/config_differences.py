@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from genimg_jax import families
-from genimg_jax.engine.config import SAFE, flatten, located
-from genimg_jax.options import untrained
+from genimg_jax.engine.config import RESUMABLE_KEYS, flatten, located
+from genimg_jax.options import inference_only
 
 # What may lie elsewhere by then: its contents are compared, by the data's fingerprint and the tokenizer's weights.
 MOVABLE = ("data.path", "tokenizer.workdir")
@@ -22,14 +22,14 @@ def differences(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[Dif
     """Where two configurations differ. More steps are safe while no schedule depends on their number, and so is what
     training does not read, and another place of what is the same there."""
     one, two = flatten(located(stored)), flatten(located(given))
-    after = [f"model.{name}" for name in untrained(families.load(stored["family"]).Options)]
+    after = [f"model.{name}" for name in inference_only(families.load(stored["family"]).Options)]
     constant = all(v == "constant" for k, v in two.items() if k.startswith("optimizer.") and k.endswith("schedule"))
     return [
         Difference(
             key,
             one.get(key),
             two.get(key),
-            bool(SAFE.fullmatch(key)) or key in (*after, *MOVABLE) or (key == "train.steps" and constant),
+            bool(RESUMABLE_KEYS.fullmatch(key)) or key in (*after, *MOVABLE) or (key == "train.steps" and constant),
         )
         for key in sorted({*one, *two})
         if one.get(key) != two.get(key)

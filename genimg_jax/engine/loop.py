@@ -104,13 +104,13 @@ def _bar(train: TrainOptions, runs: int, step: int) -> tqdm:
 
 def _asked_to_stop(signals: run.Signals, logged: bool) -> bool:
     """Asked once a step: a signal that comes later is for the next one. Several processes agree on it when they log."""
-    return (jax.process_count() == 1 or logged) and parallel.anywhere(signals.received is not None)
+    return (jax.process_count() == 1 or logged) and parallel.any_process(signals.received is not None)
 
 
 def _log_training(program: Program, records: Records, window: Window, step: int) -> str:
     """Writes the means over the window; returns the losses of the last run, for the screen."""
     train = program.config.train
-    steps = [program.apart(metrics) for metrics in jax.device_get(window.metrics)]
+    steps = [program.unstack(metrics) for metrics in jax.device_get(window.metrics)]
     rate = {"images_per_second": len(steps) * train.batch_size / (time.monotonic() - window.start)}
     for i in active(records):
         own = [metrics[i].unpack() for metrics in steps]
@@ -125,7 +125,7 @@ def _log_validation(
     program: Program, records: Records, state: core.TrainState, step: int, validation: Source
 ) -> dict[int, dict[str, float]]:
     """Writes each run's means over the validation images, and returns them by the run's place."""
-    found = program.apart(tasks.evaluate(program, core.weights(state), validation))
+    found = program.unstack(tasks.evaluate(program, core.weights(state), validation))
     means = {i: {n: float(v.mean(dtype=np.float64)) for n, v in found[i].items()} for i in active(records)}
     for i, own in means.items():
         records[i].log("evaluation", step, own)
@@ -135,7 +135,7 @@ def _log_validation(
 def _save_checkpoints(
     program: Program, records: Records, state: core.TrainState, step: int, validation: dict[int, dict[str, float]]
 ) -> None:
-    states = program.apart(state)
+    states = program.unstack(state)
     for i in active(records):
         with isolate_failure(records, i):
             _check_finite(states[i], step)
@@ -185,6 +185,6 @@ def _save_grids(
         pictures = tasks.reconstruct(program, weights, validation, count // 2)
     else:
         return
-    pictures = program.apart(pictures)
+    pictures = program.unstack(pictures)
     for i in active(records):
         records[i].save_grid(step, pictures[i], columns)

@@ -11,7 +11,7 @@ import optax
 
 from genimg_jax import averages, core
 from genimg_jax.errors import ConfigError
-from genimg_jax.options import bounded, choice, nearest, on, several
+from genimg_jax.options import bounded, choice, is_enabled, nearest, several
 
 OWN = ("learning_rate", "mask")  # arguments that options of ours set: `learning_rate`, `decay_mask`
 
@@ -23,9 +23,9 @@ class Options:
     arguments: dict = field(default_factory=dict)  # further arguments of that optimiser, such as {"b1": 0.5}
     schedule: str = choice("constant", "constant", "cosine")  # after the warm-up; cosine ends at 0
     warmup_steps: int = bounded(0, 0)  # linear, from 0
-    clip_norm: float = bounded(0.0, 0.0, switch=True)  # largest global norm of the gradient; 0: no clipping
+    clip_norm: float = bounded(0.0, 0.0, structural=True)  # largest global norm of the gradient; 0: no clipping
     decay_mask: str = choice("kernels", "kernels", "all")  # what weight decay applies to: kernels leaves vectors alone
-    ema_half_life: float = bounded(0.0, 0.0, switch=True)  # of the averaged weights, in images; 0: no average
+    ema_half_life: float = bounded(0.0, 0.0, structural=True)  # of the averaged weights, in images; 0: no average
     ema_relative_stds: tuple[float, ...] = several((), 1e-3, 0.288, empty=True)  # widths of power-function averages
 
 
@@ -39,9 +39,9 @@ def make(
 ) -> core.Optimizer:
     """The optimiser of one parameter group. Raises `ConfigError` for an unknown name or argument."""
     transform = from_optax(options, learning_rate(options, steps))
-    if on(options.clip_norm):
+    if is_enabled(options.clip_norm):
         transform = optax.chain(optax.clip_by_global_norm(options.clip_norm), transform)
-    decay = 0.5 ** (batch_size / options.ema_half_life) if on(options.ema_half_life) else None
+    decay = 0.5 ** (batch_size / options.ema_half_life) if is_enabled(options.ema_half_life) else None
     if decay is not None and options.ema_relative_stds:
         raise ConfigError("optimizer.ema_half_life and ema_relative_stds are both given; leave one of them out.")
     exponents = tuple(averages.exponent(width) for width in options.ema_relative_stds)

@@ -26,13 +26,13 @@ class Options:
     distributed: bool = False  # join the other processes (Slurm, MPI and TPU pods are found by themselves)
 
 
-def join(options: Options) -> None:
+def init_distributed(options: Options) -> None:
     """Meets the other processes, if there are any and it has not yet."""
     if options.distributed and not jax.distributed.is_initialized():
         jax.distributed.initialize()
 
 
-def anywhere(condition: bool) -> bool:
+def any_process(condition: bool) -> bool:
     """Whether it holds in any process; each of them must ask at the same step."""
     if jax.process_count() == 1:
         return condition
@@ -40,7 +40,7 @@ def anywhere(condition: bool) -> bool:
 
 
 def _devices(options: Options) -> list[jax.Device]:
-    join(options)
+    init_distributed(options)
     devices = jax.devices()
     count = options.devices or len(devices)
     if count > len(devices):
@@ -77,7 +77,7 @@ def check_batch(mesh: Mesh, batch_size: int, what: str) -> None:
         )
 
 
-def shareable(mesh: Mesh, batch_size: int) -> int:
+def round_up(mesh: Mesh, batch_size: int) -> int:
     """The batch size at least as large that the devices can share, where the size changes no result."""
     return -(-batch_size // mesh.size) * mesh.size
 
@@ -142,18 +142,18 @@ def put(tree: core.Tree, mesh: Mesh, options: Options) -> core.Tree:
     return jax.device_put(tree, state_shardings(tree, mesh, options))
 
 
-def compile_init(init: Callable, like: core.Tree) -> Callable:
-    """`init` with its result laid out as the abstract state `like`."""
-    return jax.jit(init, out_shardings=jax.tree.map(lambda x: x.sharding, like))
+def compile_init(init: Callable, abstract_state: core.Tree) -> Callable:
+    """`init` with its result laid out as the abstract state `abstract_state`."""
+    return jax.jit(init, out_shardings=jax.tree.map(lambda x: x.sharding, abstract_state))
 
 
-def compile_step(step: Callable, like: core.Tree, mesh: Mesh, options: Options) -> Callable:
+def compile_step(step: Callable, abstract_state: core.Tree, mesh: Mesh, options: Options) -> Callable:
     """(state, batch, seed) -> (state, metrics), the state's buffers donated; batches come from `put_batch`."""
     if options.compile == "pmap":
         mapped = jax.pmap(step, "data", in_axes=(None, 0, None), out_axes=None, devices=list(mesh.devices.flat))
         split = lambda x: x.reshape(mesh.size, -1, *x.shape[1:])  # noqa: E731
         return lambda state, batch, seed: mapped(state, jax.tree.map(split, batch), seed)
-    shardings = jax.tree.map(lambda x: x.sharding, like)
+    shardings = jax.tree.map(lambda x: x.sharding, abstract_state)
     everywhere = replicated(mesh)
     return jax.jit(
         step,

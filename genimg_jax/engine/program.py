@@ -58,7 +58,7 @@ class Functions(NamedTuple):
 
 
 class Program(NamedTuple):
-    """One run's, or that of R runs at once: there, what is a run's own has an axis [R] in front (see `stacked`)."""
+    """One run's, or that of R runs at once: there, what is a run's own has an axis [R] in front (see `vmapped`)."""
 
     config: Config
     spec: core.Spec
@@ -66,9 +66,11 @@ class Program(NamedTuple):
     mesh: jax.sharding.Mesh
     tokenizer: Stage | None
     seed: np.ndarray  # i32[], or i32[R]
-    apart: Callable[[core.Tree], list[core.Tree]]  # what is each run's own, for each; a state without `frozen`
-    together: Callable[[list[core.TrainState]], core.TrainState]  # the state of all, from each one's
-    like: core.TrainState  # one run's, abstract: shapes, dtypes, shardings; but `frozen`, the tokenizer's weights
+    unstack: Callable[[core.Tree], list[core.Tree]]  # what is each run's own, for each; a state without `frozen`
+    stack: Callable[[list[core.TrainState]], core.TrainState]  # the state of all, from each one's
+    abstract_state: (
+        core.TrainState
+    )  # one run's, abstract: shapes, dtypes, shardings; but `frozen`, the tokenizer's weights
     init: Callable[[jax.Array], core.TrainState]  # compiled, of a seed i32[]
     step: Callable  # compiled (state, batch from `parallel.put_batch`, seed i32[]) -> (state, Packed)
     apply: Callable  # compiled (task, weights, batch from `parallel.put_examples`, seed) -> tree of [B, ...], see `run`
@@ -121,11 +123,11 @@ def build(config: Config, spec: core.Spec, stored_levels: int, tokenizer: Stage 
     parallel.check_batch(mesh, train.batch_size, "train.batch_size")
     made = functions(config, spec, stored_levels, tokenizer)
     parallel.check_batch(mesh, train.batch_size // train.microbatches, "a microbatch")
-    like = parallel.abstract(jax.eval_shape(made.init, jnp.int32(0)), mesh, config.parallel)
-    start = parallel.compile_init(made.init, like)
+    abstract_state = parallel.abstract(jax.eval_shape(made.init, jnp.int32(0)), mesh, config.parallel)
+    start = parallel.compile_init(made.init, abstract_state)
     if tokenizer:
         # Outside what is compiled: inside, they would be its constants.
-        like = like.replace(frozen=parallel.put(tokenizer.weights, mesh, config.parallel))
+        abstract_state = abstract_state.replace(frozen_params=parallel.put(tokenizer.weights, mesh, config.parallel))
     return Program(
         config=config,
         spec=spec,
@@ -133,11 +135,11 @@ def build(config: Config, spec: core.Spec, stored_levels: int, tokenizer: Stage 
         mesh=mesh,
         tokenizer=tokenizer,
         seed=np.int32(config.seed),
-        apart=lambda tree: [tree],
-        together=lambda states: states[0],
-        like=like,
-        init=lambda seed: core.attach(start(seed), like.frozen),
-        step=parallel.compile_step(made.step, like, mesh, config.parallel),
+        unstack=lambda tree: [tree],
+        stack=lambda states: states[0],
+        abstract_state=abstract_state,
+        init=lambda seed: core.attach(start(seed), abstract_state.frozen_params),
+        step=parallel.compile_step(made.step, abstract_state, mesh, config.parallel),
         apply=parallel.compile_per_example(made.apply, mesh, static=0),
     )
 
@@ -150,7 +152,7 @@ def _blank(spec: core.Spec) -> core.Batch:
 
 def held_out_metrics(program: Program) -> list[str]:
     """The names of what the family's `evaluate` measures, without measuring it."""
-    arguments = core.weights(program.like), _blank(program.spec), core.stream(0, "evaluate")
+    arguments = core.weights(program.abstract_state), _blank(program.spec), core.stream(0, "evaluate")
     return list(jax.eval_shape(program.family.evaluate, *arguments))
 
 
@@ -213,7 +215,7 @@ def run_batches(
 
 def held_out(program: Program, source: Source, size: int | None = None) -> Iterator[core.Batch]:
     """This process's rows of all of a source in batches of about `size`, else of as many as evaluation allows."""
-    size = parallel.shareable(program.mesh, size or batch_size(program))
+    size = parallel.round_up(program.mesh, size or batch_size(program))
     return loading.evaluation_batches(source, size, parallel.local_rows(size))
 
 

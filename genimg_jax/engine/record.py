@@ -83,7 +83,7 @@ class RunRecord:
 
 def run_record(values: Mapping[str, Any], workdir: pathlib.Path, config: Config) -> RunRecord:
     """The record of a run with the configuration `config`, which is `values` as JSON."""
-    parallel.join(config.parallel)
+    parallel.init_distributed(config.parallel)
     # Processes write checkpoints together; of all other files, each further process keeps its own.
     folder = workdir if jax.process_index() == 0 else workdir / f"process-{jax.process_index()}"
     return RunRecord(configs.located(values), workdir, folder)

@@ -49,7 +49,7 @@ def log_prob_task(family: core.Family, weights: core.Weights, batch: core.Batch,
 
 @_stream("sample")
 def sample_task(family: core.Family, weights: core.Weights, batch: core.Batch, key: jax.Array) -> jax.Array:
-    return family.sample(weights, core.item_keys(key, batch["index"]), batch)
+    return family.sample(weights, core.per_example_keys(key, batch["index"]), batch)
 
 
 @_stream("encode")
@@ -70,7 +70,7 @@ class Interpolate:
     def __call__(self, family: core.Family, weights: core.Weights, batch: core.Batch, key: jax.Array) -> jax.Array:
         row, t = batch["index"] // self.steps, jnp.linspace(0.0, 1.0, self.steps)[batch["index"] % self.steps]
         space = core.space_with(family, "prior", "interpolate")
-        first, second = (space.prior(weights, core.item_keys(key, 2 * row + i)) for i in range(2))
+        first, second = (space.prior(weights, core.per_example_keys(key, 2 * row + i)) for i in range(2))
         return space.decode(weights, INTERPOLATIONS[space.interpolate](first, second, t), batch)
 
 
@@ -136,7 +136,7 @@ def sample_batches(
 
 def _asked(program: Program, count: int, label: int | np.ndarray | None, steps: int = 1) -> Iterator[core.Batch]:
     """This process's rows of images to make, with their conditions, of which each serves `steps` images."""
-    size = parallel.shareable(program.mesh, min(batch_size(program), count))
+    size = parallel.round_up(program.mesh, min(batch_size(program), count))
     for start in range(0, count, size):
         index = np.arange(start, start + size)[parallel.local_rows(size)]
         yield {"index": index.astype(np.int32), **condition_for(program, index // steps, label)}

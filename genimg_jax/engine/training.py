@@ -12,7 +12,7 @@ import numpy as np
 
 from genimg_jax import core, directions
 from genimg_jax.data import Part, Source, identity, open_source
-from genimg_jax.engine import checkpoint, loop, parallel, restored, run, stacked
+from genimg_jax.engine import checkpoint, loop, parallel, restore, run, vmapped
 from genimg_jax.engine import config as configs
 from genimg_jax.engine import program as programs
 from genimg_jax.engine.config import Config
@@ -31,20 +31,20 @@ def train(
     `values` is the configuration as JSON, for the record. Raises a `Failure` of its kind for each thing that can go
     wrong; `Preempted` after SIGTERM or SIGINT, once the state is saved.
     """
-    return _train(config, [run_record(values, workdir, config)], restored.build, force_resume)
+    return _train(config, [run_record(values, workdir, config)], restore.build, force_resume)
 
 
 def train_together(runs: Sequence[tuple[Mapping[str, Any], pathlib.Path]]) -> list[Failure | None]:
     """Trains several runs, each its configuration as JSON and its directory, as one program; returns why each failed.
 
-    They agree in all that `stacked.shared` holds, and have come equally far. Raises what concerns them all, such as
+    They agree in all that `vmapped.shared` holds, and have come equally far. Raises what concerns them all, such as
     `Preempted`.
     """
     config = configs.resolve(runs[0][0])
     records = [run_record(values, workdir, config) for values, workdir in runs]
 
     def build(config: Config, spec: core.Spec, stored_levels: int) -> Program:
-        return stacked.build([r.config for r in records], spec, stored_levels, restored.tokenizer(config, spec))
+        return vmapped.build([r.config for r in records], spec, stored_levels, restore.tokenizer(config, spec))
 
     try:
         _train(config, records, build, force_resume=False)
@@ -86,10 +86,10 @@ def dry_run(config: Config) -> str:
     if config.parallel.compile != "jit":
         raise ConfigError(f"a dry run of parallel.compile={config.parallel.compile!r} says nothing; set it to 'jit'.")
     source = open_source(config.data, Part.TRAIN)
-    program = restored.build(config, source.spec, source.stored_levels)
+    program = restore.build(config, source.spec, source.stored_levels)
     batch = parallel.put_batch(next(programs.train_batches(program, source, 0)), program.mesh)
-    memory = program.step.lower(program.like, batch, np.int32(0)).compile().memory_analysis()
-    state = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(program.like))
+    memory = program.step.lower(program.abstract_state, batch, np.int32(0)).compile().memory_analysis()
+    state = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(program.abstract_state))
     return (
         f"{program.mesh.size} devices {dict(program.mesh.shape)}; state {state:,} bytes in all; a device needs "
         f"{memory.argument_size_in_bytes:,} bytes of arguments and {memory.temp_size_in_bytes:,} of temporaries"
@@ -100,7 +100,7 @@ def _start(
     program: Program, records: Sequence[RunRecord], source: Source, force_resume: bool
 ) -> tuple[core.TrainState, int]:
     """The state to go on from, and its step, where all the runs must be."""
-    fresh = functools.cache(lambda: program.apart(program.init(program.seed)))
+    fresh = functools.cache(lambda: program.unstack(program.init(program.seed)))
     states: dict[int, core.TrainState] = {}
     for i in active(records):
         with isolate_failure(records, i):
@@ -109,7 +109,7 @@ def _start(
     if len(steps) > 1:
         raise CheckpointError(f"runs at the steps {sorted(steps)} cannot go on as one program; train each by itself.")
     # A run that failed keeps its place, with numbers that nobody looks at.
-    return program.together([states[i] if i in states else fresh()[i] for i in range(len(records))]), steps.pop()
+    return program.stack([states[i] if i in states else fresh()[i] for i in range(len(records))]), steps.pop()
 
 
 def _start_one(program: Program, record: RunRecord, source: Source, force_resume: bool) -> core.TrainState | None:
@@ -120,7 +120,7 @@ def _start_one(program: Program, record: RunRecord, source: Source, force_resume
         _check_same(checkpoint.about(record.store, step)["config"], values, f"{workdir} step {step}", force_resume)
         _check_inputs(workdir, program, source, force_resume)
         print(f"resuming {workdir} from step {step}")
-        return checkpoint.restore(record.store, step, program.like)
+        return checkpoint.restore(record.store, step, program.abstract_state)
     if not config.resume:
         return None
     other = checkpoint.open_store(pathlib.Path(config.resume), read_only=True)
@@ -128,7 +128,7 @@ def _start_one(program: Program, record: RunRecord, source: Source, force_resume
     _check_inputs(pathlib.Path(config.resume), program, source, force_resume)
     _check_same(checkpoint.about(other, step)["config"], values, f"{config.resume} step {step}", force_resume)
     print(f"continuing {config.resume} from step {step}")
-    return checkpoint.restore(other, step, program.like)
+    return checkpoint.restore(other, step, program.abstract_state)
 
 
 def _scratch(program: Program, state: core.TrainState) -> core.TrainState:
@@ -155,7 +155,7 @@ def _check_inputs(workdir: pathlib.Path, program: Program, source: Source, force
     if force_resume:
         return
     manifest = run.read_json(workdir, "manifest.json")
-    restored.check_tokenizer(manifest, program, workdir)
+    restore.check_tokenizer(manifest, program, workdir)
     if changed := identity.change(manifest["dataset"], source):
         raise DataError(
             f"the training data changed since this run began: {changed}. Restore it, use another --workdir, or "
@@ -185,23 +185,28 @@ def _transfer(state: core.TrainState, store: checkpoint.Store, step: int) -> cor
         # Not the parameter's own buffer: the step donates both.
         return jax.device_put(found, mine.sharding, may_alias=False) if fits else mine
 
-    picked = jax.tree_util.tree_map_with_path(pick, state.replace(opt={}, ema={}, extra={}, frozen={}, step=None))
+    picked = jax.tree_util.tree_map_with_path(
+        pick, state.replace(opt_state={}, ema_params={}, model_state={}, frozen_params={}, step=None)
+    )
     averaged = jax.tree_util.tree_map_with_path(
-        average, state.replace(params=state.ema, opt={}, ema={}, extra={}, frozen={}, step=None)
+        average,
+        state.replace(
+            params=state.ema_params, opt_state={}, ema_params={}, model_state={}, frozen_params={}, step=None
+        ),
     )
     print(f"took {len(taken)} of {len(taken) + len(missing)} arrays from {store.directory} step {step}")
     for name in missing[:5]:
         print(f"  not there in this shape: {name}")
     if not taken:
         raise CheckpointError(f"init_from: no array of {store.directory} step {step} matches this model.")
-    return state.replace(params=picked.params, ema=averaged.params)
+    return state.replace(params=picked.params, ema_params=averaged.params)
 
 
 def _company(records: Sequence[RunRecord], i: int) -> dict[str, Any]:
     """What a manifest says of the runs that are one program with run i: enough to train all of them again."""
     found = {"trained_together": len(records)}
     if len(records) > 1:
-        found |= {"place": i, "companions": stacked.differing([record.config for record in records])}
+        found |= {"place": i, "companions": vmapped.differing([record.config for record in records])}
     return found
 
 
@@ -211,7 +216,7 @@ def _inputs(program: Program, source: Source) -> dict[str, Any]:
         "dataset": identity.record(source),
         "tokenizer": program.tokenizer.record if program.tokenizer else None,
         "mesh": dict(program.mesh.shape),
-        "parameters": {g: sum(x.size for x in jax.tree.leaves(t)) for g, t in program.like.params.items()},
+        "parameters": {g: sum(x.size for x in jax.tree.leaves(t)) for g, t in program.abstract_state.params.items()},
     }
 
 

@@ -16,7 +16,7 @@ from genimg_jax import files, progress
 from genimg_jax.data import shapes
 from genimg_jax.errors import DataError
 from genimg_jax.evaluation import distances
-from genimg_jax.evaluation.distances import Compared
+from genimg_jax.evaluation.distances import Metrics
 from genimg_jax.evaluation.image_sets import ImageSet
 from genimg_jax.metrics import intervals
 from genimg_jax.metrics.classifier_tests import proportion
@@ -224,7 +224,7 @@ def overlap(found: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     return total[objects > 0] / objects[objects > 0]
 
 
-def obeyed(
+def prompt_accuracy(
     images: np.ndarray,
     labels: np.ndarray | None = None,
     captions: Sequence[str] | None = None,
@@ -253,25 +253,27 @@ def obeyed(
     return results
 
 
-def measure(generated: ImageSet, reference: ImageSet, seed: int) -> Compared:
-    """`obeyed` by what is asked of the images, each attribute as `obeyed/NAME`; left out, with the reason, where it
+def measure(generated: ImageSet, reference: ImageSet, seed: int) -> Metrics:
+    """`prompt_accuracy` by what is asked of the images, each attribute as `obeyed/NAME`; left out, with the reason, where it
     cannot be read."""
     asked = {"labels": generated.labels, "captions": generated.captions, "masks": generated.masks}
     asked = {name: one for name, one in asked.items() if one is not None}
     if not asked:
-        return Compared({}, {}, {"obeyed": generated.unlabelled})
+        return Metrics({}, {}, {"prompt_accuracy": generated.unlabelled})
     if generated.levels != 256:
-        return Compared({}, {}, {"obeyed": f"scenes are read in 256 levels, and the data has {generated.levels}"})
+        return Metrics(
+            {}, {}, {"prompt_accuracy": f"scenes are read in 256 levels, and the data has {generated.levels}"}
+        )
     try:
-        results = obeyed(generated.images[:], **asked)
+        results = prompt_accuracy(generated.images[:], **asked)
     except DataError as error:
-        return Compared({}, {}, {"obeyed": str(error).removesuffix(".")})
+        return Metrics({}, {}, {"prompt_accuracy": str(error).removesuffix(".")})
     protocol = {name: files.digest_arrays({name: np.asarray(one)}) for name, one in asked.items()}
-    found, left_out = {}, {}
+    found, skipped = {}, {}
     for name, interval in results.items():
         if interval is None:
-            left_out[f"obeyed/{name}"] = "it is asked of no image, or of one alone"
+            skipped[f"prompt_accuracy/{name}"] = "it is asked of no image, or of one alone"
             continue
-        spec = distances.spec(f"obeyed/{name}", None, generated, reference, seed, {**protocol, "level": 0.95})
+        spec = distances.spec(f"prompt_accuracy/{name}", None, generated, reference, seed, {**protocol, "level": 0.95})
         found[spec.metric] = Measurement(interval.estimate, spec, interval.low, interval.high)
-    return Compared(found, {}, left_out)
+    return Metrics(found, {}, skipped)

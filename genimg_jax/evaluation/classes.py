@@ -12,7 +12,7 @@ from genimg_jax.errors import DataError
 from genimg_jax.evaluation import classifiers, distances
 from genimg_jax.evaluation.classifier_tests import gan_test, gan_train
 from genimg_jax.evaluation.classifiers import Classifier
-from genimg_jax.evaluation.distances import Compared
+from genimg_jax.evaluation.distances import Metrics
 from genimg_jax.evaluation.image_sets import ImageSet
 from genimg_jax.metrics.classifier_tests import class_balance
 from genimg_jax.metrics.intervals import Interval
@@ -49,10 +49,10 @@ def measure(
     train: ImageSet | None,
     options: EvaluateOptions,
     cache: Path,
-) -> tuple[Compared, dict[str, Any]]:
+) -> tuple[Metrics, dict[str, Any]]:
     """The measurements, and by class what they are made of. What needs the labels that images were asked to be of is
     left out where there are none, for the reason that `generated` gives."""
-    found, left_out = {}, {}
+    found, skipped = {}, {}
 
     def add(name: str, interval: Interval, protocol: Mapping[str, Scalar]) -> None:
         spec = distances.spec(name, classifier.logits, generated, reference, options.seed, {**protocol, "level": 0.95})
@@ -75,20 +75,20 @@ def measure(
     if not options.classifier_tests:
         untrained = "config.evaluate.classifier_tests is False"
     if generated.labels is None:
-        left_out["GAN-train, GAN-test, conditional accuracy"] = generated.unlabelled
-        return Compared(found, {}, left_out), record
+        skipped["GAN-train, GAN-test, conditional accuracy"] = generated.unlabelled
+        return Metrics(found, {}, skipped), record
     test = gan_test(classifier, seen[:2], generated, reference)
     add("gan_test", test.accuracy.overall, test.protocol)
     add("gan_test_control", test.control, test.protocol)
     add("gan_test_difference", test.difference, test.protocol)
     record["conditional accuracy"] = shares(test.accuracy.classes)
     if untrained:
-        left_out["GAN-train"] = untrained
+        skipped["GAN-train"] = untrained
     else:
         try:
             trained = gan_train(generated, train, reference, cache)
         except DataError as error:  # images of a single class, which are no reason to lose all else
-            return Compared(found, {}, {"GAN-train": str(error)}), record
+            return Metrics(found, {}, {"GAN-train": str(error)}), record
         for name, interval in (
             ("", trained.accuracy),
             ("_control", trained.control),
@@ -96,4 +96,4 @@ def measure(
         ):
             add(f"gan_train{name}", interval, trained.protocol)
         record["GAN-train"] = shares(trained.class_accuracies)
-    return Compared(found, {}, left_out), record
+    return Metrics(found, {}, skipped), record

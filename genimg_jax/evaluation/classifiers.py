@@ -51,7 +51,7 @@ def classifier(train: Source, test: Source, cache: Path, recipe: Recipe = STANDA
     the same features. Raises `DataError` for a source without classes.
     """
     if len(train.classes) < 2:
-        raise DataError("the data has no classes to train a classifier on; compare by random_convolutions or pixels.")
+        raise DataError("the data has no classes to train a classifier on; compare by random_conv or pixels.")
     if found := shipped_for(test, recipe):
         return found
     known_by = identity.content(train)

@@ -14,12 +14,12 @@ from genimg_jax.metrics import features, intervals
 from genimg_jax.metrics.diversity import inception_score, vendi_score
 from genimg_jax.metrics.features import FeatureNetwork
 from genimg_jax.metrics.frechet import fewest, frechet_distance, frechet_replicates, moments
-from genimg_jax.metrics.pair_scores import OwnPairs, pair_scores
+from genimg_jax.metrics.pair_scores import SelfSimilarity, pair_scores
 from genimg_jax.metrics.sliced import sliced_distance
 from genimg_jax.metrics.specs import Measurement, MetricSpec, Scalar
 from genimg_jax.options import nearest
 
-FEATURES = ("pixels", "random_convolutions", "classifier")
+FEATURES = ("pixels", "random_conv", "classifier")
 BLOCKS = 20  # of the jackknife
 WIDEST = 2**13  # features that a covariance is made of: 0.5 GiB, of which there are several
 MOST_PIXELS = 2**20  # of the images that a feature network sees at once
@@ -30,12 +30,12 @@ KERNEL_COVERS = "approximate: 93 to 98 % in simulations"
 INCEPTION_COVERS = "approximate: 85 % in simulations with 2 images a class, 95 % with 10 or more"
 
 
-class Compared(NamedTuple):
+class Metrics(NamedTuple):
     """Measurements; where a measure of one set has a value for the reference too, that; and why others are missing."""
 
     metrics: dict[str, Measurement]
-    of_reference: dict[str, float]
-    left_out: dict[str, str]
+    reference_values: dict[str, float]
+    skipped: dict[str, str]
 
 
 def check(options: EvaluateOptions, generated: int, reference: int) -> list[str]:
@@ -103,14 +103,14 @@ def compare(
     name: str,
     ours: np.ndarray,
     theirs: np.ndarray,
-    pairs: OwnPairs,
+    pairs: SelfSimilarity,
     generated: ImageSet,
     reference: ImageSet,
     options: EvaluateOptions,
-) -> Compared:  # [N, D], [M, D]
+) -> Metrics:  # [N, D], [M, D]
     """All distances in the features of the network called `name` here: `frechet/pixels` and so on."""
     k, seed = options.neighbours, options.seed
-    found, left_out = {}, {}
+    found, skipped = {}, {}
 
     def add(metric: str, value: float, interval: intervals.Interval | None = None, **protocol: Scalar) -> None:
         stated = spec(metric, network, generated, reference, seed, protocol)
@@ -119,7 +119,7 @@ def compare(
 
     smallest, width = min(len(ours), len(theirs)), ours.shape[1]
     if width > WIDEST:
-        left_out |= dict.fromkeys(
+        skipped |= dict.fromkeys(
             (f"frechet/{name}", f"frechet_corrected/{name}"), f"{width} features are more than {WIDEST}"
         )
     elif smallest >= fewest(width, BLOCKS):
@@ -130,7 +130,7 @@ def compare(
         add("frechet_corrected", interval.estimate, interval, **protocol)
     else:
         add("frechet", frechet_distance(moments(ours, "generated"), moments(theirs, "reference")))
-        left_out[f"frechet_corrected/{name}"] = (
+        skipped[f"frechet_corrected/{name}"] = (
             f"{width} features need more than {fewest(width, BLOCKS) - 1} images on either side for an interval, and "
             f"one has {smallest}"
         )
@@ -139,17 +139,17 @@ def compare(
     add("kernel", kernel.estimate, interval, kernel="(x.y / D + 1)^3", pairs="all", level=0.95, covers=KERNEL_COVERS)
     for metric in ("precision", "recall", "density", "coverage"):
         add(metric, getattr(scores, metric), k=k, ties=options.ties)
-    vendi, of_reference = f"vendi/{name}", {}
+    vendi, reference_values = f"vendi/{name}", {}
     varied = [np.linalg.norm(one, axis=1).all() for one in (ours, theirs)]
     if varied[0]:
         add("vendi", vendi_score(ours), similarity="cosine")
     else:
-        left_out[vendi] = "the features of an image are all 0, and have no direction"
+        skipped[vendi] = "the features of an image are all 0, and have no direction"
     if all(varied):
-        of_reference[vendi] = vendi_score(theirs)
+        reference_values[vendi] = vendi_score(theirs)
     sliced = sliced_distance(ours, theirs, DIRECTIONS, seed)
     add("sliced", sliced.estimate, directions=DIRECTIONS)
-    return Compared(found, of_reference, left_out)
+    return Metrics(found, reference_values, skipped)
 
 
 def score(
@@ -159,7 +159,7 @@ def score(
     theirs: np.ndarray,
     generated: ImageSet,
     options: EvaluateOptions,
-) -> Compared:  # [N, K], [M, K]
+) -> Metrics:  # [N, K], [M, K]
     """The formula of the Inception score over logits of the network called `name` here."""
     found, of_data = (inception_score(scipy.special.softmax(x.astype(np.float64), axis=1)) for x in (ours, theirs))
     interval = intervals.normal(found.information + found.bias, found.standard_error)
@@ -167,8 +167,8 @@ def score(
     stated = spec("inception_score", network, generated, None, options.seed, protocol)
     low, high = np.exp([interval.low, interval.high])
     name = f"inception_score/{name}"
-    return Compared({name: Measurement(found.score, stated, float(low), float(high))}, {name: of_data.score}, {})
+    return Metrics({name: Measurement(found.score, stated, float(low), float(high))}, {name: of_data.score}, {})
 
 
-def union(parts: Sequence[Compared]) -> Compared:
-    return Compared(*({k: v for part in parts for k, v in part[i].items()} for i in range(3)))
+def union(parts: Sequence[Metrics]) -> Metrics:
+    return Metrics(*({k: v for part in parts for k, v in part[i].items()} for i in range(3)))

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from genimg_jax import data, files
-from genimg_jax.engine import config_files, restored, tasks
+from genimg_jax.engine import config_files, restore, tasks
 from genimg_jax.engine.images import to_uint8
 from genimg_jax.errors import ConfigError, DataError
 from genimg_jax.evaluation import named_sources
@@ -69,7 +69,7 @@ def images_of(place: str, count: int, seed: int, options: data.Options) -> np.nd
     """`count` samples of a run directory, or so many images of a source, drawn at random where it has more."""
     workdir = pathlib.Path(absolute(place))
     if (workdir / "config.json").is_file():
-        opened = restored.open_run(workdir, config_files.of_run(workdir), "best")
+        opened = restore.open_run(workdir, config_files.of_run(workdir), "best")
         return to_uint8(tasks.sample(opened.program, opened.weights, count, seed))
     source = named_sources.open_named(named_sources.named(place, options, "--sets"), "--sets")
     chosen = np.sort(np.random.default_rng(seed).permutation(source.size)[:count])

@@ -49,12 +49,14 @@ def measure(
     logs = {name: value.astype(np.float64) for name, value in values.items()}
     negative, stated, error = -logs["log_prob"], protocol(program), 0.0
     if "log_prob_at_half" in logs:
-        change, name = logs["log_prob"] - logs["log_prob_at_half"], CHANGES[program.family.bound]
-        if program.family.bound == "estimate":  # errors of images may cancel at half the steps and not at all of them
+        change, name = logs["log_prob"] - logs["log_prob_at_half"], CHANGES[program.family.likelihood_kind]
+        if (
+            program.family.likelihood_kind == "estimate"
+        ):  # errors of images may cancel at half the steps and not at all of them
             change = np.abs(change)
             error = float(change.mean())
         found[name] = _measurement(name, change, source, options, stated)
-    codes = program.family.likelihood_of
+    codes = program.family.likelihood_spec
     nats_a_bit = math.prod((codes or program.spec).image_shape) * math.log(2)
     for name, unit in ((NATS, 1.0), (BITS_A_CODE if codes else BITS, nats_a_bit)):
         found[name] = _measurement(name, negative / unit, source, options, stated, error / unit)
@@ -88,12 +90,12 @@ def protocol(program: Program) -> dict[str, Scalar]:
     """What a reader of the likelihood must know of the model's side of it, or why there is none."""
     if program.family.log_prob is None:
         return dict(program.family.protocol)
-    stated: dict[str, Scalar] = {"log-likelihood": KINDS[program.family.bound], **program.family.protocol}
+    stated: dict[str, Scalar] = {"log-likelihood": KINDS[program.family.likelihood_kind], **program.family.protocol}
     if program.family.conditions:
         stated["given"] = ", ".join(GIVEN.get(name, name) for name in program.family.conditions)
     if program.family.log_prob_at_half:
-        stated.update([MEANINGS[program.family.bound]])
-    if codes := program.family.likelihood_of:
+        stated.update([MEANINGS[program.family.likelihood_kind]])
+    if codes := program.family.likelihood_spec:
         height, width, channels = codes.image_shape
         stated["of"] = f"{height}x{width}x{channels} codes of {codes.levels} values, not of pixels"
     return stated

@@ -7,7 +7,7 @@ import re
 from typing import NamedTuple
 
 from genimg_jax import data
-from genimg_jax.data import Source, opening
+from genimg_jax.data import Source
 from genimg_jax.data.folder import ARCHIVE
 from genimg_jax.engine import config as configs
 from genimg_jax.engine import config_files
@@ -57,7 +57,7 @@ def named(text: str, options: data.Options, flag: str, split: str = "test") -> N
         path = versions[0].parent
     source = "tfds" if (path / PREPARED).is_file() else "folder" if path.is_dir() else "npz"
     options = dataclasses.replace(options, source=source, name="", path=str(path))
-    splits = _said_of(flag, lambda: list(opening.KINDS[options.source](options).splits))
+    splits = _said_of(flag, lambda: list(KINDS[options.source](options).splits))
     if not said and split not in splits:
         if split == "train" or len(splits) > 1:
             raise ConfigError(f"{flag} {text} has no split {split}; name one as {text}:SPLIT, of {', '.join(splits)}.")

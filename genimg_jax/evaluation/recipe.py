@@ -120,10 +120,10 @@ def _program(recipe: Recipe, classes: int, levels: int) -> _Program:
     def step(state: core.TrainState, raw: core.Batch) -> tuple[core.TrainState, jax.Array]:
         key = core.stream(recipe.seed, "augment", state.step)
         batch = transforms.prepare(raw, key, data.Options(), levels, True)
-        batch["image"] = augmented(recipe, batch["image"], core.item_keys(key, batch["index"]))
+        batch["image"] = augmented(recipe, batch["image"], core.per_example_keys(key, batch["index"]))
 
         def loss(params: core.Tree, part: core.Batch, key: jax.Array):
-            variables = {"params": params, **state.extra}
+            variables = {"params": params, **state.model_state}
             (_, logits), changed = network.apply(variables, part["image"], True, mutable=["batch_stats"])
             value = optax.softmax_cross_entropy_with_integer_labels(logits, part["label"]).mean()
             return value, ({"loss": value}, changed)
@@ -153,7 +153,7 @@ def fit(examples: Examples, recipe: Recipe, description: str) -> dict[str, np.nd
             bar.update()
             if step % 50 == 49:
                 bar.set_postfix_str(f"loss {float(loss):.4f}")
-    variables = jax.device_get({"params": state.params[GROUP], **state.extra})
+    variables = jax.device_get({"params": state.params[GROUP], **state.model_state})
     return {name: x.astype(np.float16) if x.ndim > 1 else x for name, x in flatten_dict(variables, sep="/").items()}
 
 

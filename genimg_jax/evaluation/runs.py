@@ -13,7 +13,7 @@ import numpy as np
 
 from genimg_jax import core, files
 from genimg_jax.data import Part, Source, identity, open_source, splits
-from genimg_jax.engine import config_files, restored, run, tasks
+from genimg_jax.engine import config_files, restore, run, tasks
 from genimg_jax.engine.config import TrainOptions
 from genimg_jax.engine.program import Program
 from genimg_jax.errors import ConfigError, DataError, ResourceError
@@ -23,12 +23,12 @@ from genimg_jax.evaluation.labels import labelled, to_ask
 from genimg_jax.evaluation.results import EVALUATED, Report
 from genimg_jax.evaluation.suite import Comparison
 from genimg_jax.metrics.specs import Measurement, MetricSpec, Scalar
-from genimg_jax.options import nearest, untrained
+from genimg_jax.options import inference_only, nearest
 
 SUITES = ("likelihood", "full")
 
 
-class Opened(NamedTuple):
+class RunContext(NamedTuple):
     """A run's program and what its checkpoints are evaluated on."""
 
     workdir: pathlib.Path
@@ -69,8 +69,8 @@ def evaluate_checkpoints(
     """The report of every checkpoint that a run has, by step."""
     opened, _, _ = _open(workdir, values, "last", which, averaged, part)
     reports = {}
-    for step in restored.steps(opened.workdir, opened.program.config):
-        weights, _ = restored.load(opened.workdir, opened.program, str(step), averaged)
+    for step in restore.steps(opened.workdir, opened.program.config):
+        weights, _ = restore.load(opened.workdir, opened.program, str(step), averaged)
         reports[step] = _evaluate(opened, weights, step, str(step))
     return reports
 
@@ -82,12 +82,12 @@ def _open(
     which: str,
     averaged: bool,
     part: Part,
-) -> tuple[Opened, core.Weights, int]:
+) -> tuple[RunContext, core.Weights, int]:
     workdir = pathlib.Path(workdir)
     if which not in SUITES:
         raise ConfigError(f"there is no suite {which!r}{nearest(which, SUITES)} There are {', '.join(SUITES)}.")
     values = config_files.of_run(workdir) if values is None else values
-    program, weights, step, dataset = restored.open_run(workdir, values, checkpoint, averaged)
+    program, weights, step, dataset = restore.open_run(workdir, values, checkpoint, averaged)
     read, options = image_sets.bounded(program.config.data), program.config.evaluate
     source = open_source(read, part)
     if "label" in program.family.conditions and (renamed := identity.other_classes(dataset, source)):
@@ -100,7 +100,7 @@ def _open(
                 f"training data cannot be read as it was ({changed}); train it anew."
             )
     if which != "full":
-        return Opened(workdir, program, part, source, averaged, None), weights, step
+        return RunContext(workdir, program, part, source, averaged, None), weights, step
     if program.family.sample is None:
         raise ConfigError(
             f"{program.config.family} cannot sample, and the suite 'full' compares samples; take 'likelihood', or "
@@ -111,15 +111,15 @@ def _open(
     train = image_sets.of_source(trained_on, read, trained_on.split, image_sets.TRAIN)
     classifier = classes.classifier_of(trained_on, source, options, suite.cache())
     comparison = suite.prepare(options, read, reference, train, classifier, options.samples or source.size)
-    return Opened(workdir, program, part, source, averaged, comparison), weights, step
+    return RunContext(workdir, program, part, source, averaged, comparison), weights, step
 
 
-def _place(opened: Opened, checkpoint: str) -> pathlib.Path:
+def _place(opened: RunContext, checkpoint: str) -> pathlib.Path:
     ending = "-full" * bool(opened.comparison) + "-validation" * (opened.part == Part.VALIDATION)
     return opened.workdir / "evaluation" / f"{checkpoint}{ending}.json"
 
 
-def _evaluate(opened: Opened, weights: core.Weights, step: int, checkpoint: str) -> Report:
+def _evaluate(opened: RunContext, weights: core.Weights, step: int, checkpoint: str) -> Report:
     program, source, comparison = opened.program, opened.source, opened.comparison
     read = program.config.data
     problem = likelihood.other_images(program, source) if comparison else ""
@@ -143,7 +143,7 @@ def _evaluate(opened: Opened, weights: core.Weights, step: int, checkpoint: str)
         },
     }
     report["selection"] = _selection(opened, step, checkpoint, report["protocol"]["data"])
-    found = suite.Found(measured)
+    found = suite.SuiteResult(measured)
     if comparison:
         made, rate = _sample(opened, weights)
         # What came after the checkpoint is not its doing.
@@ -151,7 +151,7 @@ def _evaluate(opened: Opened, weights: core.Weights, step: int, checkpoint: str)
         found = suite.measure(comparison, made, lines, asdict(program.config.model))
         facts = {"images_a_second": rate, **_facts(opened, step, lines)}
         missing = {"held-out loss and likelihood": problem} if problem else {}
-        found = found._replace(metrics=measured | found.metrics | facts, left_out=missing | found.left_out)
+        found = found._replace(metrics=measured | found.metrics | facts, skipped=missing | found.skipped)
         report["samples"] = len(made.images)
         report["protocol"] |= {"classes asked for": made.asked} if made.asked else {}
     report["trained_on"] = marks.trained_on(program.family.objective, found.metrics)
@@ -160,7 +160,7 @@ def _evaluate(opened: Opened, weights: core.Weights, step: int, checkpoint: str)
     return suite.write(_place(opened, checkpoint), report, found)
 
 
-def _selection(opened: Opened, step: int, checkpoint: str, images: str) -> dict[str, Any]:
+def _selection(opened: RunContext, step: int, checkpoint: str, images: str) -> dict[str, Any]:
     """Among how many candidates this one was chosen, and on which split.
 
     The candidates are checkpoints, where 'best' was asked for. `evaluated` counts the different settings of this run
@@ -170,7 +170,7 @@ def _selection(opened: Opened, step: int, checkpoint: str, images: str) -> dict[
     setting = {
         "step": step,
         "averaged": opened.averaged,
-        "model": {name: getattr(config.model, name) for name in untrained(type(config.model))},
+        "model": {name: getattr(config.model, name) for name in inference_only(type(config.model))},
     }
     digest = files.digest(json.dumps(setting, sort_keys=True), 12)
     try:
@@ -197,7 +197,7 @@ def _saved(step: int, train: TrainOptions) -> bool:
     return step % train.checkpoint_every == 0 or step == train.steps
 
 
-def _sample(opened: Opened, weights: core.Weights) -> tuple[ImageSet, Measurement]:
+def _sample(opened: RunContext, weights: core.Weights) -> tuple[ImageSet, Measurement]:
     """The run's images, of classes in the shares of the held-out ones, and how many it makes a second once the sampler
     is compiled."""
     program, comparison = opened.program, opened.comparison
@@ -229,7 +229,7 @@ def _sample(opened: Opened, weights: core.Weights) -> tuple[ImageSet, Measuremen
     return images, _fact("images_a_second", count / seconds, machine)
 
 
-def _facts(opened: Opened, step: int, lines: Sequence[Mapping[str, Any]]) -> dict[str, Measurement]:
+def _facts(opened: RunContext, step: int, lines: Sequence[Mapping[str, Any]]) -> dict[str, Measurement]:
     """What it took to train up to a step, by the lines of metrics.jsonl till then; minutes without evaluations and
     checkpoints."""
     manifest = run.read_json(opened.workdir, "manifest.json")

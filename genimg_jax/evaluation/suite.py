@@ -14,18 +14,18 @@ from genimg_jax.engine.config import EvaluateOptions
 from genimg_jax.errors import ConfigError, ResourceError
 from genimg_jax.evaluation import attributes, audit, classes, distances, results
 from genimg_jax.evaluation.classifiers import Classifier
-from genimg_jax.evaluation.distances import Compared
+from genimg_jax.evaluation.distances import Metrics
 from genimg_jax.evaluation.image_sets import ImageSet
 from genimg_jax.evaluation.results import Report
 from genimg_jax.metrics import collapse, features, memorisation
 from genimg_jax.metrics.collapse import Verdict
 from genimg_jax.metrics.features import FeatureNetwork
-from genimg_jax.metrics.memorisation import Audit, Uncopied
-from genimg_jax.metrics.pair_scores import OwnPairs, own_pairs
+from genimg_jax.metrics.memorisation import Audit, NullDistances
+from genimg_jax.metrics.pair_scores import SelfSimilarity, self_similarity
 from genimg_jax.metrics.specs import Measurement
 
 MOST_BYTES = 3 * 2**29  # of the pixels of all sets as floats: more are not compared by them
-PIXELS, RANDOM, CLASSIFIER, INCEPTION = "pixels", "random_convolutions", "classifier", "inception"
+PIXELS, RANDOM, CLASSIFIER, INCEPTION = "pixels", "random_conv", "classifier", "inception"
 
 
 class Comparison(NamedTuple):
@@ -46,27 +46,27 @@ class Comparison(NamedTuple):
     more."""
     logits: dict[str, FeatureNetwork]
     """What the formula of the Inception score is computed over."""
-    left_out: dict[str, str]
+    skipped: dict[str, str]
     reference_features: Mapping[str, np.ndarray] = {}
     """f32[M, D] by short name, of all `networks`."""
-    reference_pairs: Mapping[str, OwnPairs] = {}
+    reference_pairs: Mapping[str, SelfSimilarity] = {}
     """Of `measured`"""
     reference_logits: Mapping[str, np.ndarray] = {}
     independent_features: Mapping[str, np.ndarray] = {}
     """f32[collapse.JUDGED, D] of `audit.independent_pixels`, of `audited`"""
     train_features: Mapping[str, np.ndarray] = {}
     """Of `audited`, where the training images are known"""
-    uncopied: Mapping[str, Uncopied] = {}
+    null_distances: Mapping[str, NullDistances] = {}
     """Of the same"""
 
 
-class Found(NamedTuple):
+class SuiteResult(NamedTuple):
     """All that was found about one set of images, or one run."""
 
     metrics: Mapping[str, Measurement]
-    of_reference: Mapping[str, float] = {}
+    reference_values: Mapping[str, float] = {}
     """What the reference's own images score, where a metric is of one set alone."""
-    left_out: Mapping[str, str] = {}
+    skipped: Mapping[str, str] = {}
     """What could not be measured, and why."""
     verdict: Verdict | None = None
     memorisation: Mapping[str, Any] = {}
@@ -95,21 +95,21 @@ def prepare(
     """For `count` generated images. `train` and `classifier` are None where there are no training images, or no labels:
     what needs them is left out, by name. Raises `ConfigError` where nothing else was asked for."""
     chosen = distances.check(options, count, len(reference.images))
-    left_out = {} if train else {"memorisation": "the training images are not known"}
+    skipped = {} if train else {"memorisation": "the training images are not known"}
     networks, logits = {PIXELS: features.pixels}, {}
     if classifier:
         networks[CLASSIFIER], logits[CLASSIFIER] = classifier.features, classifier.logits
     else:
-        left_out["what a classifier reads"] = reason = classes.why_none(train, reference, options)
+        skipped["what a classifier reads"] = reason = classes.why_none(train, reference, options)
     if options.inception:
         networks[INCEPTION], logits[INCEPTION] = distances.inception(options)
         chosen = [*chosen, INCEPTION]
     shape = reference.images.shape[1:]
-    networks[RANDOM] = features.random_convolutions(shape)
+    networks[RANDOM] = features.random_conv(shape)
     audited = tuple(networks)[:2]
     needed = 4 * math.prod(shape) * (count + len(reference.images) + (len(train.images) if train else 0))
     if needed > MOST_BYTES:
-        left_out[PIXELS] = reason = f"the pixels of all images take {needed / 2**30:,.1f} GiB as numbers"
+        skipped[PIXELS] = reason = f"the pixels of all images take {needed / 2**30:,.1f} GiB as numbers"
         del networks[PIXELS]
         audited = audited[1:]
     networks = {name: network for name, network in networks.items() if name in chosen or name in audited}
@@ -117,24 +117,26 @@ def prepare(
     if not measured:
         raise ConfigError(f"config.evaluate.features is {options.features}, and there is none: {reason}; add another.")
     return _extract(
-        Comparison(options, read, reference, train, classifier, networks, measured, audited, logits, left_out)
+        Comparison(options, read, reference, train, classifier, networks, measured, audited, logits, skipped)
     )
 
 
 def _extract(comparison: Comparison) -> Comparison:
     """The comparison with the features of its own images."""
     options, reference, networks = comparison.options, comparison.reference, comparison.networks
-    reference_features, reference_logits, trained, uncopied, pairs = {}, {}, {}, {}, {}
+    reference_features, reference_logits, trained, null_distances, pairs = {}, {}, {}, {}, {}
     with progress.bar("reference", total=len(networks) + len(comparison.logits), unit="part") as bar:
         independent = audit.independent_pixels(reference, collapse.JUDGED, options.seed)
         independent = {name: distances.extract(networks[name], independent) for name in comparison.audited}
         for name, network in networks.items():
             reference_features[name] = distances.extract(network, reference)
             if name in comparison.measured:
-                pairs[name] = own_pairs(reference_features[name], options.neighbours)
+                pairs[name] = self_similarity(reference_features[name], options.neighbours)
             if comparison.train is not None and name in comparison.audited:
                 trained[name] = distances.extract(network, comparison.train)
-                uncopied[name] = memorisation.uncopied(trained[name], reference_features[name], options.seed)
+                null_distances[name] = memorisation.null_distances(
+                    trained[name], reference_features[name], options.seed
+                )
             bar.update()
         for name, network in comparison.logits.items():
             reference_logits[name] = distances.extract(network, reference)
@@ -145,7 +147,7 @@ def _extract(comparison: Comparison) -> Comparison:
         reference_logits=reference_logits,
         independent_features=independent,
         train_features=trained,
-        uncopied=uncopied,
+        null_distances=null_distances,
     )
 
 
@@ -154,7 +156,7 @@ def measure(
     generated: ImageSet,
     history: Sequence[Mapping[str, Any]] = (),
     model: Mapping[str, Any] | None = None,
-) -> Found:
+) -> SuiteResult:
     """`history` holds the lines of a run's metrics.jsonl and `model` the options of its model, where a run made the
     images."""
     options, reference, classifier = comparison.options, comparison.reference, comparison.classifier
@@ -171,7 +173,7 @@ def measure(
             if name in comparison.audited:
                 both[name] = ours, theirs, comparison.independent_features[name]
             if name in comparison.train_features:
-                trained, others = comparison.train_features[name], comparison.uncopied[name]
+                trained, others = comparison.train_features[name], comparison.null_distances[name]
                 found = memorisation.audit(ours, trained, theirs, options.seed, others=others)
                 parts.append(_audited(found, network, name, comparison, generated))
                 memory[name] = audit.record(found)
@@ -192,10 +194,10 @@ def measure(
     if comparison.data.source == "shapes":
         parts.append(attributes.measure(generated, reference, options.seed))
     all_parts = distances.union(parts)
-    return Found(
+    return SuiteResult(
         metrics=all_parts.metrics,
-        of_reference=all_parts.of_reference,
-        left_out=comparison.left_out | all_parts.left_out,
+        reference_values=all_parts.reference_values,
+        skipped=comparison.skipped | all_parts.skipped,
         verdict=audit.verdict(generated, both, seen, history, model or {}, options.seed),
         memorisation=memory,
         classes=read,
@@ -203,7 +205,7 @@ def measure(
     )
 
 
-def _audited(found: Audit, network: FeatureNetwork, name: str, comparison: Comparison, generated: ImageSet) -> Compared:
+def _audited(found: Audit, network: FeatureNetwork, name: str, comparison: Comparison, generated: ImageSet) -> Metrics:
     def measured(metric: str, value: float) -> Measurement:
         stated = audit.protocol(comparison.train)
         seed = comparison.options.seed
@@ -211,21 +213,21 @@ def _audited(found: Audit, network: FeatureNetwork, name: str, comparison: Compa
 
     metrics = {"copies": found.copies.rate, "data_copying": found.data_copying}
     named = {f"{metric}/{name}": measured(metric, value) for metric, value in metrics.items()}
-    return Compared(named, {f"copies/{name}": found.copies.null_rate}, {})
+    return Metrics(named, {f"copies/{name}": found.copies.null_rate}, {})
 
 
-def write(path: pathlib.Path, about: Mapping[str, Any], found: Found) -> Report:
+def write(path: pathlib.Path, about: Mapping[str, Any], found: SuiteResult) -> Report:
     """Writes and returns the report: `about`, and what was found; pictures and archives beside it, by its name and
     theirs. Raises `ResourceError` where they cannot be written."""
     verdict = found.verdict
     report = {
         **about,
         "metrics": {name: results.metric(measurement) for name, measurement in found.metrics.items()},
-        "of_reference": found.of_reference,
+        "of_reference": found.reference_values,
         "verdict": verdict and {"status": verdict.status, "findings": [f._asdict() for f in verdict.findings]},
         "memorisation": found.memorisation,
         "classes": found.classes,
-        "left_out": found.left_out,
+        "left_out": found.skipped,
         "files": [
             path.name,
             *(f"{path.stem}-{name}.png" for name in found.pictures),

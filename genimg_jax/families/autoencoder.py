@@ -63,12 +63,12 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
 
     def train_step(state, batch, key):
         def loss(params, part, key):
-            seen = corrupted(part["image"], core.item_keys(key, part["index"]))
+            seen = corrupted(part["image"], core.per_example_keys(key, part["index"]))
             value = loss_from(params, seen, part["image"]).mean()
             return value, {"loss": value}
 
         codes = codes_of(core.weights(state).params["model"], batch["image"])
-        latest = jnp.concatenate([codes, state.extra["codes"]])[: options.bank]
+        latest = jnp.concatenate([codes, state.model_state["codes"]])[: options.bank]
         # The first batch fills the bank, so that every row of it is always a code.
         latest = jnp.where(state.step == 0, jnp.resize(codes, latest.shape), latest)
         keep = {"codes": latest}
@@ -78,7 +78,7 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
     def evaluate(weights, batch, key):
         """`loss` from the corrupted image, as in training, and `reconstruction` from the image itself."""
         params, image = weights.params["model"], batch["image"]
-        seen = corrupted(image, core.item_keys(key, batch["index"]))
+        seen = corrupted(image, core.per_example_keys(key, batch["index"]))
         return {"loss": loss_from(params, seen, image), "reconstruction": loss_from(params, image, image)}
 
     def encode(weights, batch, key):  # [B, H, W, C] -> [B, 1, 1, Z]
@@ -88,7 +88,7 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         return jnp.tanh(outputs(weights.params["model"], codes.reshape(-1, options.latent)) / 2)
 
     def prior(weights, keys):  # -> [B, 1, 1, Z]
-        mixture = gaussian_mixture.fit(weights.extra["codes"], options.components)
+        mixture = gaussian_mixture.fit(weights.model_state["codes"], options.components)
         return gaussian_mixture.sample(mixture, keys)[:, None, None]
 
     def sample(weights, keys, condition):

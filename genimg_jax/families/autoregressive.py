@@ -12,7 +12,7 @@ from genimg_jax.samplers import ancestral
 def autoregressive(
     init: Callable[[jax.Array, core.Batch], core.Tree],
     log_mass: Callable[[core.Tree, core.Batch], jax.Array],
-    fill: Callable[..., tuple[jax.Array, jax.Array]],
+    decode: Callable[..., tuple[jax.Array, jax.Array]],
     spec: core.Spec,
     optimizers: Mapping[str, core.Optimizer],
     classes: int,
@@ -49,13 +49,13 @@ def autoregressive(
 
     def sample(weights, keys, condition):
         nothing = jnp.zeros((keys.shape[0], *spec.image_shape))
-        return fill(weights.params["model"], nothing, jnp.zeros(nothing.shape[:3], bool), keys, condition)[0]
+        return decode(weights.params["model"], nothing, jnp.zeros(nothing.shape[:3], bool), keys, condition)[0]
 
-    def complete(weights, image, mask, keys, condition):
+    def inpaint(weights, image, mask, keys, condition):
         """Exact where no known pixel follows an unknown one in the model's order; else see `ancestral.resample`."""
 
         def one(keys, image, mask, condition):
-            return fill(weights.params["model"], image, mask, keys, condition)
+            return decode(weights.params["model"], image, mask, keys, condition)
 
         return ancestral.resample(one, candidates, keys, image, mask, condition)
 
@@ -67,7 +67,7 @@ def autoregressive(
         sample=sample,
         conditions=("label",) if classes else (),
         log_prob=log_prob,
-        bound="exact",
-        complete=complete,
-        completion=f"ancestral in {order} order; {ancestral.completion_protocol(candidates)}",
+        likelihood_kind="exact",
+        inpaint=inpaint,
+        inpaint_method=f"ancestral in {order} order; {ancestral.inpainting_protocol(candidates)}",
     )

@@ -17,9 +17,9 @@ from genimg_jax import core
 from genimg_jax.errors import ConfigError
 from genimg_jax.networks import backbone
 from genimg_jax.objectives.couplings import Coupling, independent_coupling
-from genimg_jax.objectives.paths import Path, noise_level
+from genimg_jax.objectives.interpolants import Interpolant, noise_level
 from genimg_jax.objectives.weightings import independent, stratified
-from genimg_jax.options import bounded, on
+from genimg_jax.options import bounded, is_enabled
 from genimg_jax.samplers import ode
 from genimg_jax.samplers.likelihood import adaptive_log_density, log_density, rademacher
 
@@ -33,15 +33,27 @@ class Options(backbone.Options):
     """The options that these families share; each adds its own."""
 
     conditional: bool = False  # condition on the class
-    label_dropout: float = bounded(0.1, 0.0, 1.0, switch=True)  # share of images whose class is hidden, for guidance
+    label_dropout: float = bounded(
+        0.1, 0.0, 1.0, structural=True
+    )  # share of images whose class is hidden, for guidance
     dequantize: bool = False  # train on images with uniform noise as wide as a level, of which `log_prob` is a density
-    data_std: float = bounded(0.5, 1e-3)  # standard deviation of pixels, which inputs (and EDM's targets) are scaled by
-    least: float = bounded(0.002, 1e-5, static=True)  # lowest noise level of likelihoods and of most samplers' grids
-    greatest: float = bounded(80.0, 1.0, static=True)  # noise level that sampling starts from
-    evaluate_times: int = bounded(8, 1, trained=False)  # noise levels at which `evaluate` measures each image
-    likelihood_steps: int = bounded(32, 2, trained=False)  # of the ODE of `log_prob`, or the noise levels of a bound
-    likelihood_tolerance: float = bounded(0.0, 0.0, static=True, trained=False)  # of adaptive steps; 0: fixed ones
-    likelihood_probes: int = bounded(4, 0, trained=False)  # random directions for `log_prob`'s trace; 0: the exact one
+    sigma_data: float = bounded(
+        0.5, 1e-3
+    )  # standard deviation of pixels, which inputs (and EDM's targets) are scaled by
+    sigma_min: float = bounded(
+        0.002, 1e-5, static=True
+    )  # lowest noise level of likelihoods and of most samplers' grids
+    sigma_max: float = bounded(80.0, 1.0, static=True)  # noise level that sampling starts from
+    evaluate_times: int = bounded(8, 1, inference_only=True)  # noise levels at which `evaluate` measures each image
+    likelihood_steps: int = bounded(
+        32, 2, inference_only=True
+    )  # of the ODE of `log_prob`, or the noise levels of a bound
+    likelihood_tolerance: float = bounded(
+        0.0, 0.0, static=True, inference_only=True
+    )  # of adaptive steps; 0: fixed ones
+    likelihood_probes: int = bounded(
+        4, 0, inference_only=True
+    )  # random directions for `log_prob`'s trace; 0: the exact one
 
 
 class Model(NamedTuple):
@@ -59,7 +71,7 @@ class Model(NamedTuple):
     """(parameters, label) -> the denoiser of `denoise`."""
     from_noise: Callable[[core.Tree, jax.Array | None, jax.Array, jax.Array], jax.Array]
     """(parameters, label, standard normal noise f32[B, H, W, C], keys[B]) -> images f32[B, H, W, C], not clipped."""
-    path: Callable[[core.Tree], Path]
+    interpolant: Callable[[core.Tree], Interpolant]
     to_noise: Callable[[core.Tree, jax.Array | None, jax.Array], jax.Array] | None = None
     """(parameters, label, images) -> the noise that they are made from."""
     stochastic: bool = False  # whether `from_noise` draws further noise
@@ -72,17 +84,17 @@ def check_guidance(options: Options, guidance: float, classes: int, needed: str 
     """Raises `ConfigError` unless the network learns images both with their class and without."""
     if not classes:
         raise ConfigError(f"model.guidance is {guidance:g}, but there is nothing to be guided by; set {needed}.")
-    if not on(options.label_dropout):
+    if not is_enabled(options.label_dropout):
         raise ConfigError(
             f"model.guidance is {guidance:g}, but with model.label_dropout=0 the network learns no images without a "
             "class, which guidance is away from; set it to 0.1, say."
         )
 
 
-def level_range(options: Options, path: Path) -> tuple[jax.Array, jax.Array]:
+def level_range(options: Options, interpolant: Interpolant) -> tuple[jax.Array, jax.Array]:
     """The least and greatest noise level of the options, or of the path where that is narrower."""  # -> f32[], f32[]
-    first, last = noise_level(path, jnp.asarray(path.bounds))
-    return jnp.maximum(options.least, first), jnp.minimum(options.greatest, last)
+    first, last = noise_level(interpolant, jnp.asarray(interpolant.bounds))
+    return jnp.maximum(options.sigma_min, first), jnp.minimum(options.sigma_max, last)
 
 
 def family(
@@ -96,8 +108,10 @@ def family(
     Samples are clipped to [-1, 1], but for images of real numbers, which have no `log_prob`: theirs would be a density.
     `log_prob` is of the image given its class, where there is one.
     """
-    if options.least >= options.greatest:
-        raise ConfigError(f"model.least is {options.least:g}, which is not below model.greatest={options.greatest:g}.")
+    if options.sigma_min >= options.sigma_max:
+        raise ConfigError(
+            f"model.sigma_min is {options.sigma_min:g}, which is not below model.sigma_max={options.sigma_max:g}."
+        )
     if options.dequantize and not spec.levels:
         raise ConfigError("model.dequantize is for images of levels, and these are of real numbers; set it to False.")
     classes, optimizer = core.classes(options.conditional, spec), optimizers["model"]
@@ -120,12 +134,12 @@ def family(
 
     def train_step(state, batch, key):
         times_key, key = jax.random.split(key)
-        keys = core.item_keys(key, batch["index"])
+        keys = core.per_example_keys(key, batch["index"])
         drawn = part(keys, batch, stratified(times_key, batch["index"]))
         drawn["noise"] = model.couple(drawn["image"], drawn["noise"], drawn["label"])
         if classes:
-            hidden = independent(core.fold_in(keys, 1)) < options.label_dropout
-            drawn["label"] = jnp.where(hidden, classes, batch["label"])
+            dropped = independent(core.fold_in(keys, 1)) < options.label_dropout
+            drawn["label"] = jnp.where(dropped, classes, batch["label"])
 
         def loss(params, part, _):
             objective, metrics = model.error(params, part)
@@ -136,7 +150,7 @@ def family(
 
     def measured(weights, batch, key, times):
         """Metrics, with every class shown, at one noise level in each of `times` equally likely ranges."""
-        keys = core.item_keys(key, batch["index"])
+        keys = core.per_example_keys(key, batch["index"])
 
         def measure(k):
             own = core.fold_in(keys, k)
@@ -163,7 +177,7 @@ def family(
         return from_noise(weights, draw_noise(weights, keys), batch, keys)
 
     def decode(weights, noise, batch):
-        unused = core.item_keys(jax.random.key(0), jnp.arange(len(noise)))
+        unused = core.per_example_keys(jax.random.key(0), jnp.arange(len(noise)))
         return from_noise(weights, noise, batch, unused)
 
     def encode(weights, batch, key):
@@ -178,12 +192,12 @@ def family(
 
     def estimate(steps, tolerance, weights, batch, key):
         """The log density at the image with uniform noise as wide as a level, times that width a value."""
-        params, keys = weights.params["model"], core.item_keys(key, batch["index"])
+        params, keys = weights.params["model"], core.per_example_keys(key, batch["index"])
         image, denoiser = dequantized(core.fold_in(keys, 0), batch["image"]), model.denoiser(params, label(batch))
         probes = None
         if options.likelihood_probes:
             probes = rademacher(core.fold_in(keys, 1), options.likelihood_probes, spec.image_shape)
-        ends = level_range(options, model.path(params))
+        ends = level_range(options, model.interpolant(params))
         if tolerance:
             found = adaptive_log_density(denoiser, image, *ends, probes, tolerance)
         else:
@@ -203,13 +217,13 @@ def family(
     if not spec.levels:
         return made
     if model.bounded:
-        return made._replace(log_prob=bound, bound="lower", protocol=_bound_protocol(options))
+        return made._replace(log_prob=bound, likelihood_kind="lower bound", protocol=_bound_protocol(options))
     steps, tolerance = options.likelihood_steps, options.likelihood_tolerance
     return made._replace(
         log_prob=functools.partial(estimate, steps, tolerance),
         # Steps twice as long make an error 2^5 times as great in each, which is what a tolerance is of.
         log_prob_at_half=functools.partial(estimate, steps // 2, 32 * tolerance) if tolerance or steps >= 4 else None,
-        bound="estimate",
+        likelihood_kind="estimate",
         protocol=_estimate_protocol(options),
     )
 
@@ -224,7 +238,7 @@ def _estimate_protocol(options: Options) -> dict[str, Any]:
     fixed, probes = f"{options.likelihood_steps} Runge-Kutta steps of order 4", options.likelihood_probes
     return {
         "solver": f"probability-flow ODE, {adaptive if options.likelihood_tolerance else fixed}",
-        "noise levels": f"{options.least} to {options.greatest}, or the path's where narrower",
+        "noise levels": f"{options.sigma_min} to {options.sigma_max}, or the path's where narrower",
         "guidance": "none",
         "trace": f"Hutchinson, {probes} random sign vectors an image: {UNBIASED}" if probes else "exact",
         "dequantisation": f"uniform, one draw an image: {UNBIASED}",

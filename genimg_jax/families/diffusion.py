@@ -1,8 +1,8 @@
 """Diffusion: EDM (Karras et al. 2022) by default; path, target, weighting and times are independent options.
 
-DDPM (Ho et al. 2020) is path=discrete, target=noise, weighting=uniform, times=discrete_times, solver=ancestral,
-grid=path_times, steps=1000; DDIM is solver=euler, which is its deterministic case. VDM
-(Kingma et al. 2021) is path=learned, target=noise, weighting=variational, times=uniform_times: the loss is then the
+DDPM (Ho et al. 2020) is noise_schedule=discrete, target=epsilon, weighting=uniform, times=discrete_times, solver=ancestral,
+sigma_schedule=schedule_times, steps=1000; DDIM is solver=euler, which is its deterministic case. VDM
+(Kingma et al. 2021) is noise_schedule=learned, target=epsilon, weighting=variational, times=uniform_times: the loss is then the
 variational bound in nats an image, and `log_prob` its negative; any path that preserves variance can have it.
 """
 
@@ -17,10 +17,10 @@ from genimg_jax.errors import ConfigError
 from genimg_jax.families import denoising, prediction
 from genimg_jax.families.denoising import CONTINUOUS_VALUED, GROUPS
 from genimg_jax.families.prediction import Regression
-from genimg_jax.objectives import paths, targets, weightings
-from genimg_jax.objectives.paths import Path
+from genimg_jax.objectives import interpolants, targets, weightings
+from genimg_jax.objectives.interpolants import Interpolant
 from genimg_jax.options import bounded, choice
-from genimg_jax.samplers import grids
+from genimg_jax.samplers import sigma_schedules
 
 __all__ = ["CONTINUOUS_VALUED", "GROUPS", "Options", "make"]
 
@@ -34,82 +34,90 @@ def first_log_snr(levels: int) -> float:
 
 
 # Each of the options, some of which they depend on.
-PATHS: dict[str, Callable[["Options", int], Path]] = {  # and on the number of levels
-    "variance_exploding": lambda options, levels: paths.variance_exploding(options.least, options.greatest),
-    "linear_beta": lambda options, levels: paths.linear_beta(),
-    "discrete": lambda options, levels: paths.discrete(),
-    "linear_log_snr": lambda options, levels: paths.linear_log_snr(first_log_snr(levels)),
-    "learned": lambda options, levels: paths.linear_log_snr(first_log_snr(levels)),  # at first
-    "cosine": lambda options, levels: paths.cosine(),
-    "rectified": lambda options, levels: paths.rectified(),
+NOISE_SCHEDULES: dict[str, Callable[["Options", int], Interpolant]] = {  # and on the number of levels
+    "variance_exploding": lambda options, levels: interpolants.variance_exploding(options.sigma_min, options.sigma_max),
+    "linear_beta": lambda options, levels: interpolants.linear_beta(),
+    "discrete": lambda options, levels: interpolants.discrete(),
+    "linear_log_snr": lambda options, levels: interpolants.linear_log_snr(first_log_snr(levels)),
+    "learned": lambda options, levels: interpolants.linear_log_snr(first_log_snr(levels)),  # at first
+    "cosine": lambda options, levels: interpolants.cosine(),
+    "rectified": lambda options, levels: interpolants.rectified(),
 }
 TARGETS: dict[str, Callable[["Options"], targets.Target]] = {
-    "edm": lambda options: targets.edm_target(options.data_std),
-    "image": lambda options: targets.image_target,
-    "noise": lambda options: targets.noise_target,
-    "angular_velocity": lambda options: targets.angular_velocity_target,
+    "edm": lambda options: targets.edm_target(options.sigma_data),
+    "x0": lambda options: targets.x0_target,
+    "epsilon": lambda options: targets.epsilon_target,
+    "v": lambda options: targets.v_target,
     "flow_velocity": lambda options: targets.flow_velocity_target,
 }
 WEIGHTINGS: dict[str, Callable[["Options"], weightings.Weighting]] = {
-    "edm": lambda options: weightings.edm(options.data_std),
+    "edm": lambda options: weightings.edm(options.sigma_data),
     "uniform": lambda options: weightings.uniform,
     "noise_error": lambda options: weightings.noise_error,
     "variational": lambda options: weightings.noise_error,  # what the bound is stated in
     "min_snr": lambda options: weightings.min_snr(),
 }
 TIMES: dict[str, Callable[["Options"], weightings.Times]] = {
-    "log_normal_levels": lambda options: weightings.log_normal_levels(options.times_mean, options.times_std),
-    "logit_normal_times": lambda options: weightings.logit_normal_times(options.times_mean, options.times_std),
+    "log_normal_levels": lambda options: weightings.log_normal_levels(options.P_mean, options.P_std),
+    "logit_normal_times": lambda options: weightings.logit_normal_times(options.P_mean, options.P_std),
     "uniform_times": lambda options: weightings.uniform_times,
     "cosine_times": lambda options: weightings.cosine_times,
-    "discrete_times": lambda options: weightings.discrete_times(len(paths.DDPM_BETAS)),
+    "discrete_times": lambda options: weightings.discrete_times(len(interpolants.DDPM_BETAS)),
 }
-GRIDS: dict[str, Callable[[Path], grids.Grid]] = {
-    "karras": lambda path: grids.karras(),
-    "linear": lambda path: grids.linear,
-    "cosine": lambda path: grids.cosine,
-    "log_uniform": lambda path: grids.log_uniform,
-    "path_times": lambda path: grids.spaced(
-        lambda level: path.time(-2 * jnp.log(level)), lambda t: paths.noise_level(path, t)
-    ),  # equal steps of the path's own time: with 1000 of them on path=discrete, its chain
+SIGMA_SCHEDULES: dict[str, Callable[[Interpolant], sigma_schedules.SigmaSchedule]] = {
+    "karras": lambda interpolant: sigma_schedules.karras(),
+    "linear": lambda interpolant: sigma_schedules.linear,
+    "cosine": lambda interpolant: sigma_schedules.cosine,
+    "log_uniform": lambda interpolant: sigma_schedules.log_uniform,
+    "schedule_times": lambda interpolant: sigma_schedules.spaced(
+        lambda level: interpolant.time(-2 * jnp.log(level)), lambda t: interpolants.noise_level(interpolant, t)
+    ),  # equal steps of the path's own time: with 1000 of them on noise_schedule=discrete, its chain
 }
 BOUNDED = ("linear_beta", "linear_log_snr", "learned")  # smooth paths between ends that keep the bound finite
 
 
 @dataclasses.dataclass(frozen=True)
 class Options(prediction.Options):
-    path: str = choice("variance_exploding", *PATHS)
+    noise_schedule: str = choice("variance_exploding", *NOISE_SCHEDULES)
     target: str = choice("edm", *TARGETS)  # what the network predicts
     weighting: str = choice("edm", *WEIGHTINGS)  # of the loss at each time
     times: str = choice("log_normal_levels", *TIMES)  # that training draws
-    times_mean: float = bounded(-1.2, -100.0)  # of the level's logarithm, or of the time's logit
-    times_std: float = bounded(1.2, 0.0)
-    grid: str = choice("karras", *GRIDS, trained=False)  # noise levels that the sampler visits
+    P_mean: float = bounded(-1.2, -100.0)  # of the level's logarithm, or of the time's logit
+    P_std: float = bounded(1.2, 0.0)
+    sigma_schedule: str = choice(
+        "karras", *SIGMA_SCHEDULES, inference_only=True
+    )  # noise levels that the sampler visits
 
 
 def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimizer]) -> core.Family:
     """The family with one parameter group, `model`. Raises `ConfigError` for a bound of what has none."""
     bound = options.weighting == "variational"
-    if bound and (options.path not in BOUNDED or options.times != "uniform_times" or options.dequantize):
+    if bound and (options.noise_schedule not in BOUNDED or options.times != "uniform_times" or options.dequantize):
         raise ConfigError(
-            f"model.weighting=variational needs model.path among {', '.join(BOUNDED)}, model.times=uniform_times and "
-            f"model.dequantize=False; found {options.path}, {options.times} and {options.dequantize}."
+            f"model.weighting=variational needs model.noise_schedule among {', '.join(BOUNDED)}, model.times=uniform_times and "
+            f"model.dequantize=False; found {options.noise_schedule}, {options.times} and {options.dequantize}."
         )
     if bound and not spec.levels:
         raise ConfigError("model.weighting=variational bounds probabilities, and these images are of real numbers.")
-    if options.path == "learned" and not bound:
-        raise ConfigError("model.path=learned is learned by its variational bound; set model.weighting=variational.")
-    if options.path == "learned" and optimizers["model"].compute_dtype != jnp.float32:
-        raise ConfigError("model.path=learned is a schedule of fine steps; set train.precision=float32.")
-    if options.times == "discrete_times" and options.path != "discrete":
-        raise ConfigError(f"model.times=discrete_times are those of model.path=discrete, and it is {options.path}.")
+    if options.noise_schedule == "learned" and not bound:
+        raise ConfigError(
+            "model.noise_schedule=learned is learned by its variational bound; set model.weighting=variational."
+        )
+    if options.noise_schedule == "learned" and optimizers["model"].compute_dtype != jnp.float32:
+        raise ConfigError("model.noise_schedule=learned is a schedule of fine steps; set train.precision=float32.")
+    if options.times == "discrete_times" and options.noise_schedule != "discrete":
+        raise ConfigError(
+            f"model.times=discrete_times are those of model.noise_schedule=discrete, and it is {options.noise_schedule}."
+        )
     regression = Regression(
-        PATHS[options.path](options, spec.levels),
+        NOISE_SCHEDULES[options.noise_schedule](options, spec.levels),
         TARGETS[options.target](options),
         WEIGHTINGS[options.weighting](options),
         TIMES[options.times](options),
-        lambda path: GRIDS[options.grid](path)(options.steps, *denoising.level_range(options, path)),
+        lambda interpolant: SIGMA_SCHEDULES[options.sigma_schedule](interpolant)(
+            options.steps, *denoising.level_range(options, interpolant)
+        ),
         bounded=bound,
-        learned=options.path == "learned",
+        learned=options.noise_schedule == "learned",
     )
     return denoising.family(options, spec, optimizers, prediction.model(options, spec, regression))

@@ -15,10 +15,10 @@ from genimg_jax import core
 from genimg_jax.families import denoising, prediction
 from genimg_jax.families.denoising import CONTINUOUS_VALUED, GROUPS
 from genimg_jax.families.prediction import SOLVERS, Regression
-from genimg_jax.objectives import paths, targets, weightings
+from genimg_jax.objectives import interpolants, targets, weightings
 from genimg_jax.objectives.couplings import independent_coupling, optimal_transport
 from genimg_jax.options import bounded, choice
-from genimg_jax.samplers import grids
+from genimg_jax.samplers import sigma_schedules
 
 __all__ = ["CONTINUOUS_VALUED", "GROUPS", "Options", "make"]
 
@@ -29,33 +29,33 @@ TIMES = ("uniform_times", "logit_normal_times")
 @dataclasses.dataclass(frozen=True)
 class Options(prediction.Options):
     # Heun's steps are straight in the noise level, and bad where they are long in it, as the first of these are.
-    solver: str = choice("euler", *SOLVERS, trained=False)
-    steps: int = bounded(32, 1, trained=False)  # of the solver, equally long in time
-    greatest: float = bounded(1000.0, 1.0, static=True)  # noise level that sampling starts from: nearly pure noise
+    solver: str = choice("euler", *SOLVERS, inference_only=True)
+    steps: int = bounded(32, 1, inference_only=True)  # of the solver, equally long in time
+    sigma_max: float = bounded(1000.0, 1.0, static=True)  # noise level that sampling starts from: nearly pure noise
     times: str = choice("uniform_times", *TIMES)  # that training draws
-    times_mean: float = bounded(0.0, -100.0)  # of the time's logit, for logit_normal_times
-    times_std: float = bounded(1.0, 0.0)
+    P_mean: float = bounded(0.0, -100.0)  # of the time's logit, for logit_normal_times
+    P_std: float = bounded(1.0, 0.0)
     coupling: str = choice("independent", *COUPLINGS)  # which noise is paired with which image
 
 
-def equal_steps(steps: int, greatest: float) -> jax.Array:
+def equal_steps(steps: int, sigma_max: float) -> jax.Array:
     """Noise levels equally far apart in time, from the greatest to 0."""  # -> f32[steps + 1]
-    last = greatest / (1 + greatest) / steps  # the time one step above 0
-    return grids.linear(steps, last / (1 - last), greatest)
+    last = sigma_max / (1 + sigma_max) / steps  # the time one step above 0
+    return sigma_schedules.linear(steps, last / (1 - last), sigma_max)
 
 
 def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimizer]) -> core.Family:
     """The family with one parameter group, `model`."""
     times = weightings.uniform_times
     if options.times == "logit_normal_times":
-        times = weightings.logit_normal_times(options.times_mean, options.times_std)
+        times = weightings.logit_normal_times(options.P_mean, options.P_std)
 
     regression = Regression(
-        paths.rectified(),
+        interpolants.rectified(),
         targets.flow_velocity_target,
         weightings.uniform,
         times,
-        lambda path: equal_steps(options.steps, options.greatest),
+        lambda interpolant: equal_steps(options.steps, options.sigma_max),
         COUPLINGS[options.coupling],
     )
     return denoising.family(options, spec, optimizers, prediction.model(options, spec, regression))

@@ -73,23 +73,23 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         }
         params = {group: tree["params"] for group, tree in variables.items()}
         statistics = {group: tree.get("batch_stats", {}) for group, tree in variables.items()}
-        return core.init_state(params, optimizers, extra=statistics)
+        return core.init_state(params, optimizers, model_state=statistics)
 
     def update_discriminator(state, batch, key):
         codes_key, penalty_key = jax.random.split(key)
 
         def objective(params, part, _):
-            codes = core.normal(core.item_keys(codes_key, part["index"]), (options.latent,))
-            fake, _ = generate(state.params["generator"], state.extra["generator"], codes, part, True)
+            codes = core.normal(core.per_example_keys(codes_key, part["index"]), (options.latent,))
+            fake, _ = generate(state.params["generator"], state.model_state["generator"], codes, part, True)
             real = part["image"]
-            real_logits, statistics = discriminate(params, state.extra["discriminator"], real, part, True)
+            real_logits, statistics = discriminate(params, state.model_state["discriminator"], real, part, True)
             fake_logits, statistics = discriminate(params, statistics, fake, part, True)
             value = loss.discriminator(real_logits, fake_logits).mean()
 
             def logits(image):
                 return discriminate(params, statistics, image, part, True)[0]
 
-            size = penalty(logits, real, fake, core.item_keys(penalty_key, part["index"])).mean()
+            size = penalty(logits, real, fake, core.per_example_keys(penalty_key, part["index"])).mean()
             metrics = {
                 "loss_discriminator": value,
                 "penalty": size,
@@ -102,9 +102,11 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
 
     def update_generator(state, batch, key):
         def objective(params, part, key):
-            codes = core.normal(core.item_keys(key, part["index"]), (options.latent,))
-            fake, statistics = generate(params, state.extra["generator"], codes, part, True)
-            logits, _ = discriminate(state.params["discriminator"], state.extra["discriminator"], fake, part, True)
+            codes = core.normal(core.per_example_keys(key, part["index"]), (options.latent,))
+            fake, statistics = generate(params, state.model_state["generator"], codes, part, True)
+            logits, _ = discriminate(
+                state.params["discriminator"], state.model_state["discriminator"], fake, part, True
+            )
             value = loss.generator(logits).mean()
             return value, ({"loss_generator": value}, {"generator": statistics})
 
@@ -121,8 +123,8 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
 
     def evaluate(weights, batch, key):
         """How the discriminator tells held-out images from samples: a loss of the game, not a quality."""
-        fake = sample(weights, core.item_keys(key, batch["index"]), batch)
-        params, statistics = weights.params["discriminator"], weights.extra["discriminator"]
+        fake = sample(weights, core.per_example_keys(key, batch["index"]), batch)
+        params, statistics = weights.params["discriminator"], weights.model_state["discriminator"]
         real_logits, _ = discriminate(params, statistics, batch["image"], batch, False)
         fake_logits, _ = discriminate(params, statistics, fake, batch, False)
         return {
@@ -137,7 +139,7 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
 
     def decode(weights, codes, condition):  # [B, 1, 1, Z] -> [B, H, W, C]
         codes = codes.reshape(-1, options.latent)
-        return generate(weights.params["generator"], weights.extra["generator"], codes, condition, False)[0]
+        return generate(weights.params["generator"], weights.model_state["generator"], codes, condition, False)[0]
 
     def sample(weights, keys, condition):
         return decode(weights, prior(weights, keys), condition)

@@ -3,7 +3,7 @@
 van den Oord et al. 2017 (section 4), Esser et al. 2021; Rombach et al. 2022 where the codes are vectors. They are
 handed to the prior as an image of codes, so that any family of images can be one: of tokens, as pixels of so many
 levels, or of vectors, standardised. Images that the prior is conditioned on are encoded too. The tokenizer's weights
-are in `TrainState.frozen`: never trained, and never saved a second time.
+are in `TrainState.frozen_params`: never trained, and never saved a second time.
 """
 
 import math
@@ -39,32 +39,32 @@ def latent(
     prior = over_codes(prior if tokens else standardized(prior, average, batches.sources), batches)
 
     def sample(weights, keys, batch):
-        return batches.decode(weights.frozen, prior.sample(weights, keys, batch), batch)
+        return batches.decode(weights.frozen_params, prior.sample(weights, keys, batch), batch)
 
-    def complete(weights, image, mask, keys, batch):
+    def inpaint(weights, image, mask, keys, batch):
         """Codes of cells that are known throughout are kept, all others drawn, and known pixels put back.
 
         An approximation besides the prior's own: a code near the unknown was made in sight of what stands there, grey.
         """
         grey = jnp.where(mask[..., None], image, 0.0)
-        drawn = prior.complete(weights, grey, known_cells(mask, batches.spec), keys, batch)
-        return jnp.where(mask[..., None], image, batches.decode(weights.frozen, drawn, batch))
+        drawn = prior.inpaint(weights, grey, known_cells(mask, batches.spec), keys, batch)
+        return jnp.where(mask[..., None], image, batches.decode(weights.frozen_params, drawn, batch))
 
     own_space = space._replace(
         spec=batches.spec,
-        decode=lambda weights, codes, batch: space.decode(weights.frozen, codes, batch),
-        encode=lambda weights, batch, key: space.encode(weights.frozen, batch, key),
+        decode=lambda weights, codes, batch: space.decode(weights.frozen_params, codes, batch),
+        encode=lambda weights, batch, key: space.encode(weights.frozen_params, batch, key),
         prior=None,  # the tokenizer's is not what samples are drawn from
     )
     return prior._replace(
         sample=prior.sample and sample,
         conditions=tuple(dict.fromkeys((*prior.conditions, *tokenizer.conditions))),
-        likelihood_of=batches.spec if tokens else None,
+        likelihood_spec=batches.spec if tokens else None,
         protocol={**prior.protocol, **({} if tokens else NO_LIKELIHOOD)},
         latents=(own_space,),
         denoise_space=prior.denoise and own_space,
-        complete=prior.complete and complete,
-        completion=prior.completion and f"of whole cells of pixels, as codes; {prior.completion}",
+        inpaint=prior.inpaint and inpaint,
+        inpaint_method=prior.inpaint_method and f"of whole cells of pixels, as codes; {prior.inpaint_method}",
     )
 
 
@@ -140,13 +140,13 @@ def over_codes(prior: core.Family, batches: CodedBatches) -> core.Family:
     """The prior, of the weights of both stages and batches of images: what it draws are images of codes."""
 
     def own(weights):
-        return weights._replace(frozen={})
+        return weights._replace(frozen_params={})
 
     def of_batch(function):
         """A function (weights, batch, key) of the prior."""
 
         def run(weights, batch, key):
-            return function(own(weights), batches.encode(weights.frozen, batch, key), key)
+            return function(own(weights), batches.encode(weights.frozen_params, batch, key), key)
 
         return function and run
 
@@ -154,20 +154,20 @@ def over_codes(prior: core.Family, batches: CodedBatches) -> core.Family:
         return prior.init(key, batches.blank(batch))
 
     def train_step(state, batch, key):
-        batch = batches.encode(state.frozen, batch, key)
-        after, metrics = prior.train_step(state.replace(frozen={}), batch, key)
-        return after.replace(frozen=state.frozen), metrics
+        batch = batches.encode(state.frozen_params, batch, key)
+        after, metrics = prior.train_step(state.replace(frozen_params={}), batch, key)
+        return after.replace(frozen_params=state.frozen_params), metrics
 
     def sample(weights, keys, batch):
-        return prior.sample(own(weights), keys, batches.encode(weights.frozen, batch))
+        return prior.sample(own(weights), keys, batches.encode(weights.frozen_params, batch))
 
     def denoise(weights, noisy, level, batch):
-        return prior.denoise(own(weights), noisy, level, batches.encode(weights.frozen, batch))
+        return prior.denoise(own(weights), noisy, level, batches.encode(weights.frozen_params, batch))
 
-    def complete(weights, image, mask, keys, batch):
+    def inpaint(weights, image, mask, keys, batch):
         batch = {**batch, "image": image, "index": jnp.arange(len(image))}
-        batch = batches.encode(weights.frozen, batch)
-        return prior.complete(own(weights), batch["image"], mask, keys, batch)
+        batch = batches.encode(weights.frozen_params, batch)
+        return prior.inpaint(own(weights), batch["image"], mask, keys, batch)
 
     return prior._replace(
         init=init,
@@ -177,7 +177,7 @@ def over_codes(prior: core.Family, batches: CodedBatches) -> core.Family:
         log_prob=of_batch(prior.log_prob),
         log_prob_at_half=of_batch(prior.log_prob_at_half),
         denoise=prior.denoise and denoise,
-        complete=prior.complete and complete,
+        inpaint=prior.inpaint and inpaint,
         latents=(),  # the prior's own are of images of codes
     )
 

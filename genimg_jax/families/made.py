@@ -68,7 +68,7 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         each = jax.lax.map(lambda which: log_masses(params, batch, which), jnp.arange(options.orders))
         return jax.nn.logsumexp(each, axis=0) - jnp.log(options.orders)
 
-    def fill(params, image, known, keys, condition):
+    def decode(params, image, mask, keys, condition):
         """Draws what is not known, in an order of each example's own; also the log-likelihood of what is.
 
         A value costs the work of a hidden layer more than the first, not a whole pass.
@@ -77,23 +77,23 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         which = jax.vmap(lambda key: jax.random.randint(key, (), 0, options.orders))(core.fold_in(keys, count))
         order, rank_of = orders[which], ranks[which]  # i32[B, D]
 
-        def visit(partial, rank, given, known, keys):
+        def step(partial, rank, observed, mask, keys):
             index = order[:, rank]
             outputs = apply(params, partial, index, rank, method="conditional")[:, None, None]
-            value = jnp.where(known[:, None], given, likelihood.sample(outputs, keys)[:, 0, 0])
+            value = jnp.where(mask[:, None], observed, likelihood.sample(outputs, keys)[:, 0, 0])
             partial = apply(params, partial, value[:, 0], index, rank, method="extend")
             return partial, value, likelihood.log_prob(outputs, value[:, None, None])
 
-        known = jnp.broadcast_to(known[..., None], image.shape)
-        given, known = (jnp.take_along_axis(x.reshape(batch, count), order, axis=1) for x in (image, known))
+        mask = jnp.broadcast_to(mask[..., None], image.shape)
+        observed, mask = (jnp.take_along_axis(x.reshape(batch, count), order, axis=1) for x in (image, mask))
         start = apply(params, batch, label(condition), method="start")
-        _, values, weight = ancestral.fill(visit, start, jnp.arange(count), given[..., None], known, keys)
+        _, values, weight = ancestral.decode(step, start, jnp.arange(count), observed[..., None], mask, keys)
         return jnp.take_along_axis(values[..., 0], rank_of, axis=1).reshape(image.shape), weight
 
     return autoregressive(
         init,
         log_mass,
-        fill,
+        decode,
         spec,
         optimizers,
         classes,

@@ -17,8 +17,8 @@ from genimg_jax import core
 from genimg_jax.families import denoising
 from genimg_jax.families.denoising import CONTINUOUS_VALUED, GROUPS, Model
 from genimg_jax.networks import backbone
-from genimg_jax.objectives import one_step, paths, targets, weightings
-from genimg_jax.objectives.paths import mix, per_example
+from genimg_jax.objectives import interpolants, one_step, targets, weightings
+from genimg_jax.objectives.interpolants import mix, per_example
 from genimg_jax.objectives.weightings import independent
 from genimg_jax.options import bounded, choice
 
@@ -30,12 +30,12 @@ FINEST = 7  # shortcuts are from 1 down to 2^-FINEST long
 @dataclasses.dataclass(frozen=True)
 class Options(denoising.Options):
     objective: str = choice("mean_flow", "mean_flow", "shortcut")
-    spans: float = bounded(0.25, 0.0, 1.0)  # share of the images trained with r < t
-    times_mean: float = bounded(-0.4, -100.0)  # of the logit of mean_flow's times
-    times_std: float = bounded(1.0, 0.0)
+    shortcut_ratio: float = bounded(0.25, 0.0, 1.0)  # share of the images trained with r < t
+    P_mean: float = bounded(-0.4, -100.0)  # of the logit of mean_flow's times
+    P_std: float = bounded(1.0, 0.0)
     adaptivity: float = bounded(1.0, 0.0)  # power of an image's mean squared error that its loss is divided by
     guidance: float = bounded(1.0, 0.0, static=True)  # learned: 0 ignores the class, more than 1 exaggerates it
-    steps: int = bounded(1, 1, trained=False)  # of sampling, equally long
+    steps: int = bounded(1, 1, inference_only=True)  # of sampling, equally long
 
 
 def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimizer]) -> core.Family:
@@ -43,8 +43,8 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
     classes = core.classes(options.conditional, spec)
     if options.guidance != 1.0:
         denoising.check_guidance(options, options.guidance, classes)
-    network = backbone.build(options, spec.image_shape[-1], classes, forward=options.objective == "mean_flow")
-    path = paths.rectified()
+    network = backbone.build(options, spec.image_shape[-1], classes, forward_mode_ad=options.objective == "mean_flow")
+    interpolant = interpolants.rectified()
     draw = DRAWS[options.objective]
 
     def init(key, image, label):
@@ -52,7 +52,7 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
 
     def mean_velocity(params, label):
         def velocity(noisy, r, t):  # [B, H, W, C], [B], [B] -> [B, H, W, C]
-            scaled = per_example(targets.input_scale(path, t, options.data_std), noisy) * noisy
+            scaled = per_example(targets.input_scale(interpolant, t, options.sigma_data), noisy) * noisy
             return network.apply({"params": params}, scaled, jnp.stack([t, t - r], axis=-1), label, False)
 
         return velocity
@@ -68,7 +68,7 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
 
     def error(params, part):
         r, t = part["r"], part["t"]
-        noisy, u = mix(path, t, part["image"], part["noise"]), mean_velocity(params, part["label"])
+        noisy, u = mix(interpolant, t, part["image"], part["noise"]), mean_velocity(params, part["label"])
         velocity = target_velocity(params, part, noisy)
         if options.objective == "mean_flow":
             predicted, target = one_step.mean_flow(u, noisy, r, t, velocity)
@@ -80,7 +80,7 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
 
     def denoiser(params, label):
         u = mean_velocity(params, label)
-        return targets.denoiser(path, targets.flow_velocity_target, lambda noisy, t: u(noisy, t, t))
+        return targets.denoiser(interpolant, targets.flow_velocity_target, lambda noisy, t: u(noisy, t, t))
 
     def from_noise(params, label, noise, keys):
         u, times = mean_velocity(params, label), jnp.linspace(1.0, 0.0, options.steps + 1)
@@ -98,31 +98,34 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         denoiser=denoiser,
         guided=denoiser,
         from_noise=from_noise,
-        path=lambda params: path,
+        interpolant=lambda params: interpolant,
     )
     family = denoising.family(options, spec, optimizers, model)
     if options.guidance == 1.0:
         return family
     # A guided flow's density is not that of images.
-    return family._replace(log_prob=None, log_prob_at_half=None, bound=None, protocol={})
+    return family._replace(log_prob=None, log_prob_at_half=None, likelihood_kind=None, protocol={})
 
 
-def spans(options: Options, uniform: jax.Array, keys: jax.Array) -> core.Batch:
+def mean_flow_times(options: Options, uniform: jax.Array, keys: jax.Array) -> core.Batch:
     """Two times for a share of the images, and one for the others (Geng et al. 2025, section 4.3)."""
     # [B], [B] -> {"r": f32[B], "t": f32[B]}
-    times = weightings.logit_normal_times(options.times_mean, options.times_std)
-    one, two = (times(paths.rectified(), u) for u in (uniform, independent(core.fold_in(keys, 0))))
-    apart = independent(core.fold_in(keys, 1)) < options.spans
+    times = weightings.logit_normal_times(options.P_mean, options.P_std)
+    one, two = (times(interpolants.rectified(), u) for u in (uniform, independent(core.fold_in(keys, 0))))
+    apart = independent(core.fold_in(keys, 1)) < options.shortcut_ratio
     return {"r": jnp.where(apart, jnp.minimum(one, two), one), "t": jnp.where(apart, jnp.maximum(one, two), one)}
 
 
-def shortcuts(options: Options, uniform: jax.Array, keys: jax.Array) -> core.Batch:
+def shortcut_times(options: Options, uniform: jax.Array, keys: jax.Array) -> core.Batch:
     """For a share of the images one of the steps of a sampler of 1, 2, 4, ... steps; one time for the others."""
     # [B], [B] -> {"r": f32[B], "t": f32[B]}
     steps = 2.0 ** jnp.floor(independent(core.fold_in(keys, 0)) * (FINEST + 1))
     last = (jnp.floor(uniform * steps) + 1) / steps
-    apart = independent(core.fold_in(keys, 1)) < options.spans
+    apart = independent(core.fold_in(keys, 1)) < options.shortcut_ratio
     return {"r": jnp.where(apart, last - 1 / steps, uniform), "t": jnp.where(apart, last, uniform)}
 
 
-DRAWS: dict[str, Callable[[Options, jax.Array, jax.Array], core.Batch]] = {"mean_flow": spans, "shortcut": shortcuts}
+DRAWS: dict[str, Callable[[Options, jax.Array, jax.Array], core.Batch]] = {
+    "mean_flow": mean_flow_times,
+    "shortcut": shortcut_times,
+}

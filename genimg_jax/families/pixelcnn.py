@@ -27,8 +27,8 @@ GROUPS = ("model",)
 class Options:
     features: int = bounded(32, 4)
     layers: int = bounded(8, 1)  # together, and with the first, they must reach across the image to see all of it
-    reach: int = bounded(1, 1)  # rows above, and columns to either side, that a layer sees
-    first_reach: int = bounded(3, 1)  # the same, of the first layer
+    kernel_radius: int = bounded(1, 1)  # rows above, and columns to either side, that a layer sees
+    first_kernel_radius: int = bounded(3, 1)  # the same, of the first layer
     positions: bool = True  # tell the network where in the image it is
     likelihood: str = choice("bernoulli", "bernoulli", "categorical", "logistic_mixture")
     components: int = bounded(10, 1)  # of the mixture
@@ -39,22 +39,22 @@ class Options:
 def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimizer]) -> core.Family:
     """The family with one parameter group, `model`. Raises `ConfigError` where the data cannot have the likelihood."""
 
-    def likelihood_of(spec):
+    def likelihood_spec(spec):
         if options.likelihood == "logistic_mixture":
             return discretized_logistic_mixture(spec, options.components)
         return LIKELIHOODS[options.likelihood](spec)
 
     height, width, channels = spec.image_shape
     groups = 1 if options.likelihood == "logistic_mixture" else channels
-    likelihood, pixel = likelihood_of(spec), likelihood_of(spec._replace(image_shape=(1, 1, channels)))
+    likelihood, pixel = likelihood_spec(spec), likelihood_spec(spec._replace(image_shape=(1, 1, channels)))
     classes = core.classes(options.conditional, spec)
     network = GatedPixelCNN(
         (height, width),
         options.features,
         options.layers,
         likelihood.channels,
-        options.reach,
-        options.first_reach,
+        options.kernel_radius,
+        options.first_kernel_radius,
         groups,
         options.positions,
         classes,
@@ -70,42 +70,42 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
     def init(key, batch):
         return network.init(key, batch["image"], label(batch))["params"]
 
-    def fill(params, image, known, keys, condition):
+    def decode(params, image, mask, keys, condition):
         """Draws what is not known, row after row; also the log-likelihood of what is."""
         # [B, H, W, C], bool[B, H, W], key[B] -> [B, H, W, C], f32[B]
         apply = functools.partial(network.apply, {"params": params})
-        batch, reach = image.shape[0], options.first_reach
+        batch, kernel_radius = image.shape[0], options.first_kernel_radius
 
         def fill_row(carry, at):
             above, rows, total = carry
-            number, given, keep = at
+            number, observed, keep = at
             links, rows = apply(above, number, label(condition), rows, method="vertical")
 
-            def visit(state, position, given, keep, keys):
+            def step(state, position, observed, keep, keys):
                 left, columns = state
                 column = position % width
-                window = jax.lax.dynamic_slice_in_dim(left, column, reach, axis=2)
+                window = jax.lax.dynamic_slice_in_dim(left, column, kernel_radius, axis=2)
                 here = tuple(jax.lax.dynamic_slice_in_dim(link, column, 1, axis=2) for link in links)
-                value = given
+                value = observed
                 # Each pass settles one channel more: those settled see nothing of the others, and are drawn again as
                 # they were, from the same key.
                 for _ in range(groups):
                     outputs, following = apply(window, value[:, None, None], here, columns, method="horizontal")
-                    value = jnp.where(keep[:, None], given, pixel.sample(outputs, keys)[:, 0, 0])
+                    value = jnp.where(keep[:, None], observed, pixel.sample(outputs, keys)[:, 0, 0])
                 log_prob = pixel.log_prob(outputs, value[:, None, None])
-                left = jax.lax.dynamic_update_slice_in_dim(left, value[:, None, None], column + reach, axis=2)
+                left = jax.lax.dynamic_update_slice_in_dim(left, value[:, None, None], column + kernel_radius, axis=2)
                 return (left, following), value, log_prob
 
-            left = jnp.zeros((batch, 1, reach + width, channels))
+            left = jnp.zeros((batch, 1, kernel_radius + width, channels))
             positions = number * width + jnp.arange(width)
-            _, values, weight = ancestral.fill(visit, (left, no_columns), positions, given, keep, keys)
+            _, values, weight = ancestral.decode(step, (left, no_columns), positions, observed, keep, keys)
             above = jnp.concatenate([above[:, 1:], values[:, None]], axis=1)
             return (above, rows, total + weight), values
 
         no_rows, no_columns = network.empty(batch)
-        above = jnp.zeros((batch, reach, width, channels))
-        along = jnp.arange(height), image.swapaxes(0, 1), known.swapaxes(0, 1)
+        above = jnp.zeros((batch, kernel_radius, width, channels))
+        along = jnp.arange(height), image.swapaxes(0, 1), mask.swapaxes(0, 1)
         (_, _, total), values = jax.lax.scan(fill_row, (above, no_rows, jnp.zeros(batch)), along)
         return values.swapaxes(0, 1), total
 
-    return autoregressive(init, log_mass, fill, spec, optimizers, classes, "raster", options.candidates)
+    return autoregressive(init, log_mass, decode, spec, optimizers, classes, "raster", options.candidates)

@@ -16,9 +16,9 @@ from genimg_jax import core
 from genimg_jax.families import denoising
 from genimg_jax.families.denoising import Model
 from genimg_jax.networks import backbone
-from genimg_jax.objectives import paths, targets, variational, weightings
+from genimg_jax.objectives import interpolants, targets, variational, weightings
 from genimg_jax.objectives.couplings import Coupling, independent_coupling
-from genimg_jax.objectives.paths import Path, mix, per_example
+from genimg_jax.objectives.interpolants import Interpolant, mix, per_example
 from genimg_jax.options import bounded, choice
 from genimg_jax.samplers import ode, sde
 from genimg_jax.samplers.guidance import guide
@@ -36,25 +36,33 @@ SEGMENTS = 32  # of a learned path
 
 @dataclasses.dataclass(frozen=True)
 class Options(denoising.Options):
-    guidance: float = bounded(1.0, 0.0, static=True, trained=False)  # 0 ignores the class, more than 1 exaggerates it
-    guide_width: int = bounded(0, 0)  # width of a worse network trained beside, to be guided away from; 0: no class
-    solver: str = choice("heun", *SOLVERS, trained=False)
-    steps: int = bounded(18, 1, trained=False)  # of the solver; Heun's evaluates the network twice in each but one
-    guidance_least: float = bounded(0.0, 0.0, static=True, trained=False)  # noise levels above which it guides
-    guidance_greatest: float = bounded(1e6, 0.0, static=True, trained=False)  # and up to which it does
+    guidance: float = bounded(
+        1.0, 0.0, static=True, inference_only=True
+    )  # 0 ignores the class, more than 1 exaggerates it
+    autoguidance_width: int = bounded(
+        0, 0
+    )  # width of a worse network trained beside, to be guided away from; 0: no class
+    solver: str = choice("heun", *SOLVERS, inference_only=True)
+    steps: int = bounded(
+        18, 1, inference_only=True
+    )  # of the solver; Heun's evaluates the network twice in each but one
+    guidance_sigma_min: float = bounded(
+        0.0, 0.0, static=True, inference_only=True
+    )  # noise levels above which it guides
+    guidance_sigma_max: float = bounded(1e6, 0.0, static=True, inference_only=True)  # and up to which it does
 
 
 class Regression(NamedTuple):
     """What is predicted, along which path, and how much each time counts."""
 
-    path: Path
+    interpolant: Interpolant
     target: targets.Target
     weighting: weightings.Weighting
     times: weightings.Times
-    levels: Callable[[Path], jax.Array]  # that the sampler visits, f32[steps + 1]
+    levels: Callable[[Interpolant], jax.Array]  # that the sampler visits, f32[steps + 1]
     couple: Coupling = independent_coupling
     bounded: bool = False  # the loss is the variational bound in nats an image; `weighting` is that of its noise
-    learned: bool = False  # the path's ends and shape are parameters, `path` what they are at first
+    learned: bool = False  # the path's ends and shape are parameters, `interpolant` what they are at first
 
 
 def model(options: Options, spec: core.Spec, regression: Regression) -> Model:
@@ -65,50 +73,50 @@ def model(options: Options, spec: core.Spec, regression: Regression) -> Model:
     appendix I): it is trained on the square of the diffusion loss, at the cost of evaluating the network once more.
     """
     classes = core.classes(options.conditional, spec)
-    if options.guidance != 1.0 and not options.guide_width:
-        denoising.check_guidance(options, options.guidance, classes, "model.conditional or model.guide_width")
+    if options.guidance != 1.0 and not options.autoguidance_width:
+        denoising.check_guidance(options, options.guidance, classes, "model.conditional or model.autoguidance_width")
     network = backbone.build(options, spec.image_shape[-1], classes)
-    worse = backbone.build(options, spec.image_shape[-1], classes, options.guide_width)
+    guide_model = backbone.build(options, spec.image_shape[-1], classes, options.autoguidance_width)
     target, weighting = regression.target, regression.weighting
 
     step, size = SOLVERS[options.solver](options.steps), math.prod(spec.image_shape)
     stochastic = options.solver in STOCHASTIC
 
-    def path_of(params):
-        return paths.learned(**params["schedule"]) if regression.learned else regression.path
+    def interpolant_of(params):
+        return interpolants.learned(**params["schedule"]) if regression.learned else regression.interpolant
 
     def init(key, image, label):
         arguments = image, jnp.zeros(len(image)), label, False
         params = dict(network.init(key, *arguments)["params"])
-        if options.guide_width:
-            params["guide"] = worse.init(jax.random.fold_in(key, 1), *arguments)["params"]
+        if options.autoguidance_width:
+            params["guide"] = guide_model.init(jax.random.fold_in(key, 1), *arguments)["params"]
         if regression.learned:
-            ends = regression.path.log_snr(jnp.asarray(regression.path.bounds))
+            ends = regression.interpolant.log_snr(jnp.asarray(regression.interpolant.bounds))
             params["schedule"] = {"ends": ends, "steps": jnp.zeros(SEGMENTS)}
         return params
 
-    def predict(module, params, path, noisy, t, label):  # x_t [B, H, W, C], [B], i32[B] -> [B, H, W, C]
-        scaled = per_example(targets.input_scale(path, t, options.data_std), noisy) * noisy
-        return module.apply({"params": params}, scaled, -path.log_snr(t) / 8, label, False)  # ln(level) / 4
+    def predict(module, params, interpolant, noisy, t, label):  # x_t [B, H, W, C], [B], i32[B] -> [B, H, W, C]
+        scaled = per_example(targets.input_scale(interpolant, t, options.sigma_data), noisy) * noisy
+        return module.apply({"params": params}, scaled, -interpolant.log_snr(t) / 8, label, False)  # ln(level) / 4
 
-    def squared_error(module, params, path, part):  # -> f32[B], of the image, weighted
+    def squared_error(module, params, interpolant, part):  # -> f32[B], of the image, weighted
         t, image, noise = (part[name] for name in ("t", "image", "noise"))
-        predicted = predict(module, params, path, mix(path, t, image, noise), t, part["label"])
-        squares = (predicted - targets.value(target, path, t, image, noise)) ** 2
-        return weighting(path, target, t) * squares.sum(axis=(1, 2, 3))
+        predicted = predict(module, params, interpolant, mix(interpolant, t, image, noise), t, part["label"])
+        squares = (predicted - targets.value(target, interpolant, t, image, noise)) ** 2
+        return weighting(interpolant, target, t) * squares.sum(axis=(1, 2, 3))
 
-    def diffusion_loss(module, params, path, part):  # -> f32[B]
-        return variational.diffusion_loss(path, part["t"], squared_error(module, params, path, part))
+    def diffusion_loss(module, params, interpolant, part):  # -> f32[B]
+        return variational.diffusion_loss(interpolant, part["t"], squared_error(module, params, interpolant, part))
 
-    def mean_error(module, params, path, part):  # -> f32[B]
-        return squared_error(module, params, path, part) / size
+    def mean_error(module, params, interpolant, part):  # -> f32[B]
+        return squared_error(module, params, interpolant, part) / size
 
-    def terms(params, path, part):
+    def terms(params, interpolant, part):
         """The negative bound and its terms, in nats an image."""  # -> {name: f32[B]}
         found = {
-            "diffusion": diffusion_loss(network, params, path, part),
-            "prior": variational.prior_divergence(path, part["image"]),
-            "reconstruction": -variational.reconstruction(path, part["image"], part["noise"], spec.levels),
+            "diffusion": diffusion_loss(network, params, interpolant, part),
+            "prior": variational.prior_divergence(interpolant, part["image"]),
+            "reconstruction": -variational.reconstruction(interpolant, part["image"], part["noise"], spec.levels),
         }
         return {"loss": sum(found.values()), **found}
 
@@ -116,53 +124,59 @@ def model(options: Options, spec: core.Spec, regression: Regression) -> Model:
         stopped = jax.lax.stop_gradient(params)
         if regression.learned:
             schedule, still = params["schedule"], stopped["schedule"]
-            path = paths.learned(schedule["ends"], still["steps"])
+            interpolant = interpolants.learned(schedule["ends"], still["steps"])
             spread = (
-                diffusion_loss(network, stopped, paths.learned(still["ends"], schedule["steps"]), part) / size
+                diffusion_loss(network, stopped, interpolants.learned(still["ends"], schedule["steps"]), part) / size
             ) ** 2
         else:
-            path, spread = regression.path, 0.0
-        metrics = terms(params, path, part) if regression.bounded else {"loss": mean_error(network, params, path, part)}
+            interpolant, spread = regression.interpolant, 0.0
+        metrics = (
+            terms(params, interpolant, part)
+            if regression.bounded
+            else {"loss": mean_error(network, params, interpolant, part)}
+        )
         objective = metrics["loss"] + spread
-        if options.guide_width:
+        if options.autoguidance_width:
             of_guide = diffusion_loss if regression.bounded else mean_error
-            metrics["loss_guide"] = of_guide(worse, params["guide"], path_of(stopped), part)
+            metrics["loss_guide"] = of_guide(guide_model, params["guide"], interpolant_of(stopped), part)
             objective = objective + metrics["loss_guide"]
         return objective, metrics
 
     def denoiser(params, label, module=network):
-        path = path_of(params)
+        interpolant = interpolant_of(params)
         own = params if module is network else params["guide"]
-        return targets.denoiser(path, target, lambda noisy, t: predict(module, own, path, noisy, t, label))
+        return targets.denoiser(
+            interpolant, target, lambda noisy, t: predict(module, own, interpolant, noisy, t, label)
+        )
 
     def guided(params, label):
         if options.guidance == 1.0:
             return denoiser(params, label)
-        less = denoiser(params, label, worse) if options.guide_width else denoiser(params, None)
-        interval = options.guidance_least, options.guidance_greatest
+        less = denoiser(params, label, guide_model) if options.autoguidance_width else denoiser(params, None)
+        interval = options.guidance_sigma_min, options.guidance_sigma_max
         return guide(denoiser(params, label), less, options.guidance, interval)
 
     def from_noise(params, label, noise, keys):
-        return ode.from_noise(step, guided(params, label), regression.levels(path_of(params)), noise, keys)
+        return ode.from_noise(step, guided(params, label), regression.levels(interpolant_of(params)), noise, keys)
 
     def to_noise(params, label, image):
-        return ode.to_noise(step, guided(params, label), regression.levels(path_of(params)), image)
+        return ode.to_noise(step, guided(params, label), regression.levels(interpolant_of(params)), image)
 
     return Model(
         init=init,
-        draw=lambda uniform, keys: {"t": regression.times(regression.path, uniform)},
+        draw=lambda uniform, keys: {"t": regression.times(regression.interpolant, uniform)},
         error=error,
         denoiser=denoiser,
         guided=guided,
         from_noise=from_noise,
         to_noise=None if stochastic else to_noise,
         stochastic=stochastic,
-        path=path_of,
+        interpolant=interpolant_of,
         bounded=regression.bounded,
         couple=regression.couple,
         objective=(
             "loss",
             *(("diffusion", "prior", "reconstruction") if regression.bounded else ()),
-            *(("loss_guide",) if options.guide_width else ()),
+            *(("loss_guide",) if options.autoguidance_width else ()),
         ),
     )

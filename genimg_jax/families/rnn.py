@@ -66,19 +66,19 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         outputs = outputs.reshape(len(image), steps, size, likelihood.channels)
         return likelihood.log_prob(outputs, image.reshape(len(image), steps, size, 1))
 
-    def fill(params, image, known, keys, condition):
+    def decode(params, image, mask, keys, condition):
         """Draws what is not known, step after step; also the log-likelihood of what is."""
         # [B, H, W, C], bool[B, H, W], key[B] -> [B, H, W, C], f32[B]
         batch = image.shape[0]
-        known = jnp.broadcast_to(known[..., None], image.shape)
-        image, known = (x.reshape(batch, steps, size).swapaxes(0, 1) for x in (image, known))
+        mask = jnp.broadcast_to(mask[..., None], image.shape)
+        image, mask = (x.reshape(batch, steps, size).swapaxes(0, 1) for x in (image, mask))
 
         def step(carry, at):
             past, states, total = carry
-            place, given, fixed = at
+            place, observed, fixed = at
             states, outputs = apply(params, states, past, label(condition), place, method="step")
             drawn = likelihood.sample(outputs.reshape(batch, 1, size, -1), core.fold_in(keys, place))
-            values = jnp.where(fixed, given, drawn.reshape(batch, size))
+            values = jnp.where(fixed, observed, drawn.reshape(batch, size))
             # Each value as an image of its own, for only the known ones' likelihoods count.
             each = likelihood.log_prob(outputs.reshape(batch * size, 1, 1, -1), values.reshape(-1, 1, 1, 1))
             total = total + jnp.where(fixed, each.reshape(batch, size), 0).sum(1)
@@ -86,7 +86,7 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
 
         past = jnp.zeros((batch, options.window * size))
         start = past, apply(params, batch, method="start"), jnp.zeros(batch)
-        (_, _, total), values = jax.lax.scan(step, start, (jnp.arange(steps), image, known))
+        (_, _, total), values = jax.lax.scan(step, start, (jnp.arange(steps), image, mask))
         return values.swapaxes(0, 1).reshape(-1, *spec.image_shape), total
 
-    return autoregressive(init, log_mass, fill, spec, optimizers, classes, options.order, options.candidates)
+    return autoregressive(init, log_mass, decode, spec, optimizers, classes, options.order, options.candidates)

@@ -1,7 +1,7 @@
 """A family of vectors on any scale, from one that is made for the scale of pixels: what a tokenizer's codes need.
 
 Each channel's mean and one standard deviation for all of them are those of the first training batch (Rombach et al.
-2022, appendix G, whose means stay), and are kept in `TrainState.extra`: every checkpoint has them, and the tokenizer is
+2022, appendix G, whose means stay), and are kept in `TrainState.model_state`: every checkpoint has them, and the tokenizer is
 left as it is. As the deviation is one, distances keep their proportions: noise that is equal in every direction stays
 so for the decoder, and a channel that says little stays small.
 """
@@ -42,28 +42,30 @@ def standardized(
         return {**batch, **{name: shrunk(scale, batch[name]) for name in ("image", *sources) if name in batch}}
 
     def own(weights):
-        return weights._replace(extra=weights.extra["family"])
+        return weights._replace(model_state=weights.model_state["family"])
 
     def init(key, batch):
         state = family.init(key, batch)
         scale = {"mean": jnp.zeros(batch["image"].shape[-1]), "deviation": jnp.float32(DEVIATION)}  # changes nothing
-        return state.replace(extra={"family": state.extra, "scale": scale})
+        return state.replace(model_state={"family": state.model_state, "scale": scale})
 
     def train_step(state, batch, key):
         found = measure(batch["image"])
-        scale = jax.tree.map(lambda new, old: jnp.where(state.step == 0, new, old), found, state.extra["scale"])
-        after, metrics = family.train_step(state.replace(extra=state.extra["family"]), shrink(scale, batch), key)
-        return after.replace(extra={"family": after.extra, "scale": scale}), metrics
+        scale = jax.tree.map(lambda new, old: jnp.where(state.step == 0, new, old), found, state.model_state["scale"])
+        after, metrics = family.train_step(
+            state.replace(model_state=state.model_state["family"]), shrink(scale, batch), key
+        )
+        return after.replace(model_state={"family": after.model_state, "scale": scale}), metrics
 
     def evaluate(weights, batch, key):
-        return family.evaluate(own(weights), shrink(weights.extra["scale"], batch), key)
+        return family.evaluate(own(weights), shrink(weights.model_state["scale"], batch), key)
 
     def sample(weights, keys, batch):  # -> [B, H, W, C]
-        scale = weights.extra["scale"]
+        scale = weights.model_state["scale"]
         return enlarged(scale, family.sample(own(weights), keys, shrink(scale, batch)))
 
     def denoise(weights, noisy, level, batch):  # [B, H, W, C], [B] -> [B, H, W, C]
-        scale = weights.extra["scale"]
+        scale = weights.model_state["scale"]
         level = level * (DEVIATION / scale["deviation"])
         return enlarged(scale, family.denoise(own(weights), shrunk(scale, noisy), level, shrink(scale, batch)))
 

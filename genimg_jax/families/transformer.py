@@ -49,8 +49,8 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
     network = Decoder(
         spec.levels, grid, options.width, options.depth, options.heads, options.positions, max(classes, 1)
     )
-    restrict = functools.partial(
-        ancestral.restrict, temperature=options.temperature, top_k=options.top_k, top_p=options.top_p
+    filter_logits = functools.partial(
+        ancestral.filter_logits, temperature=options.temperature, top_k=options.top_k, top_p=options.top_p
     )
 
     def prefix(batch, count):  # -> i32[B, 1]
@@ -71,24 +71,24 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         sequence = tokens(batch["image"])
         return network.init(key, prefix(batch, len(sequence)), sequence)["params"]
 
-    def fill(params, image, known, keys, condition):
+    def decode(params, image, mask, keys, condition):
         """Draws what is not known, token after token; also the log-likelihood of what is."""
         # [B, H, W, C], bool[B, H, W], key[B] -> [B, H, W, C], f32[B]
         apply = functools.partial(network.apply, {"params": params})
-        given = tokens(image)
-        keep = jnp.repeat(known.reshape(known.shape[0], -1), channels, axis=1)
+        observed = tokens(image)
+        keep = jnp.repeat(mask.reshape(mask.shape[0], -1), channels, axis=1)
 
-        def visit(state, position, given, keep, keys):
+        def step(state, position, observed, keep, keys):
             held, cache = state
             logits, cache = apply(held, cache, position, method="step")
-            drawn = jax.vmap(jax.random.categorical)(keys, restrict(logits))
-            token = jnp.where(keep, given[:, 0], drawn)
-            return (apply(token, method="hold"), cache), token[:, None], log_masses(logits, token)
+            drawn = jax.vmap(jax.random.categorical)(keys, filter_logits(logits))
+            token = jnp.where(keep, observed[:, 0], drawn)
+            return (apply(token, method="embed_next"), cache), token[:, None], log_masses(logits, token)
 
-        state = apply(prefix(condition, len(given)), method="start")
-        positions = jnp.arange(given.shape[1])
-        _, values, weight = ancestral.fill(visit, state, positions, given[..., None], keep, keys)
+        state = apply(prefix(condition, len(observed)), method="start")
+        positions = jnp.arange(observed.shape[1])
+        _, values, weight = ancestral.decode(step, state, positions, observed[..., None], keep, keys)
         drawn = to_values(values, spec.levels).reshape(image.shape)
-        return jnp.where(known[..., None], image, drawn), weight
+        return jnp.where(mask[..., None], image, drawn), weight
 
-    return autoregressive(init, log_mass, fill, spec, optimizers, classes, "raster", options.candidates)
+    return autoregressive(init, log_mass, decode, spec, optimizers, classes, "raster", options.candidates)

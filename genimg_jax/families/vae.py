@@ -25,13 +25,13 @@ GROUPS = ("model",)
 class Options:
     network: str = choice("mlp", "mlp", "conv", "grid")  # grid: fully convolutional, to a grid of codes
     width: int = bounded(512, 1)  # hidden units of the MLP, channels of the first convolution
-    depth: int = bounded(2, 1)  # hidden layers of the MLP, halvings of height and width of the grid
+    depth: int = bounded(2, 1)  # hidden layers of the MLP, num_downsamples of height and width of the grid
     latent: int = bounded(40, 1)  # dimensions of the code, or of each one of a grid
     likelihood: str = choice("bernoulli", *LIKELIHOODS)
     beta: float = bounded(1.0, 0.0)  # weight of the KL divergence in the training loss
     kl_warmup: float = bounded(0.0, 0.0)  # steps over which that weight rises linearly from 0
     train_samples: int = bounded(1, 1)  # codes an image; more than 1 is the importance-weighted objective
-    evaluate_samples: int = bounded(500, 1, trained=False)  # importance samples of `log_prob`
+    evaluate_samples: int = bounded(500, 1, inference_only=True)  # importance samples of `log_prob`
     conditional: bool = False  # condition encoder and decoder on the class
 
 
@@ -89,7 +89,7 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         beta = options.beta * jnp.minimum(1.0, (1.0 + state.step) / jnp.maximum(options.kl_warmup, 1.0))
 
         def loss(params, part, key):
-            keys = core.item_keys(key, part["index"])
+            keys = core.per_example_keys(key, part["index"])
             if options.train_samples == 1:
                 reconstruction, kl = terms(params, part, core.normal(keys, shape))
                 per_example = beta * kl - reconstruction
@@ -107,7 +107,7 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         return state.replace(step=state.step + 1), {"beta": beta, **metrics}
 
     def evaluate(weights, batch, key):
-        noise = core.normal(core.item_keys(key, batch["index"]), shape)
+        noise = core.normal(core.per_example_keys(key, batch["index"]), shape)
         reconstruction, kl = terms(weights.params["model"], batch, noise)
         return {"loss": kl - reconstruction, "reconstruction": -reconstruction, "kl": kl}
 
@@ -119,7 +119,7 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         """
         params = weights.params["model"]
         statistics = posterior(params, batch)
-        keys = core.item_keys(key, batch["index"])
+        keys = core.per_example_keys(key, batch["index"])
 
         def add(total, k):
             noise = core.normal(core.fold_in(keys, k), shape)
@@ -151,7 +151,7 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         sample=sample,
         log_prob=functools.partial(importance_bound, options.evaluate_samples),
         log_prob_at_half=half and functools.partial(importance_bound, half),
-        bound="lower",
+        likelihood_kind="lower bound",
         latents=(core.Latents(codes, decode, encode, prior, "spherical"),),
         conditions=("label",) if classes else (),
         protocol={"importance samples": options.evaluate_samples},

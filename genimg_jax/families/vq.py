@@ -25,18 +25,18 @@ GROUPS = ("autoencoder",)
 class Options:
     width: int = bounded(32, 1)  # channels at half the image's size, doubled by each further halving, up to fourfold
     blocks: int = bounded(1, 0)  # residual blocks at each size
-    halvings: int = bounded(2, 1)  # of height and width, from image to codes
+    num_downsamples: int = bounded(2, 1)  # of height and width, from image to codes
     quantizer: str = choice("vq", "vq", "fsq")
     codebook_size: int = bounded(512, 2)  # of 'vq'
     features: int = bounded(32, 1)  # values of a code's vector, of 'vq'
     levels: tuple[int, ...] = several((8, 5, 5, 5), 2)  # of a code's values, of 'fsq'; their product is the size
     commitment: float = bounded(0.25, 0.0)  # weight of the encoder's distance from its codes, of 'vq'
     decay: float = bounded(0.99, 0.0, 1.0)  # a step, of the codes' moving averages
-    revival_threshold: float = bounded(0.03, 0.0)  # share of uniform use at which a code of 'vq' is replaced
+    dead_code_threshold: float = bounded(0.03, 0.0)  # share of uniform use at which a code of 'vq' is replaced
     reconstruction: str = choice("squared_error", "squared_error", "absolute_error")  # mean over an image's values
 
 
-class Seen(NamedTuple):
+class Outputs(NamedTuple):
     """What becomes of a batch of images in training."""
 
     outputs: jax.Array  # f32[B, H, W, C], not clipped
@@ -52,7 +52,7 @@ class Autoencoder(NamedTuple):
     quantizer: Quantizer
     init: Callable[[jax.Array, core.Batch], tuple[core.Tree, core.Tree]]
     """(key, batch) -> params, codebook"""
-    see: Callable[[core.Tree, core.Tree, jax.Array], Seen]
+    forward: Callable[[core.Tree, core.Tree, jax.Array], Outputs]
     """(params, codebook, image f32[B, H, W, C]) -> Seen"""
     finish: Callable[[core.Tree, core.Tree], tuple[core.Metrics, core.Tree]]
     """(codebook, (metrics, statistics of the batch's codes)) -> all metrics, {"codebook": the next one}"""
@@ -63,14 +63,14 @@ class Autoencoder(NamedTuple):
 def build(options: Options, spec: core.Spec) -> Autoencoder:
     """Raises `ConfigError` for images that cannot be halved so often, or levels that are none."""
     height, width, channels = spec.image_shape
-    grid = halved(height, width, options.halvings, "model.halvings")
+    grid = halved(height, width, options.num_downsamples, "model.num_downsamples")
     if options.quantizer == "vq":
         size, features = options.codebook_size, options.features
-        quantizer = vector_quantizer(size, features, options.decay, options.revival_threshold)
+        quantizer = vector_quantizer(size, features, options.decay, options.dead_code_threshold)
     else:
-        quantizer = finite_scalar_quantizer(tuple(options.levels), options.decay, options.revival_threshold)
-    encoder = GridEncoder(options.width, options.blocks, options.halvings, quantizer.features)
-    decoder = GridDecoder(options.width, options.blocks, options.halvings, channels)
+        quantizer = finite_scalar_quantizer(tuple(options.levels), options.decay, options.dead_code_threshold)
+    encoder = GridEncoder(options.width, options.blocks, options.num_downsamples, quantizer.features)
+    decoder = GridDecoder(options.width, options.blocks, options.num_downsamples, channels)
 
     def vectors_of(params, image):  # [B, H, W, C] -> f32[B, h, w, D]
         return encoder.apply({"params": params["encoder"]}, image).astype(jnp.float32)
@@ -87,12 +87,12 @@ def build(options: Options, spec: core.Spec) -> Autoencoder:
         }
         return params, quantizer.init(third)
 
-    def see(params, codebook, image):
+    def forward(params, codebook, image):
         vectors = vectors_of(params, image)
         quantized, codes, commitment = quantizer.quantize(codebook, vectors)
         made, commitment = outputs(params, quantized), commitment.mean(axis=(1, 2))
         loss = LOSSES[options.reconstruction](made - image).mean(axis=(1, 2, 3)) + options.commitment * commitment
-        return Seen(made, vectors, codes, commitment, loss)
+        return Outputs(made, vectors, codes, commitment, loss)
 
     def finish(codebook, auxiliary):
         metrics, statistics = auxiliary
@@ -101,7 +101,7 @@ def build(options: Options, spec: core.Spec) -> Autoencoder:
 
     def evaluate(weights, batch, key):
         """The training loss; and of the image in [-1, 1] the mean squared error, and its ratio to the peak in dB."""
-        seen = see(weights.params["autoencoder"], weights.extra["codebook"], batch["image"])
+        seen = forward(weights.params["autoencoder"], weights.model_state["codebook"], batch["image"])
         error = squared_error(jnp.clip(seen.outputs, -1, 1) - batch["image"]).mean(axis=(1, 2, 3))
         return {"loss": seen.loss, "reconstruction": error, "psnr": peak_signal_to_noise_ratio(error)}
 
@@ -111,7 +111,7 @@ def build(options: Options, spec: core.Spec) -> Autoencoder:
         # The metrics of reconstruction are of squared errors.
         "objective": ("loss", "reconstruction", "psnr") if options.reconstruction == "squared_error" else ("loss",),
     }
-    return Autoencoder(quantizer, init, see, finish, capabilities)
+    return Autoencoder(quantizer, init, forward, finish, capabilities)
 
 
 def tokens_and_vectors(
@@ -127,13 +127,13 @@ def tokens_and_vectors(
         return vectors_of(weights.params["autoencoder"], batch["image"])
 
     def quantize(weights, vectors):  # f32[B, h, w, D] -> i32[B, h, w, 1]
-        return quantizer.encode(weights.extra["codebook"], vectors)[..., None]
+        return quantizer.encode(weights.model_state["codebook"], vectors)[..., None]
 
     def encode(weights, batch, key):  # [B, H, W, C] -> i32[B, h, w, 1]
         return quantize(weights, encode_vectors(weights, batch, key))
 
     def decode(weights, codes, batch):  # i32[B, h, w, 1] -> f32[B, H, W, C]
-        vectors = quantizer.decode(weights.extra["codebook"], codes[..., 0])
+        vectors = quantizer.decode(weights.model_state["codebook"], codes[..., 0])
         return jnp.clip(outputs(weights.params["autoencoder"], vectors), -1, 1)
 
     def decode_vectors(weights, vectors, batch):  # f32[B, h, w, D] -> f32[B, H, W, C]
@@ -156,10 +156,10 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         return core.init_state({"autoencoder": params}, optimizers, {"codebook": codebook})
 
     def train_step(state, batch, key):
-        codebook, size = state.extra["codebook"], batch["image"].shape[0]
+        codebook, size = state.model_state["codebook"], batch["image"].shape[0]
 
         def loss(params, part, key):
-            seen = autoencoder.see(params, codebook, part["image"])
+            seen = autoencoder.forward(params, codebook, part["image"])
             statistics = autoencoder.quantizer.observe(key, size, part["index"], seen.vectors, seen.codes)
             value = seen.loss.mean()
             return value, ({"loss": value, **measures(seen, part["image"])}, statistics)
@@ -171,7 +171,7 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
     return core.Family(init, train_step, **autoencoder.capabilities)
 
 
-def measures(seen: Seen, image: jax.Array) -> core.Metrics:  # -> {name: f32[]}
+def measures(seen: Outputs, image: jax.Array) -> core.Metrics:  # -> {name: f32[]}
     """Means over the batch: the squared error of a value, and the commitment loss before its weight."""
     return {"reconstruction": squared_error(seen.outputs - image).mean(), "commitment": seen.commitment.mean()}
 

@@ -23,7 +23,7 @@ GROUPS = ("autoencoder", "discriminator")
 @dataclasses.dataclass(frozen=True)
 class Options(vq.Options):
     discriminator_width: int = bounded(32, 1)  # channels at half the image's size, doubled as `width` is
-    discriminator_depth: int = bounded(3, 1)  # halvings, from image to patches
+    discriminator_depth: int = bounded(3, 1)  # num_downsamples, from image to patches
     adversarial: str = choice("non_saturating", *LOSSES)
     adversarial_weight: float = bounded(0.1, 0.0)  # of that loss, the squared error's weight being 1
     feature_weight: float = bounded(0.1, 0.0)  # of the distance in the discriminator's features
@@ -52,15 +52,15 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         return core.init_state(params, optimizers, {"codebook": codebook, "discriminator": variables["batch_stats"]})
 
     def update_autoencoder(state, batch, key):
-        codebook, statistics = state.extra["codebook"], state.extra["discriminator"]
+        codebook, statistics = state.model_state["codebook"], state.model_state["discriminator"]
         optimizer, size = optimizers["autoencoder"], batch["image"].shape[0]
         started = jnp.where(state.step >= options.adversarial_start, 1.0, 0.0)
 
         def loss(params, part, key):
-            seen = autoencoder.see(params, codebook, part["image"])
-            judge = state.params["discriminator"]
-            logits, made, _ = discriminate(judge, statistics, seen.outputs, False)
-            _, real, _ = discriminate(judge, statistics, part["image"], False)
+            seen = autoencoder.forward(params, codebook, part["image"])
+            discriminator = state.params["discriminator"]
+            logits, made, _ = discriminate(discriminator, statistics, seen.outputs, False)
+            _, real, _ = discriminate(discriminator, statistics, part["image"], False)
             fooling, distance = adversarial.generator(logits).mean(), feature_distance(made, real)
             extra = options.adversarial_weight * fooling + options.feature_weight * distance
             value = seen.loss.mean() + started * extra
@@ -75,8 +75,8 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         optimizer = optimizers["discriminator"]
 
         def loss(params, part, _):
-            seen = autoencoder.see(state.params["autoencoder"], state.extra["codebook"], part["image"])
-            real, _, statistics = discriminate(params, state.extra["discriminator"], part["image"], True)
+            seen = autoencoder.forward(state.params["autoencoder"], state.model_state["codebook"], part["image"])
+            real, _, statistics = discriminate(params, state.model_state["discriminator"], part["image"], True)
             made, _, _ = discriminate(params, statistics, seen.outputs, False)
             value = adversarial.discriminator(real, made).mean()
             metrics = {"loss_discriminator": value, "logit_real": real.mean(), "logit_fake": made.mean()}

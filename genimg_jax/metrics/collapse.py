@@ -27,7 +27,7 @@ from genimg_jax.metrics import intervals
 from genimg_jax.metrics.arrays import feature_sets
 from genimg_jax.metrics.classifier_tests import class_balance, proportion
 from genimg_jax.metrics.neighbours import nearest_within
-from genimg_jax.metrics.pair_scores import OwnPairs, own_pairs, pair_scores
+from genimg_jax.metrics.pair_scores import SelfSimilarity, pair_scores, self_similarity
 from genimg_jax.metrics.pairs import BLOCK
 
 HEALTHY, SUSPICIOUS, POOR, COLLAPSED = STATUSES = ("healthy", "suspicious", "untrained or poor", "collapsed")
@@ -148,7 +148,7 @@ def quality_findings(
     rng, count = np.random.default_rng(seed), min(JUDGED, *map(len, sets))
     ours, data, noise = (one[np.sort(rng.permutation(len(one))[:count])] for one in sets)
     k = min(NEIGHBOURS, count - 1)
-    pairs = own_pairs(data, k, block)
+    pairs = self_similarity(data, k, block)
     distance, (scores,) = pair_scores(ours, data, [k], pairs, block=block)
     noise_distance, (noise_scores,) = pair_scores(noise, data, [k], pairs, block=block)
     findings = []
@@ -174,7 +174,7 @@ def quality_findings(
     return [*findings, Finding("distance", POOR if lower > TOO_FAR * repeated else HEALTHY, share, 0.0, sentence)]
 
 
-def _of_real_images(pairs: OwnPairs, k: int) -> dict[str, float]:
+def _of_real_images(pairs: SelfSimilarity, k: int) -> dict[str, float]:
     """What a perfect generator of as many images is expected to score: the precision of each real image among the
     others, which is inside a ball if it is one of the k nearest of another; and the coverage that Naeem et al. 2020
     derive, the same for every distribution."""

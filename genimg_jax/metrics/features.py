@@ -70,7 +70,7 @@ def _draw(key: jax.Array, image_shape: tuple[int, int, int]) -> Any:
     return RandomConvolutions().lazy_init(key, image)["params"]
 
 
-def random_convolutions(image_shape: tuple[int, int, int], seed: int = 0) -> FeatureNetwork:
+def random_conv(image_shape: tuple[int, int, int], seed: int = 0) -> FeatureNetwork:
     """A network that was never trained: nothing to download, the same everywhere, and blind to no dataset in
     particular. Naeem et al. 2020, section 3.3, find such features fair where ImageNet's do not fit.
 
@@ -79,7 +79,7 @@ def random_convolutions(image_shape: tuple[int, int, int], seed: int = 0) -> Fea
     parameters = _draw(jax.random.key(seed), tuple(image_shape))
     # Of the recipe, not of the values, whose last bits differ between backends.
     text = f"He normal, Threefry key {seed}, {image_shape}, {jax.tree.map(jnp.shape, parameters)}"
-    return FeatureNetwork("random_convolutions", files.digest(text, 12), None, parameters, _apply_random)
+    return FeatureNetwork("random_conv", files.digest(text, 12), None, parameters, _apply_random)
 
 
 def _bilinear(size: int, out: int, resize: str) -> np.ndarray:  # -> f32[out, size]

@@ -48,7 +48,7 @@ class Copies(NamedTuple):
     """The least share whose p-value is below `SURE`; above 1 where so few images could show nothing."""
 
 
-class Uncopied(NamedTuple):
+class NullDistances(NamedTuple):
     """How near images come to the training set that nobody copied: the part of an audit that no generator enters."""
 
     distances: np.ndarray
@@ -126,7 +126,9 @@ def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:  # [N], [N] -> f
         return np.where(above == below, 1.0, above / below)
 
 
-def uncopied(train: np.ndarray, held_out: np.ndarray, seed: int = 0, block: int = BLOCK) -> Uncopied:  # [M, D], [H, D]
+def null_distances(
+    train: np.ndarray, held_out: np.ndarray, seed: int = 0, block: int = BLOCK
+) -> NullDistances:  # [M, D], [H, D]
     """The seed chooses `NULLS` training images where there are more."""
     train, held_out = feature_sets(train=train, held_out=held_out)
     near = nearest(held_out, train, 1, block).distances[:, 0]
@@ -134,7 +136,7 @@ def uncopied(train: np.ndarray, held_out: np.ndarray, seed: int = 0, block: int 
     chosen = train[np.sort(np.random.default_rng(seed).permutation(len(train))[:NULLS])]
     train_near = nearest(chosen, train, 2, block).distances[:, 1]  # itself comes first
     train_far = nearest(chosen, held_out, 1, block).distances[:, 0]
-    return Uncopied(near, _ratio(near, far), _ratio(train_near, train_far))
+    return NullDistances(near, _ratio(near, far), _ratio(train_near, train_far))
 
 
 def audit(
@@ -143,19 +145,19 @@ def audit(
     held_out: np.ndarray,
     seed: int = 0,
     block: int = BLOCK,
-    others: Uncopied | None = None,
+    others: NullDistances | None = None,
 ) -> Audit:
     """Compare generated [N, D] with training [M, D] and held-out features [H, D] of the same kind of images.
 
     M and H may differ: every statistic is calibrated for that. The training set should be all that was trained on, or
     copies of what is left out go unseen. Held-out images must be ones that nothing was chosen by. The seed tosses a
     coin for generated images equally near to both sets, as images of few grey levels can be. Give `others`, which is
-    `uncopied(train, held_out, seed)`, where several generated sets are compared with the same.
+    `null_distances(train, held_out, seed)`, where several generated sets are compared with the same.
     """
     generated, train, held_out = feature_sets(generated=generated, train=train, held_out=held_out)
     to_train, to_held_out = nearest(generated, train, 1, block), nearest(generated, held_out, 1, block)
     near, far = to_train.distances[:, 0], to_held_out.distances[:, 0]
-    others = others or uncopied(train, held_out, seed, block)
+    others = others or null_distances(train, held_out, seed, block)
     ratios = _ratio(near, far)
     trained = (near < far) | ((near == far) & (np.random.default_rng(seed).random(len(near)) < 0.5))
     owners = np.where(trained, to_train.indices[:, 0], len(train) + to_held_out.indices[:, 0])

@@ -14,7 +14,7 @@ from genimg_jax.metrics.neighbours import Neighbours
 from genimg_jax.metrics.pairs import BLOCK, centre, in_blocks, over_pairs
 
 
-class OwnPairs(NamedTuple):
+class SelfSimilarity(NamedTuple):
     """What the pairs within one set say: a reference's serves every generated set that is compared with it."""
 
     kernel: kernel.Own
@@ -27,19 +27,19 @@ class PairScores(NamedTuple):
     """One for every k that was asked for, in that order."""
 
 
-def own_pairs(features: np.ndarray, largest: int, block: int = BLOCK) -> OwnPairs:  # [N, D]
+def self_similarity(features: np.ndarray, largest: int, block: int = BLOCK) -> SelfSimilarity:  # [N, D]
     """The pairs of a set with itself, for scores of up to `largest` neighbours."""
     features = feature_set(features, "given", least=4)
     measures = [kernel.WITHIN, neighbours.within(largest, len(features))]
     rows = in_blocks(features, centre(features), block)
-    return OwnPairs(*over_pairs(measures, rows, None, "pairs within a set"))
+    return SelfSimilarity(*over_pairs(measures, rows, None, "pairs within a set"))
 
 
 def pair_scores(
     generated: np.ndarray,
     reference: np.ndarray,
     ks: Sequence[int] = (3, 5),
-    reference_pairs: OwnPairs | None = None,
+    reference_pairs: SelfSimilarity | None = None,
     block: int = BLOCK,
     ties: str = "include",
 ) -> PairScores:
@@ -48,8 +48,8 @@ def pair_scores(
     `reference_pairs`, of the same reference and at least the largest k, saves a quarter of the time.
     """
     generated, reference = feature_sets(least=4, generated=generated, reference=reference)
-    real = reference_pairs or own_pairs(reference, max(ks), block)
-    fake = own_pairs(generated, max(ks), block)
+    real = reference_pairs or self_similarity(reference, max(ks), block)
+    fake = self_similarity(generated, max(ks), block)
     middle = centre(reference)
     rows, columns = in_blocks(reference, middle, block), in_blocks(generated, middle, block)
     measures = [kernel.ACROSS, manifold.across(ks, real.neighbours, fake.neighbours, ties)]

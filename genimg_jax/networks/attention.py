@@ -27,22 +27,22 @@ def causal_attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.
     return masked_attention(query, key, value, 0)
 
 
-def full_attention(query: jax.Array, key: jax.Array, value: jax.Array, forward: bool = False) -> jax.Array:
-    """The same of every slot to all slots. cuDNN's kernel has no derivative of forward mode: ask for `forward`."""
+def full_attention(query: jax.Array, key: jax.Array, value: jax.Array, forward_mode_ad: bool = False) -> jax.Array:
+    """The same of every slot to all slots. cuDNN's kernel has no derivative of forward mode: ask for `forward_mode_ad`."""
     # [B, heads, T, D], 2 x [B, heads, S, D] -> [B, heads, T, D]
     if jax.default_backend() == "gpu":
-        return _fused_attention(query, key, value, is_causal=False, forward=forward)
+        return _fused_attention(query, key, value, is_causal=False, forward_mode_ad=forward_mode_ad)
     # Scaling the query, not the scores, is one pass less over the largest array.
     scores = jnp.einsum("bhnd,bhsd->bhns", query / math.sqrt(query.shape[-1]), key).astype(jnp.float32)
     return jnp.einsum("bhns,bhsd->bhnd", jax.nn.softmax(scores).astype(value.dtype), value)
 
 
 def _fused_attention(
-    query: jax.Array, key: jax.Array, value: jax.Array, is_causal: bool, forward: bool = False
+    query: jax.Array, key: jax.Array, value: jax.Array, is_causal: bool, forward_mode_ad: bool = False
 ) -> jax.Array:
     size = query.shape[-1]
     taken = query.dtype.itemsize == 2 and size % 8 == 0 and size <= 128
-    implementation = "cudnn" if taken and not forward else "xla"
+    implementation = "cudnn" if taken and not forward_mode_ad else "xla"
     query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
     found = jax.nn.dot_product_attention(query, key, value, is_causal=is_causal, implementation=implementation)
     return found.swapaxes(1, 2)
@@ -171,12 +171,12 @@ class Decoder(nn.Module):
             angles = jnp.asarray(rotations(positions, self.width // self.heads))
             return x, jax.lax.dynamic_slice_in_dim(angles, first, count)
         here = jnp.maximum(jax.lax.dynamic_slice_in_dim(jnp.asarray(positions), first, count), 0)
-        places = sum(embed(here[:, axis]) for axis, embed in enumerate(self.place))
+        positions_embedded = sum(embed(here[:, axis]) for axis, embed in enumerate(self.place))
         if self.prefix_length > 1:
             slots = first + jnp.arange(count)
             before = self.prefix_place(jnp.minimum(slots, self.prefix_length - 2))
-            places = jnp.where(slots[:, None] < self.prefix_length - 1, before, places)
-        return x + places[None], None
+            positions_embedded = jnp.where(slots[:, None] < self.prefix_length - 1, before, positions_embedded)
+        return x + positions_embedded[None], None
 
     def start(self, prefix: jax.Array) -> tuple[jax.Array, Cache]:
         """What the slot that predicts the first token holds, and the cache of the slots before it."""
@@ -195,7 +195,7 @@ class Decoder(nn.Module):
         x, cache = self.extend(held, cache, self.prefix_length - 1 + position)
         return self.logits(self.norm(x[:, 0])).astype(jnp.float32), cache
 
-    def hold(self, token: jax.Array) -> jax.Array:
+    def embed_next(self, token: jax.Array) -> jax.Array:
         """What the next slot holds after this token."""  # i32[B] -> [B, 1, width]
         return self.token(token)[:, None]
 

@@ -22,17 +22,19 @@ class Options:
     registers: int = bounded(0, 0)  # DiT: learned tokens besides the image's
     label_tokens: int = bounded(0, 0)  # DiT: tokens that tell the class, besides its part in every normalisation
     remat: bool = False  # DiT: compute blocks again for their gradients, to save memory
-    loop: bool = False  # DiT: compile one block for all of them, which is sooner for deep ones and slower on a CPU
+    scan_layers: bool = (
+        False  # DiT: compile one block for all of them, which is sooner for deep ones and slower on a CPU
+    )
 
 
-def build(options: Options, channels: int, classes: int, width: int = 0, forward: bool = False) -> nn.Module:
+def build(options: Options, channels: int, classes: int, width: int = 0, forward_mode_ad: bool = False) -> nn.Module:
     """A module as `denoising` describes it; `classes` is 0 where it is told none, `width` replaces the options'.
 
-    `forward`: training takes derivatives of forward mode.
+    `forward_mode_ad`: training takes derivatives of forward mode.
     """
     width = width or options.width
     if options.network == "unet":
-        return UNet(width, options.multipliers, options.blocks, options.attention, channels, classes, forward)
+        return UNet(width, options.multipliers, options.blocks, options.attention, channels, classes, forward_mode_ad)
     return DiT(
         options.patch,
         width,
@@ -43,6 +45,6 @@ def build(options: Options, channels: int, classes: int, width: int = 0, forward
         options.registers,
         options.label_tokens,
         options.remat,
-        options.loop,
-        forward,
+        options.scan_layers,
+        forward_mode_ad,
     )

@@ -20,7 +20,7 @@ from genimg_jax.networks.layers import Dense, flat_normal
 LOWEST, HIGHEST = 1 / 32, 2.0  # cycles a unit of `c_noise`; faster ones make derivatives with respect to it explode
 
 
-def waves(x: jax.Array, features: int) -> jax.Array:
+def fourier_features(x: jax.Array, features: int) -> jax.Array:
     """Cosines, then sines, of x times features / 2 frequencies from `LOWEST` to `HIGHEST`, a constant ratio apart.
 
     Tancik et al. 2020, with the frequencies of Vaswani et al. 2017 section 3.5 in place of random ones.
@@ -39,7 +39,7 @@ class Condition(nn.Module):
     @nn.compact
     def __call__(self, c_noise: jax.Array, label: jax.Array | None, training: bool) -> jax.Array:
         # f32[B] or f32[B, K], i32[B] -> [B, features]
-        x = waves(c_noise.astype(jnp.float32), self.features).reshape(c_noise.shape[0], -1)
+        x = fourier_features(c_noise.astype(jnp.float32), self.features).reshape(c_noise.shape[0], -1)
         x = Dense(self.features, name="noise_in")(x, training)
         x = Dense(self.features, name="noise_out")(nn.silu(x), training)
         if self.num_classes:
@@ -62,13 +62,13 @@ class SelfAttention(nn.Module):
 
     head_size: int
     out_init: nn.initializers.Initializer = normal
-    forward: bool = False  # whether derivatives of forward mode are taken, in training
+    forward_mode_ad: bool = False  # whether derivatives of forward mode are taken, in training
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:  # [B, S, F] -> [B, S, F]
         parts = nn.Dense(3 * x.shape[-1], kernel_init=normal, name="heads_in")(x)
         parts = parts.reshape(*x.shape[:2], 3, -1, self.head_size)
-        attended = full_attention(*(parts[:, :, i].swapaxes(1, 2) for i in range(3)), self.forward)
+        attended = full_attention(*(parts[:, :, i].swapaxes(1, 2) for i in range(3)), self.forward_mode_ad)
         return nn.Dense(x.shape[-1], kernel_init=self.out_init, name="heads_out")(
             attended.swapaxes(1, 2).reshape(x.shape)
         )

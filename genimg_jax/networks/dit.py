@@ -29,7 +29,7 @@ def patchify(image: jax.Array, patch: int) -> jax.Array:
     return x.swapaxes(2, 3).reshape(batch, -1, patch * patch * channels)
 
 
-def places(height: int, width: int, features: int) -> np.ndarray:
+def position_embedding(height: int, width: int, features: int) -> np.ndarray:
     """Sines and cosines of a token's row, then of its column (Vaswani et al. 2017 section 3.5, a half for each)."""
     # -> f32[height width, features]
     frequencies = 10_000.0 ** -(np.arange(features // 4) / (features / 4))
@@ -53,13 +53,13 @@ class Block(nn.Module):
     """Self-attention, then a perceptron with a hidden layer four times as wide, each added through a gate."""
 
     heads: int
-    forward: bool = False  # see `SelfAttention`
+    forward_mode_ad: bool = False  # see `SelfAttention`
 
     @nn.compact
     def __call__(self, x: jax.Array, condition: jax.Array) -> jax.Array:  # [B, S, F], [B, E] -> [B, S, F]
         features = x.shape[-1]
         scale, shift, gate, *following = modulation(6, condition, features, "modulation")
-        attend = SelfAttention(features // self.heads, forward=self.forward, name="attention")
+        attend = SelfAttention(features // self.heads, forward_mode_ad=self.forward_mode_ad, name="attention")
         x = x + gate * attend(modulate(x, scale, shift))
         scale, shift, gate = following
         hidden = nn.Dense(4 * features, kernel_init=normal, name="hidden")(modulate(x, scale, shift))
@@ -68,14 +68,14 @@ class Block(nn.Module):
         return jax.lax.optimization_barrier(x)
 
 
-class Trunk(nn.Module):
+class Blocks(nn.Module):
     """`depth` blocks, whose parameters are stacked: each array's first axis is the block."""
 
     depth: int
     heads: int
     remat: bool
-    loop: bool
-    forward: bool = False  # see `SelfAttention`
+    scan_layers: bool
+    forward_mode_ad: bool = False  # see `SelfAttention`
 
     @nn.compact
     def __call__(self, x: jax.Array, condition: jax.Array) -> jax.Array:  # [B, S, F], [B, E] -> [B, S, F]
@@ -89,9 +89,9 @@ class Trunk(nn.Module):
             split_rngs={"params": True},
             in_axes=nn.broadcast,
             length=self.depth,
-            unroll=1 if self.loop else self.depth,
+            unroll=1 if self.scan_layers else self.depth,
         )
-        return scan(Block(self.heads, self.forward, name="blocks"), x, condition)[0]
+        return scan(Block(self.heads, self.forward_mode_ad, name="blocks"), x, condition)[0]
 
 
 class DiT(nn.Module):
@@ -106,8 +106,8 @@ class DiT(nn.Module):
     registers: int = 0  # learned tokens in front
     label_tokens: int = 0  # tokens in front that are learned for each class
     remat: bool = False  # compute blocks again for their gradients instead of keeping what is inside them
-    loop: bool = False  # compile one block and loop over it: see `backbone.Options`
-    forward: bool = False  # see `SelfAttention`
+    scan_layers: bool = False  # compile one block and loop over it: see `backbone.Options`
+    forward_mode_ad: bool = False  # see `SelfAttention`
 
     @nn.compact
     def __call__(
@@ -128,25 +128,29 @@ class DiT(nn.Module):
         batch, height, width, _ = x.shape
         condition = Condition(self.width, self.num_classes, name="condition")(c_noise, label, training)
         x = Dense(self.width, name="first")(patchify(x, self.patch), training)
-        x = x + places(height // self.patch, width // self.patch, self.width).astype(x.dtype)[None]
-        front = self.front(label, context, batch, training)
-        x = jnp.concatenate([*front, x], axis=1)
-        x = Trunk(self.depth, self.heads, self.remat, self.loop, self.forward, name="trunk")(x, condition)
-        x = x[:, sum(tokens.shape[1] for tokens in front) :]
+        x = x + position_embedding(height // self.patch, width // self.patch, self.width).astype(x.dtype)[None]
+        prefix_tokens = self.prefix_tokens(label, context, batch, training)
+        x = jnp.concatenate([*prefix_tokens, x], axis=1)
+        x = Blocks(self.depth, self.heads, self.remat, self.scan_layers, self.forward_mode_ad, name="trunk")(
+            x, condition
+        )
+        x = x[:, sum(tokens.shape[1] for tokens in prefix_tokens) :]
         scale, shift = modulation(2, condition, self.width, "last_modulation")
         last = nn.Dense(self.patch**2 * self.out, kernel_init=nn.initializers.zeros, name="last")
         return unpatchify(last(modulate(x, scale, shift)).astype(jnp.float32), self.patch, height, width)
 
-    def front(self, label: jax.Array | None, context: jax.Array | None, batch: int, training: bool) -> list[jax.Array]:
+    def prefix_tokens(
+        self, label: jax.Array | None, context: jax.Array | None, batch: int, training: bool
+    ) -> list[jax.Array]:
         """The tokens that are no patches."""  # -> list of [B, any, width]
-        front = []
+        prefix_tokens = []
         if self.registers:
             registers = self.param("registers", nn.initializers.normal(1.0), (self.registers, self.width))
-            front.append(jnp.broadcast_to(registers, (batch, *registers.shape)))
+            prefix_tokens.append(jnp.broadcast_to(registers, (batch, *registers.shape)))
         if self.num_classes and self.label_tokens:
             label = or_null(label, self.num_classes, batch)
             tokens = ClassEmbedding(self.num_classes + 1, self.label_tokens * self.width, name="label_tokens")(label)
-            front.append(tokens.reshape(batch, self.label_tokens, self.width))
+            prefix_tokens.append(tokens.reshape(batch, self.label_tokens, self.width))
         if context is not None:
-            front.append(Dense(self.width, name="context")(context, training))
-        return front
+            prefix_tokens.append(Dense(self.width, name="context")(context, training))
+        return prefix_tokens

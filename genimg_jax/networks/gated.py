@@ -81,33 +81,33 @@ class GatedLayer(nn.Module):
     """
 
     features: int
-    reach: int  # rows above, and columns to either side, that a layer sees
+    kernel_radius: int  # rows above, and columns to either side, that a layer sees
     groups: int
     num_classes: int
 
     def setup(self):
-        columns = 2 * self.reach + 1
-        self.down = Convolution(2 * self.features, (self.reach + 1, columns), sides=self.reach)
+        columns = 2 * self.kernel_radius + 1
+        self.down = Convolution(2 * self.features, (self.kernel_radius + 1, columns), sides=self.kernel_radius)
         self.link = Convolution(2 * self.features)
-        self.across = Convolution(2 * self.features, (1, self.reach + 1), self.groups, gates=2)
+        self.across = Convolution(2 * self.features, (1, self.kernel_radius + 1), self.groups, gates=2)
         self.out = Convolution(self.features, (1, 1), self.groups)
         if self.num_classes:
             self.class_bias = nn.Embed(self.num_classes, 2 * self.features)
 
     def vertical(self, x: jax.Array, label: jax.Array | None, cached: jax.Array | None):
         """Features and link of the rows of `x`, and what to keep of them for the rows below."""
-        # [B, R, W, F], [B], [B, reach, W, F] -> [B, R, W, F], [B, R, W, 2 F], [B, reach, W, F]
-        rows = before(x, cached, 1, self.reach)
+        # [B, R, W, F], [B], [B, kernel_radius, W, F] -> [B, R, W, F], [B, R, W, 2 F], [B, kernel_radius, W, F]
+        rows = before(x, cached, 1, self.kernel_radius)
         x = self.down(rows)
         if self.num_classes:
             x = x + jnp.broadcast_to(self.class_bias(label)[:, None, None], x.shape)
-        return gate(x), self.link(x), last(rows, 1, self.reach)
+        return gate(x), self.link(x), last(rows, 1, self.kernel_radius)
 
     def horizontal(self, x: jax.Array, link: jax.Array, cached: jax.Array | None):
         """Features of the columns of `x`, and what to keep of them for the columns to the right."""
-        # [B, R, N, F], [B, R, N, 2 F], [B, R, reach, F] -> [B, R, N, F], [B, R, reach, F]
-        columns = before(x, cached, 2, self.reach)
-        return x + self.out(gate(self.across(columns) + link)), last(columns, 2, self.reach)
+        # [B, R, N, F], [B, R, N, 2 F], [B, R, kernel_radius, F] -> [B, R, N, F], [B, R, kernel_radius, F]
+        columns = before(x, cached, 2, self.kernel_radius)
+        return x + self.out(gate(self.across(columns) + link)), last(columns, 2, self.kernel_radius)
 
 
 class GatedPixelCNN(nn.Module):
@@ -121,8 +121,8 @@ class GatedPixelCNN(nn.Module):
     features: int
     layers: int
     out: int  # output channels
-    reach: int = 1
-    first_reach: int = 3  # of the first layer, whose input has few channels
+    kernel_radius: int = 1
+    first_kernel_radius: int = 3  # of the first layer, whose input has few channels
     groups: int = 1  # channels whose outputs are conditioned on one another; 1: none
     positions: bool = True
     num_classes: int = 0  # 0: unconditional
@@ -130,26 +130,28 @@ class GatedPixelCNN(nn.Module):
     def setup(self):
         if self.positions:
             self.place = self.param("place", nn.initializers.zeros, (*self.shape, self.features))
-        window = (self.first_reach, 2 * self.first_reach + 1)
-        self.first_down = Convolution(self.features, window, sides=self.first_reach)
-        self.first_across = Convolution(self.features, (1, self.first_reach))
+        window = (self.first_kernel_radius, 2 * self.first_kernel_radius + 1)
+        self.first_down = Convolution(self.features, window, sides=self.first_kernel_radius)
+        self.first_across = Convolution(self.features, (1, self.first_kernel_radius))
         if self.groups > 1:
             self.first_current = Convolution(self.features, (1, 1), self.groups, strict=True)
-        self.stack = [GatedLayer(self.features, self.reach, self.groups, self.num_classes) for _ in range(self.layers)]
+        self.stack = [
+            GatedLayer(self.features, self.kernel_radius, self.groups, self.num_classes) for _ in range(self.layers)
+        ]
         self.hidden = Convolution(self.features, (1, 1), self.groups)
         self.output = Convolution(self.out, (1, 1), self.groups)
 
     def __call__(self, image: jax.Array, label: jax.Array | None) -> jax.Array:
         # [B, H, W, C], [B] -> [B, H, W, out]
         nothing = (None,) * self.layers
-        links, _ = self.vertical(before(image[:, :-1], None, 1, self.first_reach), 0, label, nothing)
-        return self.horizontal(before(image[:, :, :-1], None, 2, self.first_reach), image, links, nothing)[0]
+        links, _ = self.vertical(before(image[:, :-1], None, 1, self.first_kernel_radius), 0, label, nothing)
+        return self.horizontal(before(image[:, :, :-1], None, 2, self.first_kernel_radius), image, links, nothing)[0]
 
     def vertical(
         self, above: jax.Array, first: int | jax.Array, label: jax.Array | None, cache: Cache
     ) -> tuple[Cache, Cache]:
         """Every layer's link for R rows from row `first` on, from the pixels above them, and the next cache."""
-        # [B, first_reach + R - 1, W, C], i32[], [B] -> tuple of [B, R, W, 2 F], tuple of [B, reach, W, F]
+        # [B, first_kernel_radius + R - 1, W, C], i32[], [B] -> tuple of [B, R, W, 2 F], tuple of [B, kernel_radius, W, F]
         x = self.first_down(above)
         if self.positions:
             place = jax.lax.dynamic_slice_in_dim(self.place, first, x.shape[1])
@@ -163,8 +165,8 @@ class GatedPixelCNN(nn.Module):
 
     def horizontal(self, left: jax.Array, current: jax.Array, links: Cache, cache: Cache) -> tuple[jax.Array, Cache]:
         """Outputs of N columns, from the pixels to their left and their own earlier channels, and the next cache."""
-        # [B, R, first_reach + N - 1, C], [B, R, N, C], tuple of [B, R, N, 2 F]
-        # -> [B, R, N, out], tuple of [B, R, reach, F]
+        # [B, R, first_kernel_radius + N - 1, C], [B, R, N, C], tuple of [B, R, N, 2 F]
+        # -> [B, R, N, out], tuple of [B, R, kernel_radius, F]
         x = self.first_across(left)
         if self.groups > 1:
             x = x + self.first_current(current)
@@ -176,6 +178,9 @@ class GatedPixelCNN(nn.Module):
 
     def empty(self, batch: int) -> tuple[Cache, Cache]:
         """The caches at the start of an image and of a row."""
-        # -> tuples of [B, reach, W, F] and of [B, 1, reach, F]
-        rows, columns = (batch, self.reach, self.shape[1], self.features), (batch, 1, self.reach, self.features)
+        # -> tuples of [B, kernel_radius, W, F] and of [B, 1, kernel_radius, F]
+        rows, columns = (
+            (batch, self.kernel_radius, self.shape[1], self.features),
+            (batch, 1, self.kernel_radius, self.features),
+        )
         return (jnp.zeros(rows),) * self.layers, (jnp.zeros(columns),) * self.layers

@@ -10,7 +10,7 @@ WIDEST = 4  # times the width of the first level
 
 
 def halved(height: int, width: int, times: int, option: str) -> tuple[int, int]:
-    """Height and width after so many halvings. Raises `ConfigError`, naming the option, where one leaves a rest."""
+    """Height and width after so many num_downsamples. Raises `ConfigError`, naming the option, where one leaves a rest."""
     if height % 2**times or width % 2**times:
         raise ConfigError(
             f"{option} is {times}, but a {height}x{width} image cannot be halved so often; lower it, or set data.size."
@@ -30,7 +30,7 @@ class ResidualBlock(nn.Module):
         return x + change
 
 
-def enlarge(x: jax.Array) -> jax.Array:  # [B, h, w, 4 C] -> [B, 2h, 2w, C]
+def pixel_shuffle(x: jax.Array) -> jax.Array:  # [B, h, w, 4 C] -> [B, 2h, 2w, C]
     """Every feature vector becomes the four pixels of a square (Shi et al. 2016, section 3.2).
 
     After a convolution, what a transposed one computes without its zeros; unlike a repeated pixel, the finest
@@ -40,20 +40,20 @@ def enlarge(x: jax.Array) -> jax.Array:  # [B, h, w, 4 C] -> [B, 2h, 2w, C]
 
 
 class GridEncoder(nn.Module):
-    """Halves height and width `halvings` times, `blocks` residual blocks after each.
+    """Halves height and width `num_downsamples` times, `blocks` residual blocks after each.
 
     Level i (from 0) has `width` * min(2^i, 4) channels.
     """
 
     width: int
     blocks: int
-    halvings: int
+    num_downsamples: int
     out: int
 
     @nn.compact
     def __call__(self, image: jax.Array) -> jax.Array:  # [B, H, W, C] -> [B, h, w, out]
         x = image
-        for level in range(self.halvings):
+        for level in range(self.num_downsamples):
             x = Downsample(self.width * min(2**level, WIDEST))(x, True)
             for _ in range(self.blocks):
                 x = ResidualBlock()(x)
@@ -65,17 +65,17 @@ class GridDecoder(nn.Module):
 
     width: int
     blocks: int
-    halvings: int
+    num_downsamples: int
     channels: int
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:  # [B, h, w, D] -> [B, H, W, channels]
-        features = [self.width * min(2**level, WIDEST) for level in range(self.halvings)]
+        features = [self.width * min(2**level, WIDEST) for level in range(self.num_downsamples)]
         x = Conv(features[-1])(x, True)
         for after in [*features[-2::-1], self.channels]:
             for _ in range(self.blocks):
                 x = ResidualBlock()(x)
-            x = enlarge(Conv(4 * after)(activate("silu", Normalization("group")(x, True)), True))
+            x = pixel_shuffle(Conv(4 * after)(activate("silu", Normalization("group")(x, True)), True))
         return x
 
 
@@ -86,7 +86,7 @@ class PatchDiscriminator(nn.Module):
     """
 
     width: int
-    depth: int  # halvings
+    depth: int  # num_downsamples
 
     @nn.compact
     def __call__(self, image: jax.Array, training: bool) -> tuple[jax.Array, tuple[jax.Array, ...]]:

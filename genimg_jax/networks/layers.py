@@ -114,7 +114,7 @@ class Downsample(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, training: bool) -> jax.Array:  # [B, 2h, 2w, C] -> [B, h, w, features]
         x, kernel, bias = parameters(self, x, (4, 4), training)
-        return add(halve(x, kernel), bias)
+        return add(downsample(x, kernel), bias)
 
 
 class Upsample(nn.Module):
@@ -130,7 +130,7 @@ class Upsample(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:  # [B, h, w, C] -> [B, 2h, 2w, features]
         # Only 4 of the 16 taps reach an output pixel.
         kernel = self.param("kernel", he_normal, (4, 4, self.features, x.shape[-1]), 4 * x.shape[-1])
-        x = double(x.astype(kernel.dtype), kernel)
+        x = upsample(x.astype(kernel.dtype), kernel)
         return add(x, self.param("bias", nn.initializers.zeros, (self.features,))) if self.use_bias else x
 
 
@@ -144,13 +144,13 @@ def unpatchify(patches: jax.Array, patch: int, height: int, width: int) -> jax.A
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
 
-def halve(x: jax.Array, kernel: jax.Array) -> jax.Array:  # [B, 2h, 2w, C], [4, 4, C, D] -> [B, h, w, D]
+def downsample(x: jax.Array, kernel: jax.Array) -> jax.Array:  # [B, 2h, 2w, C], [4, 4, C, D] -> [B, h, w, D]
     return jax.lax.conv_general_dilated(x, kernel, (2, 2), ((1, 1), (1, 1)), dimension_numbers=DIMENSIONS)
 
 
 @jax.custom_vjp
-def double(x: jax.Array, kernel: jax.Array) -> jax.Array:  # [B, h, w, D], [4, 4, C, D] -> [B, 2h, 2w, C]
-    """The transpose of `halve`, whose gradient is made of `halve` and of its gradient.
+def upsample(x: jax.Array, kernel: jax.Array) -> jax.Array:  # [B, h, w, D], [4, 4, C, D] -> [B, 2h, 2w, C]
+    """The transpose of `downsample`, whose gradient is made of `downsample` and of its gradient.
 
     Left to itself, JAX takes the kernel's gradient as a convolution over an input with zeros inserted, which the CPU
     runs some twenty times slower.
@@ -158,18 +158,18 @@ def double(x: jax.Array, kernel: jax.Array) -> jax.Array:  # [B, h, w, D], [4, 4
     return jax.lax.conv_transpose(x, kernel, (2, 2), "SAME", dimension_numbers=DIMENSIONS, transpose_kernel=True)
 
 
-def _double_forward(x: jax.Array, kernel: jax.Array):
-    return double(x, kernel), (x, kernel)
+def _upsample_forward(x: jax.Array, kernel: jax.Array):
+    return upsample(x, kernel), (x, kernel)
 
 
-def _double_backward(inputs: tuple[jax.Array, jax.Array], gradient: jax.Array):
+def _upsample_backward(inputs: tuple[jax.Array, jax.Array], gradient: jax.Array):
     # <double(x, k), g> = <x, halve(g, k)>, so both gradients are those of the right-hand side.
     x, kernel = inputs
-    x_gradient, pull_back = jax.vjp(lambda k: halve(gradient, k), kernel)
+    x_gradient, pull_back = jax.vjp(lambda k: downsample(gradient, k), kernel)
     return x_gradient, *pull_back(x)
 
 
-double.defvjp(_double_forward, _double_backward)
+upsample.defvjp(_upsample_forward, _upsample_backward)
 
 
 class Normalization(nn.Module):

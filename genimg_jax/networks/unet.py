@@ -19,13 +19,13 @@ from genimg_jax.networks.layers import Conv, Dense, Normalization
 HEAD = 64  # features of an attention head, or fewer where that does not divide them
 
 
-def halve(x: jax.Array) -> jax.Array:
+def avg_pool(x: jax.Array) -> jax.Array:
     """Means of 2x2 pixels."""  # [B, 2h, 2w, C] -> [B, h, w, C]
     batch, height, width, channels = x.shape
     return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
 
 
-def double(x: jax.Array) -> jax.Array:
+def upsample(x: jax.Array) -> jax.Array:
     """Every pixel four times."""  # [B, h, w, C] -> [B, 2h, 2w, C]
     batch, height, width, channels = x.shape
     spread = jnp.broadcast_to(x[:, :, None, :, None], (batch, height, 2, width, 2, channels))
@@ -39,13 +39,13 @@ class ResidualBlock(nn.Module):
     features: int
     resize: str = "keep"  # 'halve' or 'double' height and width
     attention: bool = False  # followed by self-attention over the pixels
-    forward: bool = False  # see `SelfAttention`
+    forward_mode_ad: bool = False  # see `SelfAttention`
 
     @nn.compact
     def __call__(self, x: jax.Array, condition: jax.Array, training: bool) -> jax.Array:
         # [B, H, W, C], [B, E] -> [B, H or H / 2 or 2 H, W likewise, features]
         convolution = functools.partial(nn.Conv, self.features, (3, 3))
-        resize = {"keep": lambda x: x, "halve": halve, "double": double}[self.resize]
+        resize = {"keep": lambda x: x, "halve": avg_pool, "double": upsample}[self.resize]
         y = resize(nn.silu(Normalization("group", name="norm_in")(x, training)))
         y = convolution(kernel_init=normal, name="conv_in")(y)
         scale, shift = jnp.split(Dense(2 * self.features, name="modulation")(condition, training), 2, axis=-1)
@@ -59,7 +59,7 @@ class ResidualBlock(nn.Module):
         if self.attention:
             y = Normalization("group", name="attention_norm")(x, training).reshape(x.shape[0], -1, self.features)
             heads = math.gcd(HEAD, self.features)
-            y = SelfAttention(heads, nn.initializers.zeros, self.forward, name="attention")(y)
+            y = SelfAttention(heads, nn.initializers.zeros, self.forward_mode_ad, name="attention")(y)
             x = (x + y.reshape(x.shape)) * math.sqrt(0.5)
         # Without the barrier XLA recomputes sums of residual blocks in every consumer.
         return jax.lax.optimization_barrier(x)
@@ -74,7 +74,7 @@ class UNet(nn.Module):
     attention: tuple[int, ...]  # heights of the levels at which pixels attend to each other; the middle always does
     out: int
     num_classes: int = 0  # 0: unconditional
-    forward: bool = False  # see `SelfAttention`
+    forward_mode_ad: bool = False  # see `SelfAttention`
 
     @nn.compact
     def __call__(self, x: jax.Array, c_noise: jax.Array, label: jax.Array | None, training: bool) -> jax.Array:
@@ -88,7 +88,9 @@ class UNet(nn.Module):
         attends = [height in self.attention for height in heights]
 
         def block(name, x, level, resize="keep", attention=False):
-            return ResidualBlock(features[level], resize, attention, self.forward, name=name)(x, condition, training)
+            return ResidualBlock(features[level], resize, attention, self.forward_mode_ad, name=name)(
+                x, condition, training
+            )
 
         x = Conv(self.width, name="first")(x, training)
         skips = [x]

@@ -19,7 +19,7 @@ class Mixture(NamedTuple):
     covariances: jax.Array  # f32[K, Z, Z]
 
 
-def start(points: jax.Array, components: int, seed: int = 0) -> Mixture:
+def init(points: jax.Array, components: int, seed: int = 0) -> Mixture:
     """Means at points drawn at random, each component as wide as all points together."""
     # [N, Z] -> [K], [K, Z], [K, Z, Z]
     number, size = points.shape
@@ -46,7 +46,7 @@ def log_joint(mixture: Mixture, points: jax.Array) -> jax.Array:
     return (constant[:, None] - 0.5 * jnp.square(whitened).sum(1)).T
 
 
-def improve(mixture: Mixture, points: jax.Array) -> Mixture:
+def em_step(mixture: Mixture, points: jax.Array) -> Mixture:
     """One step of expectation maximisation (Dempster et al. 1977; Bishop 2006, equations 9.23 to 9.26)."""
     shares = jax.nn.softmax(log_joint(mixture, points), axis=1)  # [N, K]
     mass = shares.sum(0) + 1e-6  # a component that has lost all its points keeps finite parameters
@@ -58,10 +58,10 @@ def improve(mixture: Mixture, points: jax.Array) -> Mixture:
 
 
 def fit(points: jax.Array, components: int) -> Mixture:
-    """After a fixed number of steps, from a fixed `start`: a function of the points alone."""
+    """After a fixed number of steps, from a fixed `init`: a function of the points alone."""
     # [N, Z] -> [K], [K, Z], [K, Z, Z]
-    first = start(points, components)
-    return jax.lax.scan(lambda mixture, _: (improve(mixture, points), None), first, length=ITERATIONS)[0]
+    first = init(points, components)
+    return jax.lax.scan(lambda mixture, _: (em_step(mixture, points), None), first, length=ITERATIONS)[0]
 
 
 def sample(mixture: Mixture, keys: jax.Array) -> jax.Array:

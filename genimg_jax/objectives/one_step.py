@@ -10,7 +10,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from genimg_jax.objectives.paths import per_example
+from genimg_jax.objectives.interpolants import per_example
 
 AverageVelocity = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 """(x_t [B, ...], r f32[B], t f32[B]) -> the mean velocity [B, ...] of the ODE between r <= t, through x_t at t."""

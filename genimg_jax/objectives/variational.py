@@ -8,27 +8,27 @@ import jax
 import jax.numpy as jnp
 
 from genimg_jax.objectives.gaussian import kl_standard_normal
+from genimg_jax.objectives.interpolants import Interpolant, per_example
 from genimg_jax.objectives.likelihoods import to_levels, to_values
-from genimg_jax.objectives.paths import Path, per_example
 
 
-def _at(path: Path, end: int, images: int) -> jax.Array:  # -> f32[B]
-    return jnp.full((images,), path.bounds[end])
+def _at(interpolant: Interpolant, end: int, images: int) -> jax.Array:  # -> f32[B]
+    return jnp.full((images,), interpolant.bounds[end])
 
 
-def prior_divergence(path: Path, image: jax.Array) -> jax.Array:
+def prior_divergence(interpolant: Interpolant, image: jax.Array) -> jax.Array:
     """KL(q(x_1 | image) || N(0, 1)): what the noisiest x_t still tells of the image."""  # [B, ...] -> f32[B]
-    t = _at(path, 1, len(image))
-    log_variance = jnp.broadcast_to(per_example(2 * jnp.log(path.sigma(t)), image), image.shape)
-    return kl_standard_normal(per_example(path.alpha(t), image) * image, log_variance)
+    t = _at(interpolant, 1, len(image))
+    log_variance = jnp.broadcast_to(per_example(2 * jnp.log(interpolant.sigma(t)), image), image.shape)
+    return kl_standard_normal(per_example(interpolant.alpha(t), image) * image, log_variance)
 
 
-def reconstruction(path: Path, image: jax.Array, noise: jax.Array, levels: int) -> jax.Array:
+def reconstruction(interpolant: Interpolant, image: jax.Array, noise: jax.Array, levels: int) -> jax.Array:
     """log p(image | x_0), x_0 the cleanest x_t with this noise in it: Kingma et al. 2021, section 3.3.
 
     Each pixel and channel by itself: the probability of a level is proportional to the density of x_0 given that level.
     """  # [B, H, W, C], [B, H, W, C] -> f32[B]
-    precision = jnp.exp(0.5 * path.log_snr(_at(path, 0, len(image))))
+    precision = jnp.exp(0.5 * interpolant.log_snr(_at(interpolant, 0, len(image))))
     values = to_values(jnp.arange(levels), levels).reshape(*[1] * image.ndim, -1)
     # x_0 / alpha less each value, in standard deviations.
     distances = noise[..., None] + per_example(precision, values) * (image[..., None] - values)
@@ -37,20 +37,20 @@ def reconstruction(path: Path, image: jax.Array, noise: jax.Array, levels: int) 
     return chosen.sum(axis=tuple(range(1, chosen.ndim)))
 
 
-def diffusion_loss(path: Path, t: jax.Array, squared_error: jax.Array) -> jax.Array:
+def diffusion_loss(interpolant: Interpolant, t: jax.Array, squared_error: jax.Array) -> jax.Array:
     """One draw of the continuous-time loss: -d log SNR / dt |noise error|^2 / 2 (Kingma et al. 2021, equation 17).
 
     `t` is uniform within the path's bounds; `squared_error` is of the predicted noise, summed over the image.
     """  # [B], [B] -> f32[B]
-    _, slope = jax.jvp(path.log_snr, (t,), (jnp.ones_like(t),))
-    return -0.5 * (path.bounds[1] - path.bounds[0]) * slope * squared_error
+    _, slope = jax.jvp(interpolant.log_snr, (t,), (jnp.ones_like(t),))
+    return -0.5 * (interpolant.bounds[1] - interpolant.bounds[0]) * slope * squared_error
 
 
-def discrete_diffusion_loss(path: Path, t: jax.Array, squared_error: jax.Array, steps: int) -> jax.Array:
+def discrete_diffusion_loss(interpolant: Interpolant, t: jax.Array, squared_error: jax.Array, steps: int) -> jax.Array:
     """One draw of the loss of a model of `steps` steps (Kingma et al. 2021, equation 14).
 
     `t` is one of the ends of the steps, which divide the path's bounds equally, each as likely; `squared_error` is of
     the noise predicted there.
     """  # [B], [B] -> f32[B]
-    before = t - (path.bounds[1] - path.bounds[0]) / steps
-    return 0.5 * steps * jnp.expm1(path.log_snr(before) - path.log_snr(t)) * squared_error
+    before = t - (interpolant.bounds[1] - interpolant.bounds[0]) / steps
+    return 0.5 * steps * jnp.expm1(interpolant.log_snr(before) - interpolant.log_snr(t)) * squared_error

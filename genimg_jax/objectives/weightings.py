@@ -11,49 +11,49 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from genimg_jax.objectives.paths import Path, cosine
+from genimg_jax.objectives.interpolants import Interpolant, cosine
 from genimg_jax.objectives.targets import Target, determinant
 
-Weighting = Callable[[Path, Target, jax.Array], jax.Array]
+Weighting = Callable[[Interpolant, Target, jax.Array], jax.Array]
 """(path, target, t f32[B]) -> f32[B], the factor of the squared error of the prediction."""
-Times = Callable[[Path, jax.Array], jax.Array]
+Times = Callable[[Interpolant, jax.Array], jax.Array]
 """(path, uniform f32[B] within (0, 1)) -> t f32[B] within the path's bounds, rising."""
 
 
 # ---------------------------------------------------------------------------------------------------- weightings
 
 
-def uniform(path: Path, target: Target, t: jax.Array) -> jax.Array:
+def uniform(interpolant: Interpolant, target: Target, t: jax.Array) -> jax.Array:
     """Every prediction counts the same: the simple loss of DDPM for noise, conditional flow matching for velocity."""
     return jnp.ones_like(t)
 
 
-def of_image(weight: Callable[[Path, jax.Array], jax.Array]) -> Weighting:
+def of_image(weight: Callable[[Interpolant, jax.Array], jax.Array]) -> Weighting:
     """The weighting whose factor of the image's squared error is `weight(path, t)`, for a network of any target."""
 
-    def weighting(path: Path, target: Target, t: jax.Array) -> jax.Array:  # [B] -> [B]
-        return weight(path, t) * (path.sigma(t) / determinant(path, target, t)) ** 2
+    def weighting(interpolant: Interpolant, target: Target, t: jax.Array) -> jax.Array:  # [B] -> [B]
+        return weight(interpolant, t) * (interpolant.sigma(t) / determinant(interpolant, target, t)) ** 2
 
     return weighting
 
 
 @of_image
-def noise_error(path: Path, t: jax.Array) -> jax.Array:
+def noise_error(interpolant: Interpolant, t: jax.Array) -> jax.Array:
     """DDPM's simple loss whatever is predicted: the squared error of the noise is SNR times that of the image."""
-    return jnp.exp(path.log_snr(t))
+    return jnp.exp(interpolant.log_snr(t))
 
 
-def edm(data_std: float) -> Weighting:
-    """(level^2 + data_std^2) / (level data_std)^2 = SNR + 1 / data_std^2: Karras et al. 2022, table 1.
+def edm(sigma_data: float) -> Weighting:
+    """(level^2 + sigma_data^2) / (level sigma_data)^2 = SNR + 1 / sigma_data^2: Karras et al. 2022, table 1.
 
     It gives the raw network of `edm_target` a weight of 1 everywhere.
     """
-    return of_image(lambda path, t: jnp.exp(path.log_snr(t)) + 1 / data_std**2)
+    return of_image(lambda interpolant, t: jnp.exp(interpolant.log_snr(t)) + 1 / sigma_data**2)
 
 
 def min_snr(limit: float = 5.0) -> Weighting:
     """min(SNR, limit): Hang et al. 2023, section 3.4."""
-    return of_image(lambda path, t: jnp.minimum(jnp.exp(path.log_snr(t)), limit))
+    return of_image(lambda interpolant, t: jnp.minimum(jnp.exp(interpolant.log_snr(t)), limit))
 
 
 # --------------------------------------------------------------------------------------------------------- times
@@ -78,23 +78,23 @@ def _to_unit(bits: jax.Array) -> jax.Array:  # u32[B] -> f32[B]: odd multiples o
     return ((bits >> 9).astype(jnp.float32) + 0.5) * 2.0**-23
 
 
-def uniform_times(path: Path, uniform: jax.Array) -> jax.Array:
+def uniform_times(interpolant: Interpolant, uniform: jax.Array) -> jax.Array:
     """Uniform within the path's bounds."""  # [B] -> [B]
-    first, last = path.bounds
+    first, last = interpolant.bounds
     return first + (last - first) * uniform
 
 
 def discrete_times(steps: int) -> Times:
-    """1 / steps, 2 / steps, ..., 1, equally often: the times of `paths.discrete`."""
-    return lambda path, uniform: (jnp.floor(uniform * steps) + 1) / steps
+    """1 / steps, 2 / steps, ..., 1, equally often: the times of `interpolants.discrete`."""
+    return lambda interpolant, uniform: (jnp.floor(uniform * steps) + 1) / steps
 
 
 def log_normal_levels(mean: float = -1.2, std: float = 1.2) -> Times:
     """The logarithm of the noise level is normal: Karras et al. 2022, table 1, whose figures are the defaults."""
 
-    def times(path: Path, uniform: jax.Array) -> jax.Array:  # [B] -> [B]
-        t = path.time(-2 * (mean + std * jax.scipy.special.ndtri(uniform)))
-        return jnp.clip(t, *path.bounds)
+    def times(interpolant: Interpolant, uniform: jax.Array) -> jax.Array:  # [B] -> [B]
+        t = interpolant.time(-2 * (mean + std * jax.scipy.special.ndtri(uniform)))
+        return jnp.clip(t, *interpolant.bounds)
 
     return times
 
@@ -102,13 +102,13 @@ def log_normal_levels(mean: float = -1.2, std: float = 1.2) -> Times:
 def logit_normal_times(mean: float = 0.0, std: float = 1.0) -> Times:
     """The logit of time, as a fraction of the bounds, is normal: Esser et al. 2024, equation 19."""
 
-    def times(path: Path, uniform: jax.Array) -> jax.Array:  # [B] -> [B]
-        return uniform_times(path, jax.nn.sigmoid(mean + std * jax.scipy.special.ndtri(uniform)))
+    def times(interpolant: Interpolant, uniform: jax.Array) -> jax.Array:  # [B] -> [B]
+        return uniform_times(interpolant, jax.nn.sigmoid(mean + std * jax.scipy.special.ndtri(uniform)))
 
     return times
 
 
-def cosine_times(path: Path, uniform: jax.Array) -> jax.Array:
+def cosine_times(interpolant: Interpolant, uniform: jax.Array) -> jax.Array:
     """Noise levels as often as the cosine path meets them at uniform times: Esser et al. 2024, equation 21."""
     # [B] -> [B]
-    return jnp.clip(path.time(cosine().log_snr(uniform)), *path.bounds)
+    return jnp.clip(interpolant.time(cosine().log_snr(uniform)), *interpolant.bounds)

@@ -137,7 +137,7 @@ def notes(sweep: Sweep, found: Findings) -> list[str]:
     if any(s.summary and s.summary.anecdote for s in found.settings):
         parts.append(f"\\* {ANECDOTE}, whatever p says.")
     if found.mixture:
-        parts.append(f"Compared all the same, as asked: cells that do not share {', '.join(found.mixture)}.")
+        parts.append(f"Metrics all the same, as asked: cells that do not share {', '.join(found.mixture)}.")
     missing = [s for s in found.settings if s.unfinished]
     if missing:
         parts.append(

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from genimg_jax.core import fold_in
 
 State = Any
-Visit = Callable[..., tuple[State, jax.Array, jax.Array]]
+Step = Callable[..., tuple[State, jax.Array, jax.Array]]
 """(state, position i32[], given [B, V], known bool[B], keys[B]) -> (state, value [B, V], log_prob f32[B]).
 
 The value is the given one where it is known, and else drawn from the distribution at the position; `log_prob` is its
@@ -22,8 +22,8 @@ log-likelihood there, in nats, and the state has seen it.
 COMPLETION = 2**31 - 1  # folded into a key where a position would be: beyond every position
 
 
-def fill(
-    visit: Visit, state: State, positions: jax.Array, given: jax.Array, known: jax.Array, keys: jax.Array
+def decode(
+    step: Step, state: State, positions: jax.Array, observed: jax.Array, mask: jax.Array, keys: jax.Array
 ) -> tuple[State, jax.Array, jax.Array]:
     """The state after the `positions`, in their order, the values there, and the log-likelihood of the known ones.
 
@@ -34,11 +34,11 @@ def fill(
     def step(carry, at):
         state, total = carry
         position, value, keep = at
-        state, value, log_prob = visit(state, position, value, keep, fold_in(keys, position))
+        state, value, log_prob = step(state, position, value, keep, fold_in(keys, position))
         return (state, total + jnp.where(keep, log_prob, 0.0)), value
 
-    total = jnp.zeros(given.shape[0])
-    along = positions, given.swapaxes(0, 1), known.swapaxes(0, 1)
+    total = jnp.zeros(observed.shape[0])
+    along = positions, observed.swapaxes(0, 1), mask.swapaxes(0, 1)
     (state, total), values = jax.lax.scan(step, (state, total), along)
     return state, values.swapaxes(0, 1), total
 
@@ -63,14 +63,14 @@ def resample(
     return values[jnp.arange(examples) * candidates + chosen]
 
 
-def completion_protocol(candidates: int) -> str:
+def inpainting_protocol(candidates: int) -> str:
     """What a reader of completions by `resample` must know."""
     if candidates == 1:
         return "exact where all known values precede all unknown ones, and elsewhere clamped to them as they come"
     return f"exact where all known values precede all unknown ones, and elsewhere resampled among {candidates}"
 
 
-def restrict(logits: jax.Array, temperature: float | jax.Array, top_k: int, top_p: float) -> jax.Array:
+def filter_logits(logits: jax.Array, temperature: float | jax.Array, top_k: int, top_p: float) -> jax.Array:
     """Logits divided by the temperature, with those outside the likeliest left out (-inf).
 
     `top_k` keeps the k largest (0: all; Fan et al. 2018), and `top_p` the fewest whose probability reaches p (1: all;

@@ -7,8 +7,8 @@ from genimg_jax.samplers.ode import Denoise
 
 
 def guide(
-    better: Denoise,
-    worse: Denoise,
+    model: Denoise,
+    guide_model: Denoise,
     weight: float | jax.Array,
     interval: tuple[float | jax.Array, float | jax.Array] = (0.0, jnp.inf),
 ) -> Denoise:
@@ -21,8 +21,8 @@ def guide(
     """
     low, high = interval
 
-    def denoise(noisy: jax.Array, level: jax.Array) -> jax.Array:  # [B, ...], f32[B] -> [B, ...]
-        here = jnp.where((level > low) & (level <= high), weight, 1.0).reshape(-1, *[1] * (noisy.ndim - 1))
-        return (1 - here) * worse(noisy, level) + here * better(noisy, level)
+    def denoise(noisy: jax.Array, sigma: jax.Array) -> jax.Array:  # [B, ...], f32[B] -> [B, ...]
+        here = jnp.where((sigma > low) & (sigma <= high), weight, 1.0).reshape(-1, *[1] * (noisy.ndim - 1))
+        return (1 - here) * guide_model(noisy, sigma) + here * model(noisy, sigma)
 
     return denoise

@@ -42,10 +42,10 @@ def _basis(image: jax.Array) -> jax.Array:  # [B, ...] -> [D, B, ...]
     return jnp.broadcast_to(jnp.eye(size).reshape(size, 1, *image.shape[1:]), (size, *image.shape))
 
 
-def _velocity(denoise: Denoise, level: jax.Array) -> Callable[[jax.Array], jax.Array]:
+def _velocity(denoise: Denoise, sigma: jax.Array) -> Callable[[jax.Array], jax.Array]:
     """dy/du as a function of y, at one noise level."""  # f32[] -> ([B, ...] -> [B, ...])
-    spread = jnp.sqrt(1 + level**2)
-    return lambda scaled: scaled / spread**2 - denoise_all(denoise, spread * scaled, level) / spread
+    spread = jnp.sqrt(1 + sigma**2)
+    return lambda scaled: scaled / spread**2 - denoise_all(denoise, spread * scaled, sigma) / spread
 
 
 def _divergence(velocity: Callable, scaled: jax.Array, vectors: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -65,24 +65,24 @@ def _finish(scaled: jax.Array, products: jax.Array, ends: tuple[jax.Array, jax.A
         volume, error = products.sum(axis=0), jnp.zeros_like(products[0])
     else:
         volume, error = products.mean(axis=0), products.std(axis=0, ddof=1) / math.sqrt(len(products))
-    (least, greatest), size = ends, math.prod(scaled.shape[1:])
-    volume = volume + 0.5 * size * (jnp.log1p(greatest**2) - jnp.log1p(least**2))
-    latent = scaled * jnp.sqrt(1 + greatest**2)
-    squares = jnp.sum((latent / greatest) ** 2, axis=tuple(range(1, latent.ndim)))
-    prior = -0.5 * squares - size * (jnp.log(greatest) + 0.5 * math.log(2 * math.pi))
+    (sigma_min, sigma_max), size = ends, math.prod(scaled.shape[1:])
+    volume = volume + 0.5 * size * (jnp.log1p(sigma_max**2) - jnp.log1p(sigma_min**2))
+    latent = scaled * jnp.sqrt(1 + sigma_max**2)
+    squares = jnp.sum((latent / sigma_max) ** 2, axis=tuple(range(1, latent.ndim)))
+    prior = -0.5 * squares - size * (jnp.log(sigma_max) + 0.5 * math.log(2 * math.pi))
     return LogDensity(prior + volume, error, latent, volume)
 
 
-def _levels(steps: int, least: jax.Array, greatest: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _levels(steps: int, sigma_min: jax.Array, sigma_max: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The noise levels at both ends and in the middle of each step, and how much of u a step is there.
 
     Steps are equal in -log(1 + PIVOT / level): data has structure at every order of magnitude up to its own, and far
     above it the ODE is smooth in the inverse of the level, however great that becomes. A trained network is told the
     logarithm, whose errors need shorter steps above the data than an ideal one does.
     """  # -> f32[2 steps + 1], f32[2 steps + 1]
-    warped = jnp.linspace(jnp.log1p(PIVOT / least), jnp.log1p(PIVOT / greatest), 2 * steps + 1)
-    levels = PIVOT / jnp.expm1(warped)
-    return levels, (1 + levels / PIVOT) * (warped[0] - warped[-1]) / steps
+    warped = jnp.linspace(jnp.log1p(PIVOT / sigma_min), jnp.log1p(PIVOT / sigma_max), 2 * steps + 1)
+    sigmas = PIVOT / jnp.expm1(warped)
+    return sigmas, (1 + sigmas / PIVOT) * (warped[0] - warped[-1]) / steps
 
 
 def _gregory(steps: int) -> np.ndarray:
@@ -100,8 +100,8 @@ def _gregory(steps: int) -> np.ndarray:
 def log_density(
     denoise: Denoise,
     image: jax.Array,
-    least: float | jax.Array,
-    greatest: float | jax.Array,
+    sigma_min: float | jax.Array,
+    sigma_max: float | jax.Array,
     steps: int,
     probes: jax.Array | None = None,
 ) -> LogDensity:
@@ -112,22 +112,22 @@ def log_density(
     trace, at the cost of one derivative a pixel.
     """  # [B, ...], f32[], f32[], [K, B, ...] -> LogDensity
     vectors = _basis(image) if probes is None else probes
-    least, greatest = jnp.asarray(least, image.dtype), jnp.asarray(greatest, image.dtype)
-    levels, rates = (x.astype(image.dtype) for x in _levels(steps, least, greatest))
+    sigma_min, sigma_max = jnp.asarray(sigma_min, image.dtype), jnp.asarray(sigma_max, image.dtype)
+    sigmas, rates = (x.astype(image.dtype) for x in _levels(steps, sigma_min, sigma_max))
     weights = rates[::2] * jnp.asarray(_gregory(steps), image.dtype)
     reaches, shares = jnp.array([0.5, 0.5, 1.0], image.dtype), jnp.array([2.0, 2.0, 1.0], image.dtype) / 6
 
-    def visit(state, at):
-        (scaled, total), (weight, levels, rates) = state, at
-        change, products = _divergence(_velocity(denoise, levels[0]), scaled, vectors)
+    def advance(state, at):
+        (scaled, total), (weight, sigmas, rates) = state, at
+        change, products = _divergence(_velocity(denoise, sigmas[0]), scaled, vectors)
 
         def stage(state, at):
-            (slope, moved), (level, rate, reach, share) = state, at
-            slope = rate * _velocity(denoise, level)(scaled + reach * slope)
+            (slope, moved), (sigma, rate, reach, share) = state, at
+            slope = rate * _velocity(denoise, sigma)(scaled + reach * slope)
             return (slope, moved + share * slope), None
 
         first = rates[0] * change
-        stages = jnp.stack([levels[1], *levels[1:]]), jnp.stack([rates[1], *rates[1:]]), reaches, shares
+        stages = jnp.stack([sigmas[1], *sigmas[1:]]), jnp.stack([rates[1], *rates[1:]]), reaches, shares
         (_, moved), _ = jax.lax.scan(stage, (first, first / 6), stages)
         return (scaled + moved, total + weight * products), None
 
@@ -135,17 +135,17 @@ def log_density(
         return jnp.concatenate([jnp.stack([values[:-2:2], values[1::2], values[2::2]], axis=1), jnp.full((1, 3), last)])
 
     # The trace at the end is taken in one more step, which goes nowhere: the network is compiled once less.
-    start = image / jnp.sqrt(1 + levels[0] ** 2), jnp.zeros(vectors.shape[:2], image.dtype)
-    every = weights, of_steps(levels, levels[-1]), of_steps(rates, jnp.zeros_like(rates[-1]))
-    (scaled, total), _ = jax.lax.scan(visit, start, every)
-    return _finish(scaled, total, (levels[0], levels[-1]), probes is None)
+    start = image / jnp.sqrt(1 + sigmas[0] ** 2), jnp.zeros(vectors.shape[:2], image.dtype)
+    every = weights, of_steps(sigmas, sigmas[-1]), of_steps(rates, jnp.zeros_like(rates[-1]))
+    (scaled, total), _ = jax.lax.scan(advance, start, every)
+    return _finish(scaled, total, (sigmas[0], sigmas[-1]), probes is None)
 
 
 def adaptive_log_density(
     denoise: Denoise,
     image: jax.Array,
-    least: float | jax.Array,
-    greatest: float | jax.Array,
+    sigma_min: float | jax.Array,
+    sigma_max: float | jax.Array,
     probes: jax.Array | None = None,
     tolerance: float = 1e-5,
     most_steps: int = 1000,
@@ -157,7 +157,7 @@ def adaptive_log_density(
     import diffrax  # here, as it takes seconds and only adaptive likelihoods need it
 
     vectors = _basis(image) if probes is None else probes
-    ends = jnp.asarray((least, greatest), image.dtype)
+    ends = jnp.asarray((sigma_min, sigma_max), image.dtype)
 
     def field(log_level: jax.Array, state: tuple[jax.Array, jax.Array], vectors: jax.Array):
         return _divergence(_velocity(denoise, jnp.exp(log_level)), state[0], vectors)

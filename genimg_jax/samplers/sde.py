@@ -15,12 +15,12 @@ def ddim(eta: float | jax.Array) -> Step:
     whose variance is following^2 (1 - following^2 / level^2) on every path; at eta = 0 it is Euler's method.
     """
 
-    def step(denoise: Denoise, state: State, level: jax.Array, following: jax.Array, noise: jax.Array) -> State:
-        denoised = denoise_all(denoise, state.noisy, level)
+    def step(denoise: Denoise, state: State, sigma: jax.Array, following: jax.Array, noise: jax.Array) -> State:
+        denoised = denoise_all(denoise, state.noisy, sigma)
         # 1 - (following / level)^2, keeping the digits of short steps.
-        new = eta**2 * (level - following) * (level + following) / level**2
-        kept = jnp.sqrt(1 - new) * (state.noisy - denoised) / level
-        return State(denoised + following * (kept + jnp.sqrt(new) * noise), denoised, level)
+        new = eta**2 * (sigma - following) * (sigma + following) / sigma**2
+        kept = jnp.sqrt(1 - new) * (state.noisy - denoised) / sigma
+        return State(denoised + following * (kept + jnp.sqrt(new) * noise), denoised, sigma)
 
     return step
 
@@ -30,19 +30,19 @@ ancestral: Step = ddim(1.0)
 
 
 def stochastic(
-    steps: int, churn: float = 40.0, least: float = 0.05, greatest: float = 50.0, inflation: float = 1.003
+    steps: int, S_churn: float = 40.0, S_min: float = 0.05, S_max: float = 50.0, S_noise: float = 1.003
 ) -> Step:
     """Raise the noise level by fresh noise, then take Heun's step from there (Karras et al. 2022, algorithm 2).
 
-    `churn`, spread over the `steps`, is how much is added at levels from `least` to `greatest`; `inflation` is that
-    noise's standard deviation. The defaults are theirs for ImageNet (table 5); at churn 0 it is Heun's method.
+    `S_churn`, spread over the `steps`, is how much is added at levels from `S_min` to `S_max`; `S_noise` is that
+    noise's standard deviation. The defaults are theirs for ImageNet (table 5); at S_churn 0 it is Heun's method.
     """
-    factor = jnp.minimum(churn / steps, math.sqrt(2) - 1)
+    factor = jnp.minimum(S_churn / steps, math.sqrt(2) - 1)
 
-    def step(denoise: Denoise, state: State, level: jax.Array, following: jax.Array, noise: jax.Array) -> State:
-        rise = jnp.where((level >= least) & (level <= greatest), factor, 0.0)
-        added = inflation * level * jnp.sqrt(rise * (2 + rise))  # sqrt(raised^2 - level^2)
+    def step(denoise: Denoise, state: State, sigma: jax.Array, following: jax.Array, noise: jax.Array) -> State:
+        rise = jnp.where((sigma >= S_min) & (sigma <= S_max), factor, 0.0)
+        added = S_noise * sigma * jnp.sqrt(rise * (2 + rise))  # sqrt(raised^2 - level^2)
         raised = state._replace(noisy=state.noisy + added * noise)
-        return heun(denoise, raised, level * (1 + rise), following, noise)
+        return heun(denoise, raised, sigma * (1 + rise), following, noise)
 
     return step

@@ -15,7 +15,7 @@ from genimg_jax.engine.config_differences import differences
 from genimg_jax.errors import ConfigError
 from genimg_jax.options import nearest
 from genimg_jax.sweeps import grid as grids
-from genimg_jax.sweeps.grid import Grid, Point
+from genimg_jax.sweeps.grid import Grid, Overrides
 
 BETTER, SUITES = ("lower", "higher"), ("likelihood", "full")
 
@@ -35,7 +35,7 @@ class Planned(NamedTuple):
 
     name: str
     setting: str  # the name of what its seeds have in common
-    point: Point
+    point: Overrides
     values: Mapping[str, Any]  # the complete configuration, as JSON has it
     digest: str
 
@@ -99,7 +99,7 @@ def _plain(values: Any) -> Any:
     return list(values) if isinstance(values, tuple) else values
 
 
-def _cell(common: Mapping[str, Any], point: Point, name: str, setting: str) -> Planned:
+def _cell(common: Mapping[str, Any], point: Overrides, name: str, setting: str) -> Planned:
     values = _plain(configs.located(grids.overlay(common, point.overrides)))
     configs.resolve(values)
     return Planned(name, setting, point, values, configs.digest(values))

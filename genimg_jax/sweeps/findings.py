@@ -12,7 +12,7 @@ import numpy as np
 
 from genimg_jax.engine import run
 from genimg_jax.engine.config import flatten
-from genimg_jax.engine.reproduction import PASSING
+from genimg_jax.engine.reproduce import VOLATILE_KEYS
 from genimg_jax.errors import DataError
 from genimg_jax.evaluation import log_probs, marks
 from genimg_jax.metrics import significance
@@ -167,7 +167,7 @@ def _protocols(
 def _manifest(cell: Cell) -> dict[str, Any]:
     """Flat, without what passes; where a run was resumed under something else, every value it had."""
     manifest = run.read_json(cell.workdir, "manifest.json")
-    flat = {k: v for k, v in flatten(manifest).items() if not k.startswith(PASSING)}
+    flat = {k: v for k, v in flatten(manifest).items() if not k.startswith(VOLATILE_KEYS)}
     for later in manifest.get("resumed", []):
         for key, value in flatten(later).items():
             if key in flat and value != flat[key]:

@@ -1,6 +1,6 @@
 """The cells of an experiment, put together from few parts: `product(param("model.beta", 1.0, 4.0), seeds(5))`.
 
-A grid is a tuple of `Point`s, each of which sets some keys over the base configuration. What a point sets is checked
+A grid is a tuple of `Overrides`s, each of which sets some keys over the base configuration. What a point sets is checked
 against that configuration later, by `overlay`, once for every cell and before anything starts.
 """
 
@@ -14,7 +14,7 @@ from genimg_jax.errors import ConfigError
 from genimg_jax.options import nearest
 
 
-class Point(NamedTuple):
+class Overrides(NamedTuple):
     """What one cell sets, by flat key such as "optimizer.learning_rate"."""
 
     setting: Mapping[str, Any]  # what is asked about
@@ -25,14 +25,14 @@ class Point(NamedTuple):
         return {**self.setting, **self.replicate}
 
 
-Grid = tuple[Point, ...]
+Grid = tuple[Overrides, ...]
 
 
 def param(key: str, *values: Any) -> Grid:
     """One cell a value of the key. The key "seed" counts as a repetition, as in `seeds`."""
     if not values:
         raise ConfigError(f"param({key!r}) has no values; give at least one.")
-    return tuple(Point({}, {key: v}) if key == "seed" else Point({key: v}, {}) for v in values)
+    return tuple(Overrides({}, {key: v}) if key == "seed" else Overrides({key: v}, {}) for v in values)
 
 
 def seeds(count: int, *also: str) -> Grid:
@@ -42,12 +42,12 @@ def seeds(count: int, *also: str) -> Grid:
     """
     if count < 1:
         raise ConfigError(f"seeds({count}) is an empty grid; give at least 1.")
-    return tuple(Point({}, dict.fromkeys(("seed", *also), seed)) for seed in range(count))
+    return tuple(Overrides({}, dict.fromkeys(("seed", *also), seed)) for seed in range(count))
 
 
 def product(*grids: Grid) -> Grid:
     """Every combination of a cell of each; the last grid varies fastest."""
-    points: Grid = (Point({}, {}),)
+    points: Grid = (Overrides({}, {}),)
     for grid in grids:
         points = tuple(_merge(one, two) for one in points for two in grid)
     return points
@@ -69,11 +69,11 @@ def chain(*grids: Grid) -> Grid:
     return tuple(point for grid in grids for point in grid)
 
 
-def _merge(one: Point, two: Point) -> Point:
+def _merge(one: Overrides, two: Overrides) -> Overrides:
     twice = [key for key in one.overrides if key in two.overrides]
     if twice:
         raise ConfigError(f"config.{twice[0]} is set by two grids that are combined; let one of them set it.")
-    return Point({**one.setting, **two.setting}, {**one.replicate, **two.replicate})
+    return Overrides({**one.setting, **two.setting}, {**one.replicate, **two.replicate})
 
 
 def overlay(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def overlay(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, 
     return values
 
 
-def names(points: Sequence[Point]) -> list[str]:
+def names(points: Sequence[Overrides]) -> list[str]:
     """A name for each point, from the keys that it sets: the shortest ending of a key that tells it from the others.
 
     A key that goes with an earlier one, as in `zipped`, is left out.
@@ -102,7 +102,7 @@ def names(points: Sequence[Point]) -> list[str]:
     return [_name(point.overrides, short) for point in points]
 
 
-def setting_names(points: Sequence[Point]) -> list[str]:
+def setting_names(points: Sequence[Overrides]) -> list[str]:
     """The same without what only repeats; "base" where nothing else is set."""
     short = _short([point.setting for point in points])
     return [_name(point.setting, short) for point in points]

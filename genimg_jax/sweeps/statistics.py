@@ -23,7 +23,7 @@ class Summary(NamedTuple):
     mean: float
     deviation: float  # of one seed; not a number for a single one
     interval: Interval | None  # of the mean, Student's; None for a single seed
-    anecdote: bool
+    too_few_seeds: bool
 
 
 class Comparison(NamedTuple):
@@ -36,7 +36,7 @@ class Comparison(NamedTuple):
     adjusted: float  # the same after Holm's correction over all comparisons of the sweep
     effect: float  # see `effect_size`
     detectable: float  # see `detectable_difference`, in the metric's unit
-    anecdote: bool
+    too_few_seeds: bool
 
 
 def summarize(values: np.ndarray) -> Summary:  # [N]

@@ -41,17 +41,17 @@ def launcher(workers: int = 0, where_it_pays: bool = False) -> Launcher:
 
 def groups(cells: Sequence[Cell], without_convolutions: bool = False) -> Groups:
     """The cells that can be one program, and those that cannot, or should not."""
-    from genimg_jax.engine import stacked
+    from genimg_jax.engine import vmapped
 
     alike: dict[str, list[Cell]] = {}
     hindered: dict[str, list[Cell]] = {}
     for cell in cells:
-        if reason := stacked.hindrance(cell.values):
+        if reason := vmapped.why_not_vmappable(cell.values):
             hindered.setdefault(reason, []).append(cell)
         else:
-            alike.setdefault(json.dumps(stacked.shared(cell.values), sort_keys=True), []).append(cell)
+            alike.setdefault(json.dumps(vmapped.shared(cell.values), sort_keys=True), []).append(cell)
     together = [group for group in alike.values() if len(group) > 1]
-    for group in [g for g in together if without_convolutions and stacked.convolves(g[0].values)]:
+    for group in [g for g in together if without_convolutions and vmapped.has_convolutions(g[0].values)]:
         together.remove(group)
         hindered.setdefault("convolutions of several runs at once are slow on a CPU", []).extend(group)
     single = [group[0] for group in alike.values() if len(group) == 1]

@@ -9,30 +9,30 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-Grid = Callable[[int, float, float], jax.Array]
+SigmaSchedule = Callable[[int, float, float], jax.Array]
 """(steps, least, greatest) -> f32[steps + 1], falling."""
 
 
-def spaced(warp: Callable[[jax.Array], jax.Array], unwarp: Callable[[jax.Array], jax.Array]) -> Grid:
+def spaced(warp: Callable[[jax.Array], jax.Array], unwarp: Callable[[jax.Array], jax.Array]) -> SigmaSchedule:
     """Levels equally spaced after `warp`, a rising function whose inverse is `unwarp`."""
 
-    def grid(steps: int, least: float, greatest: float) -> jax.Array:
-        levels = unwarp(jnp.linspace(warp(jnp.asarray(greatest, float)), warp(jnp.asarray(least, float)), steps))
-        return jnp.append(levels, 0.0)
+    def grid(steps: int, sigma_min: float, sigma_max: float) -> jax.Array:
+        sigmas = unwarp(jnp.linspace(warp(jnp.asarray(sigma_max, float)), warp(jnp.asarray(sigma_min, float)), steps))
+        return jnp.append(sigmas, 0.0)
 
     return grid
 
 
-def karras(rho: float = 7.0) -> Grid:
+def karras(rho: float = 7.0) -> SigmaSchedule:
     """Karras et al. 2022, equation 5, who use levels from 0.002 to 80."""
-    return spaced(lambda level: level ** (1 / rho), lambda x: x**rho)
+    return spaced(lambda sigma: sigma ** (1 / rho), lambda x: x**rho)
 
 
-linear: Grid = spaced(lambda level: level / (1 + level), lambda t: t / (1 - t))
+linear: SigmaSchedule = spaced(lambda sigma: sigma / (1 + sigma), lambda t: t / (1 - t))
 """Equal steps of the rectified path's time, t = level / (1 + level)."""
 
-cosine: Grid = spaced(jnp.arctan, jnp.tan)
+cosine: SigmaSchedule = spaced(jnp.arctan, jnp.tan)
 """Equal steps of the cosine path's time."""
 
-log_uniform: Grid = spaced(jnp.log, jnp.exp)
+log_uniform: SigmaSchedule = spaced(jnp.log, jnp.exp)
 """Equal steps of the log signal-to-noise ratio, and so of a path on which it is linear."""

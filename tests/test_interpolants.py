@@ -6,23 +6,25 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from genimg_jax.core import item_keys
-from genimg_jax.objectives import paths, targets, weightings
+from genimg_jax.core import per_example_keys
+from genimg_jax.objectives import interpolants, targets, weightings
 
 PATHS = {
-    "linear_beta": paths.linear_beta(),
-    "discrete": paths.discrete(),
-    "linear_log_snr": paths.linear_log_snr(),
-    "cosine": paths.cosine(),
-    "rectified": paths.rectified(),
-    "variance_exploding": paths.variance_exploding(),
+    "linear_beta": interpolants.linear_beta(),
+    "discrete": interpolants.discrete(),
+    "linear_log_snr": interpolants.linear_log_snr(),
+    "cosine": interpolants.cosine(),
+    "rectified": interpolants.rectified(),
+    "variance_exploding": interpolants.variance_exploding(),
 }
-LEARNED = paths.learned(jnp.array([9.0, -6.0]), jnp.asarray(np.random.default_rng(0).normal(size=6), jnp.float32))
+LEARNED = interpolants.learned(
+    jnp.array([9.0, -6.0]), jnp.asarray(np.random.default_rng(0).normal(size=6), jnp.float32)
+)
 EDM = targets.edm_target(0.5)
 TARGETS = (
-    targets.image_target,
-    targets.noise_target,
-    targets.angular_velocity_target,
+    targets.x0_target,
+    targets.epsilon_target,
+    targets.v_target,
     targets.flow_velocity_target,
     EDM,
 )
@@ -69,15 +71,15 @@ def test_paths_match_their_papers(name):
     np.testing.assert_allclose(path.alpha(t), alpha, rtol=2e-6, atol=1e-7)
     np.testing.assert_allclose(path.sigma(t), sigma, rtol=2e-6)
     np.testing.assert_allclose(path.log_snr(t), 2 * np.log(alpha / sigma), rtol=2e-6, atol=2e-6)
-    np.testing.assert_allclose(paths.noise_level(path, t), sigma / alpha, rtol=5e-6)
+    np.testing.assert_allclose(interpolants.noise_level(path, t), sigma / alpha, rtol=5e-6)
 
 
 @pytest.mark.parametrize("name", [*PATHS, "learned"])
 def test_time_is_the_inverse_of_the_noise_level(name):
     path = PATHS.get(name, LEARNED)
-    ends = paths.noise_level(path, jnp.asarray(path.bounds))
+    ends = interpolants.noise_level(path, jnp.asarray(path.bounds))
     levels = jnp.geomspace(jnp.maximum(ends[0], 1e-3), jnp.minimum(ends[1], 1e3), 200)
-    found = paths.noise_level(path, path.time(-2 * jnp.log(levels)))
+    found = interpolants.noise_level(path, path.time(-2 * jnp.log(levels)))
     np.testing.assert_allclose(found, levels, rtol=2e-4)
 
 
@@ -92,7 +94,7 @@ def test_every_target_gives_every_other(name, double):
 
     @jax.jit
     def conversions(image, noise):  # -> converted and direct, of each source and target
-        noisy = paths.mix(path, t, image, noise)
+        noisy = interpolants.mix(path, t, image, noise)
         values = [targets.value(target, path, t, image, noise) for target in TARGETS]
         return values, [
             [targets.convert(path, t, noisy, value, source, target) for target in TARGETS]
@@ -111,14 +113,14 @@ def test_conversions_are_stable_in_float32_where_the_target_determines_the_image
     path = PATHS[name]
     t = jnp.asarray(np.repeat(path.bounds, 4), jnp.float32)
     image, noise = example(1, jnp.float32)
-    noisy = paths.mix(path, t, image, noise)
+    noisy = interpolants.mix(path, t, image, noise)
     steep = path.bounds[1] > 1 or name == "linear_beta"  # alone at its end, a velocity there is lost in rounding
-    for source in (targets.angular_velocity_target, EDM) if steep else (*TARGETS[2:4], EDM):
+    for source in (targets.v_target, EDM) if steep else (*TARGETS[2:4], EDM):
         prediction = targets.value(source, path, t, image, noise)
-        found = targets.convert(path, t, noisy, prediction, source, targets.image_target)
-        scale = 1 + paths.noise_level(path, t)[:4].max()
+        found = targets.convert(path, t, noisy, prediction, source, targets.x0_target)
+        scale = 1 + interpolants.noise_level(path, t)[:4].max()
         np.testing.assert_allclose(found[:4], image[:4], atol=1e-5)
-        found = targets.convert(path, t, noisy, prediction, source, targets.noise_target)
+        found = targets.convert(path, t, noisy, prediction, source, targets.epsilon_target)
         np.testing.assert_allclose(found[4:], noise[4:], atol=2e-5 * float(scale))
 
 
@@ -128,25 +130,25 @@ def test_velocities_are_derivatives(double):
     t, h = jnp.linspace(0.1, 0.9, 8), 1e-6
     for name in ("linear_beta", "linear_log_snr", "cosine", "rectified"):
         path = PATHS[name]
-        slope = (paths.mix(path, t + h, image, noise) - paths.mix(path, t - h, image, noise)) / (2 * h)
+        slope = (interpolants.mix(path, t + h, image, noise) - interpolants.mix(path, t - h, image, noise)) / (2 * h)
         np.testing.assert_allclose(
             targets.value(targets.flow_velocity_target, path, t, image, noise), slope, rtol=1e-6, atol=1e-6
         )
         if name != "rectified":
-            angle = [jnp.arctan(paths.noise_level(path, x)) for x in (t - h, t + h)]
-            by_angle = slope * paths.per_example(2 * h / (angle[1] - angle[0]), slope)
-            v = targets.value(targets.angular_velocity_target, path, t, image, noise)
+            angle = [jnp.arctan(interpolants.noise_level(path, x)) for x in (t - h, t + h)]
+            by_angle = slope * interpolants.per_example(2 * h / (angle[1] - angle[0]), slope)
+            v = targets.value(targets.v_target, path, t, image, noise)
             np.testing.assert_allclose(by_angle, v, rtol=1e-5, atol=1e-5)
 
 
 def test_edm_preconditioning_matches_table_1():
     """Karras et al. 2022, table 1, column EDM: what the network is given, and what is made of what it returns."""
-    data_std, level = 0.5, np.geomspace(0.002, 80, 8)
+    sigma_data, level = 0.5, np.geomspace(0.002, 80, 8)
     image, noise = (np.asarray(x, np.float64) for x in example(3, jnp.float32))
     z = image + level.reshape(-1, 1, 1, 1) * noise
-    skip = data_std**2 / (level**2 + data_std**2)
-    out = level * data_std / np.sqrt(data_std**2 + level**2)
-    scale = 1 / np.sqrt(level**2 + data_std**2)
+    skip = sigma_data**2 / (level**2 + sigma_data**2)
+    out = level * sigma_data / np.sqrt(sigma_data**2 + level**2)
+    scale = 1 / np.sqrt(level**2 + sigma_data**2)
 
     def raw(x):
         return np.tanh(x) + 0.3 * x
@@ -155,7 +157,7 @@ def test_edm_preconditioning_matches_table_1():
     path = PATHS["variance_exploding"]
 
     def predict(x, t):
-        scaled = paths.per_example(targets.input_scale(path, t, data_std), x) * x
+        scaled = interpolants.per_example(targets.input_scale(path, t, sigma_data), x) * x
         return jnp.tanh(scaled) + 0.3 * scaled
 
     denoise = targets.denoiser(path, EDM, predict)
@@ -163,8 +165,8 @@ def test_edm_preconditioning_matches_table_1():
         denoise(jnp.asarray(z, jnp.float32), jnp.asarray(level, jnp.float32)), expected, atol=1e-6
     )
     t = jnp.asarray(level, jnp.float32)
-    np.testing.assert_allclose(weightings.edm(data_std)(path, targets.image_target, t), 1 / out**2, rtol=1e-6)
-    np.testing.assert_allclose(weightings.edm(data_std)(path, EDM, t), 1, rtol=2e-6)
+    np.testing.assert_allclose(weightings.edm(sigma_data)(path, targets.x0_target, t), 1 / out**2, rtol=1e-6)
+    np.testing.assert_allclose(weightings.edm(sigma_data)(path, EDM, t), 1, rtol=2e-6)
 
 
 def test_noise_prediction_matches_table_1():
@@ -172,7 +174,7 @@ def test_noise_prediction_matches_table_1():
     level = np.geomspace(0.01, 100, 8).reshape(-1, 1, 1, 1)
     z = np.random.default_rng(4).normal(size=(8, 2, 2, 1)) * level
     expected = z - level * np.tanh(z / np.sqrt(level**2 + 1))
-    denoise = targets.denoiser(PATHS["linear_beta"], targets.noise_target, lambda x, t: jnp.tanh(x))
+    denoise = targets.denoiser(PATHS["linear_beta"], targets.epsilon_target, lambda x, t: jnp.tanh(x))
     found = denoise(jnp.asarray(z, jnp.float32), jnp.asarray(level.ravel(), jnp.float32))
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6 * level.max())
 
@@ -185,7 +187,7 @@ def test_min_snr_matches_its_paper(name):
     weighting, limited = weightings.min_snr(5.0), np.minimum(snr, 5)
     for target, expected in zip(TARGETS[:3], (limited, limited / snr, limited / (snr + 1)), strict=True):
         np.testing.assert_allclose(weighting(path, target, t), expected, rtol=1e-5)
-    np.testing.assert_allclose(weightings.noise_error(path, targets.noise_target, t), 1, rtol=1e-5)
+    np.testing.assert_allclose(weightings.noise_error(path, targets.epsilon_target, t), 1, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", PATHS)
@@ -195,9 +197,9 @@ def test_a_weighting_of_the_image_does_not_depend_on_the_target(name, double):
 
     @jax.jit
     def losses(image, noise):  # -> of each target and weighting
-        noisy, found = paths.mix(path, t, image, noise), []
+        noisy, found = interpolants.mix(path, t, image, noise), []
         for target in TARGETS:
-            wrong = targets.convert(path, t, noisy, image + 0.1, targets.image_target, target)
+            wrong = targets.convert(path, t, noisy, image + 0.1, targets.x0_target, target)
             error = jnp.sum((wrong - targets.value(target, path, t, image, noise)) ** 2, axis=(1, 2, 3))
             found.append(jnp.stack([weighting(path, target, t) * error for weighting in WEIGHTINGS]))
         return jnp.stack(found)
@@ -215,9 +217,9 @@ def test_times_have_their_distributions(name):
     first, last = path.bounds
     t = jax.jit(lambda u: weightings.log_normal_levels(-1.2, 0.4)(path, u))(u)
     levels = np.clip(
-        np.exp(-1.2 + 0.4 * scipy.stats.norm.ppf(UNIFORM)), *paths.noise_level(path, jnp.asarray(path.bounds))
+        np.exp(-1.2 + 0.4 * scipy.stats.norm.ppf(UNIFORM)), *interpolants.noise_level(path, jnp.asarray(path.bounds))
     )
-    np.testing.assert_allclose(paths.noise_level(path, t), levels, rtol=2e-4)
+    np.testing.assert_allclose(interpolants.noise_level(path, t), levels, rtol=2e-4)
     t = jax.jit(lambda u: weightings.logit_normal_times(0.3, 0.8)(path, u))(u)
     logit = scipy.special.logit((np.asarray(t, np.float64) - first) / (last - first))
     np.testing.assert_allclose(scipy.stats.norm.cdf((logit - 0.3) / 0.8), UNIFORM, atol=2e-5)
@@ -238,7 +240,7 @@ def test_discrete_times_are_equally_frequent():
 
 def test_uniform_numbers_are_spread_and_inside():
     index = jnp.arange(4096)
-    keys = item_keys(jax.random.key(0), index)
+    keys = per_example_keys(jax.random.key(0), index)
     spread, alone = (np.asarray(u) for u in (weightings.stratified(keys[0], index), weightings.independent(keys)))
     for u in (spread, alone):
         assert 0 < u.min() < u.max() < 1
@@ -253,7 +255,7 @@ def test_uniform_numbers_are_spread_and_inside():
 
 def test_learned_ends_have_gradients():
     def loss(ends):
-        path = paths.linear_log_snr(*ends)
+        path = interpolants.linear_log_snr(*ends)
         t = jnp.array([0.25])
         return jnp.sum(path.sigma(t) + path.time(path.log_snr(t)))
 

@@ -51,7 +51,7 @@ def load(workdir: pathlib.Path, program: Program, which: str, averaged: bool = T
     """The weights of a checkpoint, for a program that is built already, and its step."""
     store = _store(workdir, program.config)
     step = checkpoint.choose(store, which)
-    return core.weights(checkpoint.restore(store, step, program.like), averaged), step
+    return core.weights(checkpoint.restore(store, step, program.abstract_state), averaged), step
 
 
 def steps(workdir: pathlib.Path, config: Config) -> list[int]:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 
-class Path(NamedTuple):
+class Interpolant(NamedTuple):
     """A path as functions of time, elementwise. They may close over traced arrays: a learned path is a path as well."""
 
     alpha: Callable[[jax.Array], jax.Array]
@@ -29,7 +29,7 @@ class Path(NamedTuple):
 
 def variance_preserving(
     log_snr: Callable[[jax.Array], jax.Array], time: Callable[[jax.Array], jax.Array], bounds: tuple[float, float]
-) -> Path:
+) -> Interpolant:
     """alpha^2 + sigma^2 = 1, from its log signal-to-noise ratio alone (Kingma et al. 2021, section 3)."""
 
     def alpha(t: jax.Array) -> jax.Array:
@@ -38,24 +38,24 @@ def variance_preserving(
     def sigma(t: jax.Array) -> jax.Array:
         return jnp.sqrt(jax.nn.sigmoid(-log_snr(t)))
 
-    return Path(alpha, sigma, log_snr, time, bounds)
+    return Interpolant(alpha, sigma, log_snr, time, bounds)
 
 
-def linear_beta(least: float = 0.1, greatest: float = 20.0, earliest: float = 1e-5) -> Path:
+def linear_beta(beta_min: float = 0.1, beta_max: float = 20.0, earliest: float = 1e-5) -> Interpolant:
     """The variance preserving diffusion whose rate beta(t) rises linearly (Song et al. 2021, equations 32 and 33).
 
-    -2 log alpha(t) = least t + (greatest - least) t^2 / 2. The path's derivative is infinite at t = 0.
+    -2 log alpha(t) = beta_min t + (beta_max - beta_min) t^2 / 2. The path's derivative is infinite at t = 0.
     """
-    rise = greatest - least
+    rise = beta_max - beta_min
 
     def log_snr(t: jax.Array) -> jax.Array:
-        decay = t * (least + 0.5 * rise * t)
+        decay = t * (beta_min + 0.5 * rise * t)
         return -decay - jnp.log(-jnp.expm1(-decay))
 
     def time(log_snr: jax.Array) -> jax.Array:
         # The root of the quadratic in the form that subtracts nothing.
         decay = jax.nn.softplus(-log_snr)
-        return 2 * decay / (least + jnp.sqrt(least**2 + 2 * rise * decay))
+        return 2 * decay / (beta_min + jnp.sqrt(beta_min**2 + 2 * rise * decay))
 
     return variance_preserving(log_snr, time, (earliest, 1.0))
 
@@ -63,7 +63,7 @@ def linear_beta(least: float = 0.1, greatest: float = 20.0, earliest: float = 1e
 DDPM_BETAS = np.linspace(1e-4, 0.02, 1000)  # Ho et al. 2020, section 4
 
 
-def discrete(betas: np.ndarray = DDPM_BETAS) -> Path:
+def discrete(betas: np.ndarray = DDPM_BETAS) -> Interpolant:
     """DDPM's chain of T Gaussian steps, step k at t = k / T (Ho et al. 2020, equation 4).
 
     Between the steps the log signal-to-noise ratio is interpolated linearly, so that other samplers can use it.
@@ -86,7 +86,7 @@ def discrete(betas: np.ndarray = DDPM_BETAS) -> Path:
     return variance_preserving(log_snr, time, (1 / steps, 1.0))
 
 
-def linear_log_snr(first: float | jax.Array = 13.3, last: float | jax.Array = -5.0) -> Path:
+def linear_log_snr(first: float | jax.Array = 13.3, last: float | jax.Array = -5.0) -> Interpolant:
     """The log signal-to-noise ratio falls linearly from `first` at t = 0 to `last` at t = 1, which may be learned.
 
     Kingma et al. 2021, appendix H; the ends are those their learned schedules start from.
@@ -101,7 +101,7 @@ def linear_log_snr(first: float | jax.Array = 13.3, last: float | jax.Array = -5
     return variance_preserving(log_snr, time, (0.0, 1.0))
 
 
-def cosine() -> Path:
+def cosine() -> Interpolant:
     """alpha = cos(pi t / 2), sigma = sin(pi t / 2): Nichol and Dhariwal 2021, equation 17, without its offset."""
 
     def sine(t: jax.Array) -> jax.Array:
@@ -116,10 +116,10 @@ def cosine() -> Path:
     def time(log_snr: jax.Array) -> jax.Array:
         return jnp.arctan(jnp.exp(-0.5 * log_snr)) * (2 / jnp.pi)
 
-    return Path(alpha, sine, log_snr, time, (0.0, 1.0))
+    return Interpolant(alpha, sine, log_snr, time, (0.0, 1.0))
 
 
-def learned(ends: jax.Array, steps: jax.Array) -> Path:
+def learned(ends: jax.Array, steps: jax.Array) -> Interpolant:
     """A variance preserving path from parameters (Kingma et al. 2021, section 3.1 and appendix H), at times 0 to 1.
 
     `ends` f32[2] are the log signal-to-noise ratios at 0 and 1, the first the higher. Between them the ratio falls
@@ -137,7 +137,7 @@ def learned(ends: jax.Array, steps: jax.Array) -> Path:
     return variance_preserving(log_snr, time, (0.0, 1.0))
 
 
-def rectified() -> Path:
+def rectified() -> Interpolant:
     """alpha = 1 - t, sigma = t: the straight lines of rectified flow (Liu et al. 2023), with the noise at t = 1."""
 
     def alpha(t: jax.Array) -> jax.Array:
@@ -152,10 +152,10 @@ def rectified() -> Path:
     def time(log_snr: jax.Array) -> jax.Array:
         return jax.nn.sigmoid(-0.5 * log_snr)
 
-    return Path(alpha, sigma, log_snr, time, (0.0, 1.0))
+    return Interpolant(alpha, sigma, log_snr, time, (0.0, 1.0))
 
 
-def variance_exploding(least: float = 0.002, greatest: float = 80.0) -> Path:
+def variance_exploding(sigma_min: float = 0.002, sigma_max: float = 80.0) -> Interpolant:
     """alpha = 1, sigma = t: time is the noise level (Karras et al. 2022, table 1, last column)."""
 
     def sigma(t: jax.Array) -> jax.Array:
@@ -167,18 +167,18 @@ def variance_exploding(least: float = 0.002, greatest: float = 80.0) -> Path:
     def time(log_snr: jax.Array) -> jax.Array:
         return jnp.exp(-0.5 * log_snr)
 
-    return Path(jnp.ones_like, sigma, log_snr, time, (least, greatest))
+    return Interpolant(jnp.ones_like, sigma, log_snr, time, (sigma_min, sigma_max))
 
 
-def derivatives(path: Path, t: jax.Array) -> tuple[jax.Array, jax.Array]:
+def derivatives(interpolant: Interpolant, t: jax.Array) -> tuple[jax.Array, jax.Array]:
     """d alpha / dt and d sigma / dt."""  # [B] -> [B], [B]
     ones = jnp.ones_like(t)
-    return jax.jvp(path.alpha, (t,), (ones,))[1], jax.jvp(path.sigma, (t,), (ones,))[1]
+    return jax.jvp(interpolant.alpha, (t,), (ones,))[1], jax.jvp(interpolant.sigma, (t,), (ones,))[1]
 
 
-def noise_level(path: Path, t: jax.Array) -> jax.Array:
+def noise_level(interpolant: Interpolant, t: jax.Array) -> jax.Array:
     """sigma(t) / alpha(t)."""  # [B] -> [B]
-    return jnp.exp(-0.5 * path.log_snr(t))
+    return jnp.exp(-0.5 * interpolant.log_snr(t))
 
 
 def per_example(values: jax.Array, like: jax.Array) -> jax.Array:
@@ -186,6 +186,6 @@ def per_example(values: jax.Array, like: jax.Array) -> jax.Array:
     return values.reshape(values.shape + (1,) * (like.ndim - values.ndim))
 
 
-def mix(path: Path, t: jax.Array, image: jax.Array, noise: jax.Array) -> jax.Array:
+def mix(interpolant: Interpolant, t: jax.Array, image: jax.Array, noise: jax.Array) -> jax.Array:
     """x_t = alpha(t) image + sigma(t) noise."""  # [B], [B, ...], [B, ...] -> [B, ...]
-    return per_example(path.alpha(t), image) * image + per_example(path.sigma(t), image) * noise
+    return per_example(interpolant.alpha(t), image) * image + per_example(interpolant.sigma(t), image) * noise

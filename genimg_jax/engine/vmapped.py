@@ -49,7 +49,7 @@ def shared(values: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def hindrance(values: Mapping[str, Any]) -> str:
+def why_not_vmappable(values: Mapping[str, Any]) -> str:
     """Why a configuration cannot share a program with any other; "" where it can."""
     options = values["parallel"]
     if options["compile"] != "jit":
@@ -59,7 +59,7 @@ def hindrance(values: Mapping[str, Any]) -> str:
     return "parallel.distributed trains over several processes" if options["distributed"] else ""
 
 
-def convolves(values: Mapping[str, Any]) -> bool:
+def has_convolutions(values: Mapping[str, Any]) -> bool:
     """Whether a configuration over pixels has kernels of convolutions. Opens the data, for the images' shape."""
     config = configs.resolve(values)
     if config.tokenizer.workdir:
@@ -85,9 +85,11 @@ def build(
     frozen = jax.device_put(tokenizer.weights if tokenizer else {}, parallel.replicated(mesh))
     options = jax.device_put(_differing(runs), stacking)
     alone = dataclasses.replace(config.parallel, devices=1)
-    like = parallel.abstract(jax.eval_shape(one.init, jnp.int32(0)), parallel.make_mesh(alone), alone)
+    abstract_state = parallel.abstract(jax.eval_shape(one.init, jnp.int32(0)), parallel.make_mesh(alone), alone)
     if tokenizer:
-        like = like.replace(frozen=parallel.put(tokenizer.weights, parallel.make_mesh(alone), alone))
+        abstract_state = abstract_state.replace(
+            frozen_params=parallel.put(tokenizer.weights, parallel.make_mesh(alone), alone)
+        )
 
     def of(own: Mapping[str, jax.Array]) -> programs.Functions:
         return programs.functions(_replaced(config, own), spec, stored_levels, tokenizer)
@@ -96,27 +98,27 @@ def build(
         return of(own).init(seed)
 
     def step(state, batch, seed, frozen, own):
-        state, metrics = of(own).step(state.replace(frozen=frozen), batch, seed)
-        return state.replace(frozen={}), metrics
+        state, metrics = of(own).step(state.replace(frozen_params=frozen), batch, seed)
+        return state.replace(frozen_params={}), metrics
 
     def apply(task, weights, batch, seed, frozen, own):
-        return of(own).apply(task, weights._replace(frozen=frozen), batch, seed)
+        return of(own).apply(task, weights._replace(frozen_params=frozen), batch, seed)
 
     start = parallel.compile_runs(init, mesh, (0, 0))
     advance = parallel.compile_runs(step, mesh, (0, 0, 0, None, 0), donate=True)
 
     def next_state(state, batch, seed):
-        state, metrics = advance(state.replace(frozen={}), batch, seed, frozen, options)
-        return state.replace(frozen=frozen), metrics
+        state, metrics = advance(state.replace(frozen_params={}), batch, seed, frozen, options)
+        return state.replace(frozen_params=frozen), metrics
 
-    def apart(tree: core.Tree) -> list[core.Tree]:
-        host = jax.device_get(tree.replace(frozen={}) if isinstance(tree, core.TrainState) else tree)
+    def unstack(tree: core.Tree) -> list[core.Tree]:
+        host = jax.device_get(tree.replace(frozen_params={}) if isinstance(tree, core.TrainState) else tree)
         return [jax.tree.map(lambda x: x[i], host) for i in range(count)]  # noqa: B023
 
-    def together(states: Sequence[core.TrainState]) -> core.TrainState:
-        rows = [jax.device_get(state.replace(frozen={})) for state in states]
+    def stack(states: Sequence[core.TrainState]) -> core.TrainState:
+        rows = [jax.device_get(state.replace(frozen_params={})) for state in states]
         stacked = jax.tree.map(lambda *x: np.stack(x), *rows, *[rows[-1]] * (len(runs) - count))
-        return jax.device_put(stacked, stacking).replace(frozen=frozen)
+        return jax.device_put(stacked, stacking).replace(frozen_params=frozen)
 
     @functools.cache
     def compiled(task: programs.Task) -> Callable:
@@ -129,13 +131,13 @@ def build(
         mesh=mesh,
         tokenizer=tokenizer,
         seed=jax.device_put(np.int32([values["seed"] for values in runs]), stacking),
-        apart=apart,
-        together=together,
-        like=like,
-        init=lambda seed: start(seed, options).replace(frozen=frozen),
+        unstack=unstack,
+        stack=stack,
+        abstract_state=abstract_state,
+        init=lambda seed: start(seed, options).replace(frozen_params=frozen),
         step=next_state,
         apply=lambda task, weights, batch, seed: compiled(task)(
-            weights._replace(frozen={}), batch, seed, frozen, options
+            weights._replace(frozen_params={}), batch, seed, frozen, options
         ),
     )
 

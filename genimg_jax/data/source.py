@@ -10,14 +10,14 @@ from typing import NamedTuple
 import numpy as np
 
 from genimg_jax import progress
-from genimg_jax.data import classes, pixels
+from genimg_jax.data import classes, decode
 from genimg_jax.data.digits import open_digits
 from genimg_jax.data.folder import open_folder
 from genimg_jax.data.npz import open_npz
 from genimg_jax.data.prepared import open_prepared
-from genimg_jax.data.records import Options, Source, Stored
 from genimg_jax.data.shapes import open_shapes
 from genimg_jax.data.splits import Part, part, select
+from genimg_jax.data.types import Options, Source, Stored
 from genimg_jax.errors import DataError
 
 KINDS: dict[str, Callable[[Options], Stored]] = {
@@ -186,7 +186,7 @@ def _chosen(recipe: Recipe, index: int) -> int:
 
 
 def _alike(recipe: Recipe, image: np.ndarray, index: int) -> np.ndarray:  # u8[h, w, c] -> u8[H, W, C]
-    image = pixels.conform(image, recipe.options.size, recipe.options.channels)
+    image = decode.conform(image, recipe.options.size, recipe.options.channels)
     if recipe.shape is not None and image.shape != recipe.shape:
         name = recipe.stored.names(recipe.positions[[index]])[0]
         found, first = (" x ".join(map(str, shape)) for shape in (image.shape, recipe.shape))

@@ -13,7 +13,7 @@ from genimg_jax.errors import CheckpointError
 
 TIMINGS = ("images_per_second",)
 # Of a manifest: which run it was, and not what it depended on.
-PASSING = ("command", "started", "resumed", "config_digest", "tokenizer.workdir", "place", "companions")
+VOLATILE_KEYS = ("command", "started", "resumed", "config_digest", "tokenizer.workdir", "place", "companions")
 
 
 class Comparison(NamedTuple):
@@ -43,7 +43,7 @@ def check_finished(workdir: pathlib.Path, config: Config) -> int:
 def environment_differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """What two manifests do not share, by flat key; what one of them does not have is None."""
     one, two = flatten(then), flatten(now)
-    keys = [key for key in {**one, **two} if not key.startswith(PASSING)]
+    keys = [key for key in {**one, **two} if not key.startswith(VOLATILE_KEYS)]
     return {key: (one.get(key), two.get(key)) for key in keys if one.get(key) != two.get(key)}
 
 
