@@ -71,7 +71,7 @@ def family(toy: Toy, name: str) -> core.Family:
         denoiser=lambda params, label: gaussian_score.denoiser(toy.mixture),
         guided=lambda params, label: gaussian_score.denoiser(toy.mixture),
         sample=lambda *_: jnp.zeros(1),
-        path=lambda params: path,
+        interpolant=lambda params: path,
     )
     return denoising.family(options, core.Spec(toy.shape, 0, LEVELS), {"model": core.Optimizer(None)}, ideal)
 

@@ -50,9 +50,9 @@ class Spec(NamedTuple):
 class TrainState:
     """Everything that training changes, as arrays and nothing else.
 
-    `params`, `opt_state` and `ema_params` are keyed by group, the unit that an optimiser owns. `model_state` is state that no
-    gradient reaches (batch statistics, spectral norms, codebook counts); `frozen_params` are used, but never trained nor
-    saved again.
+    `params`, `opt_state` and `ema_params` are keyed by group, the unit that an optimiser owns. `model_state` is state
+    that no gradient reaches: batch statistics, spectral norms, codebook counts. `frozen_params` are used, but neither
+    trained nor saved again.
     """
 
     step: jax.Array  # i32[]: completed training steps
@@ -110,8 +110,8 @@ class Family(NamedTuple):
 
     Batches hold `image` f32[B, H, W, C] in [-1, 1], `label` i32[B] where the data has classes, and `index` i32[B], the
     example's position in the global batch (training) or in the dataset (evaluation): per-example noise comes from
-    `per_example_keys(key, batch["index"])`, so neither batch split nor device count changes it. `condition` is a dict of
-    arrays with leading axis B, such as {"label": i32[B]}; {} where nothing is asked for.
+    `per_example_keys(key, batch["index"])`, so neither batch split nor device count changes it. `condition` is a dict
+    of arrays with leading axis B, such as {"label": i32[B]}; {} where nothing is asked for.
     """
 
     init: Callable[[jax.Array, Batch], TrainState]
@@ -289,8 +289,8 @@ def update(
 ) -> tuple[TrainState, Metrics]:
     """The only way parameters change: one optimiser step of one group, and of its moving average.
 
-    A gradient that is not finite changes nothing, `model_state` (the state to carry on with, if the loss made a new one)
-    included, and is counted in the metric `skipped/<group>`. A gradient longer than `LONGEST` is scaled down to that
+    A gradient that is not finite changes nothing, and is counted in the metric `skipped/<group>`; a new `model_state`
+    is then dropped as well. A gradient longer than `LONGEST` is scaled down to that
     length, since optimisers square gradients and an infinite second moment never recovers. An exponential average's
     decay is warmed up, min(decay, (1 + step) / (10 + step)), so that early samples are not those of the initial
     weights.

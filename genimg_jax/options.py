@@ -1,7 +1,8 @@
 """Options are frozen dataclasses; this is how a field states its bounds and how a mapping is checked against them.
 
 A float field may be given a traced array when a family is built inside a transformation, so that a sweep over it is
-one program; `static=True` marks those that shape the program and cannot be, `structural=True` those that do so by being 0.
+one program; `static=True` marks those that shape the program and cannot be, `structural=True` those that do so by
+being 0.
 `inference_only=True` marks what training does not read: a run can be sampled and evaluated with other values.
 """
 
@@ -62,7 +63,7 @@ def is_enabled(value: Any) -> bool:
 
 def inference_only(kind: type) -> list[str]:
     """The fields that training does not read."""
-    return [field.name for field in dataclasses.fields(kind) if not field.metadata.get("trained", True)]
+    return [field.name for field in dataclasses.fields(kind) if field.metadata.get("inference_only")]
 
 
 def nearest(name: Any, names: Iterable[Any]) -> str:

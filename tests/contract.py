@@ -267,7 +267,7 @@ def objective_is_stated(case: Case) -> None:
     assert set(made.objective) <= {*metrics, *(("log_prob",) if made.log_prob else ())}
     assert ("loss" in made.objective) == ("loss" in metrics)
     # What can be computed or bounded is maximised; what has to be estimated by an ODE is a by-product.
-    assert ("log_prob" in made.objective) == (made.likelihood_kind in ("exact", "lower"))
+    assert ("log_prob" in made.objective) == (made.likelihood_kind in ("exact", "lower bound"))
 
 
 def float_options_vectorise(case: Case) -> None:

@@ -51,7 +51,7 @@ def install(monkeypatch, network: Callable) -> None:
     plain = prediction.model
 
     def with_network(options, spec, regression):
-        made = network(regression.path, regression.target, spec.num_classes if options.conditional else 0)
+        made = network(regression.interpolant, regression.target, spec.num_classes if options.conditional else 0)
         monkeypatch.setattr(prediction.backbone, "build", lambda *_: made)
         return plain(options, spec, regression)
 

@@ -207,7 +207,7 @@ def test_a_variant_is_passed_on_and_defaults_are_filled_in():
         ("train.keep", None, "config.train lacks keep"),
         ("family", "vea", "family is 'vea'; did you mean 'vae'?"),
         ("optimizer", {"generatr": {}}, "config.optimizer has groups"),
-        ("extra", 1, "config.model_state is not an option"),
+        ("extra", 1, "config.extra is not an option"),
     ],
 )
 def test_a_resolved_configuration_is_complete_and_in_range(key, value, message):

@@ -8,7 +8,7 @@ from random_weights import random_weights
 
 from genimg_jax.errors import ConfigError
 from genimg_jax.networks import dit
-from genimg_jax.networks.dit import Block, DiT, Trunk, patchify, unpatchify
+from genimg_jax.networks.dit import Block, Blocks, DiT, patchify, unpatchify
 
 RNG = np.random.default_rng(0)
 TOKENS, CONDITION = (RNG.standard_normal(shape).astype(np.float32) for shape in ((3, 6, 8), (3, 5)))
@@ -67,7 +67,7 @@ def test_places_are_all_different_and_turn_with_their_distance():
 
 
 def test_new_blocks_hand_on_what_they_are_given():
-    init = jax.jit(Trunk(3, 2, False, True).init_with_output)
+    init = jax.jit(Blocks(3, 2, False, True).init_with_output)
     outputs, variables = init(jax.random.key(0), TOKENS, CONDITION)
     np.testing.assert_array_equal(outputs, TOKENS)
     blocks = variables["params"]["blocks"]
@@ -79,7 +79,7 @@ def test_new_blocks_hand_on_what_they_are_given():
 @pytest.fixture(scope="module")
 def trunk():
     """Parameters, and the value and gradients of applying the blocks one by one."""
-    variables = random_weights(Trunk(3, 2, False, True).init, jax.random.key(0), TOKENS, CONDITION)
+    variables = random_weights(Blocks(3, 2, False, True).init, jax.random.key(0), TOKENS, CONDITION)
 
     def one_by_one(variables, tokens):
         for i in range(3):
@@ -99,7 +99,7 @@ def with_gradients(function, variables):
 @pytest.mark.parametrize(("remat", "loop"), [(False, True), (True, True), (True, False)])
 def test_loops_and_recomputation_change_nothing(trunk, remat, loop):
     variables, expected = trunk
-    found = with_gradients(lambda v, t: Trunk(3, 2, remat, loop).apply(v, t, CONDITION), variables)
+    found = with_gradients(lambda v, t: Blocks(3, 2, remat, loop).apply(v, t, CONDITION), variables)
     for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5, err_msg=jax.tree_util.keystr(path))
 
@@ -107,7 +107,7 @@ def test_loops_and_recomputation_change_nothing(trunk, remat, loop):
 def kept(remat):
     """Numbers that the backward pass is handed, for a wide perceptron over many tokens."""
     tokens = jnp.zeros((2, 64, 8))
-    module = Trunk(4, 2, remat, True)
+    module = Blocks(4, 2, remat, True)
     variables = jax.eval_shape(module.init, jax.random.key(0), tokens, CONDITION[:2])
     pull = jax.eval_shape(lambda v: jax.vjp(lambda v, t: module.apply(v, t, CONDITION[:2]), v, tokens)[1], variables)
     return sum(x.size for x in jax.tree.leaves(pull))
@@ -122,7 +122,7 @@ def test_recomputation_keeps_less():
 def test_blocks_know_no_order(trunk):
     variables, ((_, outputs), _) = trunk
     order = np.array([3, 0, 5, 1, 4, 2])
-    turned = jax.jit(Trunk(3, 2, False, True).apply)(variables, TOKENS[:, order], CONDITION)
+    turned = jax.jit(Blocks(3, 2, False, True).apply)(variables, TOKENS[:, order], CONDITION)
     np.testing.assert_allclose(turned, outputs[:, order], rtol=1e-4, atol=1e-4)
 
 

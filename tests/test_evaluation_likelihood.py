@@ -136,7 +136,7 @@ def test_the_error_of_an_estimate_widens_its_interval_and_warns(monkeypatch, cha
 
 
 def test_the_gap_of_a_bound_is_measured_and_its_interval_is_its_own(monkeypatch):
-    found, warnings, plain = measured(monkeypatch, "lower", 3.0)
+    found, warnings, plain = measured(monkeypatch, "lower bound", 3.0)
     nats = found["negative_log_likelihood"]
     np.testing.assert_allclose([nats.low, nats.high], [plain.low, plain.high], rtol=1e-6)
     assert found["bound_gap"].value == pytest.approx(3.0, rel=1e-4) and not warnings

@@ -76,4 +76,4 @@ def test_faults_are_caught(monkeypatch):
 def test_orders_are_the_model_s_and_no_protocol_of_its_likelihood():
     one, several = (made.make(made.Options(order=o, orders=n), BINARY, {}) for o, n in (("raster", 1), ("random", 4)))
     assert (one.likelihood_kind, one.protocol) == (several.likelihood_kind, several.protocol) == ("exact", {})
-    assert one.completion != several.completion
+    assert one.inpaint_method != several.inpaint_method

@@ -10,7 +10,7 @@ from random_weights import random_weights
 
 from genimg_jax.errors import ConfigError
 from genimg_jax.networks.denoising import SelfAttention
-from genimg_jax.networks.unet import ResidualBlock, UNet, double, halve
+from genimg_jax.networks.unet import ResidualBlock, UNet, avg_pool, upsample
 
 
 @pytest.mark.parametrize(
@@ -49,9 +49,9 @@ def test_refuses_what_cannot_be(network, sentence):
 def test_halving_and_doubling():
     rng = np.random.default_rng(0)
     small, large = jnp.asarray(rng.standard_normal((2, 3, 5, 4))), jnp.asarray(rng.standard_normal((2, 6, 10, 4)))
-    np.testing.assert_allclose(halve(double(small)), small, atol=1e-6)
-    np.testing.assert_array_equal(double(small), np.kron(small, np.ones((1, 2, 2, 1))).astype(np.float32))
-    np.testing.assert_allclose(jnp.vdot(double(small), large), 4 * jnp.vdot(small, halve(large)), rtol=1e-4)
+    np.testing.assert_allclose(avg_pool(upsample(small)), small, atol=1e-6)
+    np.testing.assert_array_equal(upsample(small), np.kron(small, np.ones((1, 2, 2, 1))).astype(np.float32))
+    np.testing.assert_allclose(jnp.vdot(upsample(small), large), 4 * jnp.vdot(small, avg_pool(large)), rtol=1e-4)
 
 
 @pytest.mark.parametrize("resize", ["keep", "halve", "double"])
@@ -59,7 +59,7 @@ def test_a_new_block_only_rescales(resize):
     x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 4, 4, 8)), jnp.float32)
     block = ResidualBlock(8, resize, attention=True)
     outputs, _ = jax.jit(block.init_with_output, static_argnums=3)(jax.random.key(0), x, jnp.ones((2, 6)), True)
-    np.testing.assert_allclose(outputs, {"keep": x, "halve": halve(x), "double": double(x)}[resize] / 2, atol=1e-6)
+    np.testing.assert_allclose(outputs, {"keep": x, "halve": avg_pool(x), "double": upsample(x)}[resize] / 2, atol=1e-6)
 
 
 def test_a_block_keeps_variance_where_its_paths_are_alike():

@@ -88,7 +88,7 @@ def test_decoding_the_codes_gives_the_reconstruction_that_was_trained(kind):
     tokens = made.latents[0]
     codes = tokens.encode(weights, batch, None)
     image = np.asarray(tokens.decode(weights, codes, {}))
-    seen = vq.build(dataclasses.replace(PLAIN, quantizer=kind, blocks=1), SPEC).see(
+    seen = vq.build(dataclasses.replace(PLAIN, quantizer=kind, blocks=1), SPEC).forward(
         state.params["autoencoder"], state.model_state["codebook"], batch["image"]
     )
     np.testing.assert_array_equal(seen.codes, codes[..., 0])
@@ -169,7 +169,7 @@ def test_a_batch_that_is_not_finite_changes_nothing(options):
     batch["image"][3, 2, 2] = np.nan
     after, metrics = compiled(options)(start, batch)
     assert all(metrics[f"skipped/{group}"] == 1.0 for group in start.params)
-    for name in ("params", "opt", "extra"):
+    for name in ("params", "opt_state", "model_state"):
         jax.tree.map(np.testing.assert_array_equal, getattr(after, name), getattr(start, name))
 
 
@@ -206,7 +206,7 @@ def test_the_losses_of_a_vqgan_add_up():
     def look(codebook, training):
         """What the autoencoder makes, and how the discriminator sees that and the images."""
         variables = {"params": start.params["discriminator"], "batch_stats": start.model_state["discriminator"]}
-        seen = autoencoder.see(start.params["autoencoder"], codebook, batch["image"])
+        seen = autoencoder.forward(start.params["autoencoder"], codebook, batch["image"])
         judge = [network.apply(variables, x, True, mutable=["batch_stats"])[0] for x in (seen.outputs, batch["image"])]
         plain = [network.apply(variables, x, False) for x in (seen.outputs, batch["image"])]
         return seen.loss.mean(), *jax.tree.map(lambda a, b: jnp.where(training, a, b), judge, plain)

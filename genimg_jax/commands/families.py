@@ -38,8 +38,7 @@ def main(arguments: Sequence[str]) -> None:
             "reconstruct": core.space_with(family, "encode"),
             "interpolate": core.space_with(family, "prior", "interpolate"),
             "denoise": family.denoise,
-            "complete": family.inpaint,
+            "inpaint": family.inpaint,
         }
         can = ", ".join(verb for verb, function in able.items() if function)
-        bound = {"lower": "lower bound", None: "-"}.get(family.likelihood_kind, family.likelihood_kind)
-        print(f"{name:16} {bound:12} {', '.join(module.GROUPS):26} {can}")
+        print(f"{name:16} {family.likelihood_kind or '-':12} {', '.join(module.GROUPS):26} {can}")

@@ -90,8 +90,22 @@ def shapes(state: core.TrainState) -> dict[str, list]:
     return {name: [list(x.shape), str(x.dtype)] for name, x in _named(_saved(state)).items()}
 
 
-def _saved(state: core.TrainState) -> core.TrainState:
-    return state.replace(frozen_params={})
+# What parts of a state or of weights are called in files: as in the first version, so that its checkpoints are read.
+FILED = {"opt_state": "opt", "ema_params": "ema", "model_state": "extra", "frozen_params": "frozen"}
+
+
+def filed(parts: Mapping[str, core.Tree]) -> dict[str, core.Tree]:
+    """The parts of a state or of weights under their names in files."""
+    return {FILED.get(name, name): part for name, part in parts.items()}
+
+
+def _saved(state: core.TrainState) -> core.Tree:
+    return filed(vars(state.replace(frozen_params={})))
+
+
+def _loaded(stored: Mapping[str, core.Tree], frozen_params: core.Tree) -> core.TrainState:
+    state = core.TrainState(**{name: stored[FILED.get(name, name)] for name in core.TrainState.__dataclass_fields__})
+    return core.attach(state, frozen_params)
 
 
 def save(store: Store, state: core.TrainState, config: Mapping[str, Any], metrics: Mapping[str, float] | None) -> None:
@@ -155,7 +169,7 @@ def restore(store: Store, step: int, abstract_state: core.TrainState) -> core.Tr
             f"{len(wanted)} that are wanted:\n" + "\n".join(lines)
         )
     args = ocp.args.Composite(state=ocp.args.StandardRestore(_saved(abstract_state)))
-    return core.attach(store.manager.restore(step, args=args)["state"], abstract_state.frozen_params)
+    return _loaded(store.manager.restore(step, args=args)["state"], abstract_state.frozen_params)
 
 
 def restore_untyped(store: Store, step: int) -> dict[str, jax.Array]:

@@ -228,11 +228,49 @@ def dict_above(config: Mapping[str, Any], key: str) -> str:
     return next((name for name in found if f"{key}.".startswith(f"{name}.")), "")
 
 
+# Earlier names of options and of their values, which runs of those versions have in their `config.json`.
+OLD_OPTIONS = {
+    "model.least": "sigma_min",
+    "model.greatest": "sigma_max",
+    "model.data_std": "sigma_data",
+    "model.times_mean": "P_mean",
+    "model.times_std": "P_std",
+    "model.guide_width": "autoguidance_width",
+    "model.guidance_least": "guidance_sigma_min",
+    "model.guidance_greatest": "guidance_sigma_max",
+    "model.path": "noise_schedule",
+    "model.grid": "sigma_schedule",
+    "model.spans": "shortcut_ratio",
+    "model.loop": "scan_layers",
+    "model.halvings": "num_downsamples",
+    "model.reach": "kernel_radius",
+    "model.first_reach": "first_kernel_radius",
+    "model.revival_threshold": "dead_code_threshold",
+}
+OLD_VALUES = {
+    ("model.target", "image"): "x0",
+    ("model.target", "noise"): "epsilon",
+    ("model.target", "angular_velocity"): "v",
+    ("model.sigma_schedule", "path_times"): "schedule_times",
+    ("evaluate.features", "random_convolutions"): "random_conv",
+}
+
+
+def _renamed(section: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """A section of a stored configuration under today's names."""
+    named = {OLD_OPTIONS.get(f"{section}.{name}", name): value for name, value in options.items()}
+    return {
+        name: OLD_VALUES.get((f"{section}.{name}", value), value) if isinstance(value, str) else value
+        for name, value in named.items()
+    }
+
+
 def complete(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's configuration, with the options that its version did not have yet at their defaults: an option that is
-    added leaves, by default, what was computed before as it was."""
+    """A run's configuration, under today's names, with the options that its version did not have yet at their defaults:
+    an option that is added leaves, by default, what was computed before as it was."""
     if "family" not in stored:
         return dict(stored)
+    stored = {name: _renamed(name, part) if isinstance(part, Mapping) else part for name, part in stored.items()}
     module = families.load(stored["family"])
     kinds = {"model": module.Options, **SECTIONS}
     filled = {name: {**asdict(kind()), **stored.get(name, {})} for name, kind in kinds.items()}

@@ -35,7 +35,7 @@ def traceable(values: Mapping[str, Any]) -> dict[str, bool]:
     for prefix, kind in kinds.items():
         for field in dataclasses.fields(kind):
             if field.type in (float, "float") and not field.metadata.get("static"):
-                found[prefix + field.name] = field.metadata.get("switch", False)
+                found[prefix + field.name] = field.metadata.get("structural", False)
     return found
 
 

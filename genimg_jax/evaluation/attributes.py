@@ -254,8 +254,8 @@ def prompt_accuracy(
 
 
 def measure(generated: ImageSet, reference: ImageSet, seed: int) -> Metrics:
-    """`prompt_accuracy` by what is asked of the images, each attribute as `obeyed/NAME`; left out, with the reason, where it
-    cannot be read."""
+    """`prompt_accuracy` by what is asked of the images, each attribute as `prompt_accuracy/NAME`; skipped, with the
+    reason, where it cannot be read."""
     asked = {"labels": generated.labels, "captions": generated.captions, "masks": generated.masks}
     asked = {name: one for name, one in asked.items() if one is not None}
     if not asked:

@@ -14,14 +14,14 @@ from genimg_jax.evaluation.image_sets import dataset
 from genimg_jax.metrics import intervals
 from genimg_jax.metrics.specs import LIKELIHOODS, Measurement, MetricSpec, Scalar
 
-KINDS = {"exact": "exact", "lower": "a bound: the true value is at most this", "estimate": "an estimate"}
+KINDS = {"exact": "exact", "lower bound": "a bound: the true value is at most this", "estimate": "an estimate"}
 GIVEN = {"label": "the class"}  # what a reader calls a condition, where that is not its name
 NATS, BITS, BITS_A_CODE = LIKELIHOODS
 # By the kind of `log_prob`: what its difference from `log_prob_at_half` is called, and what it means.
-CHANGES = {"estimate": "discretisation_error", "lower": "bound_gap"}
+CHANGES = {"estimate": "discretisation_error", "lower bound": "bound_gap"}
 MEANINGS = {
     "estimate": ("discretisation", "what half of the steps change an image by is added to both ends of the interval"),
-    "lower": ("gap", "still about bound_gap or more, which is what half of the samples change"),
+    "lower bound": ("gap", "still about bound_gap or more, which is what half of the samples change"),
 }
 
 

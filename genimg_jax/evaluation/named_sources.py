@@ -9,6 +9,7 @@ from typing import NamedTuple
 from genimg_jax import data
 from genimg_jax.data import Source
 from genimg_jax.data.folder import ARCHIVE
+from genimg_jax.data.source import KINDS
 from genimg_jax.engine import config as configs
 from genimg_jax.engine import config_files
 from genimg_jax.errors import ConfigError, DataError

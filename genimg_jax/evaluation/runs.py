@@ -139,7 +139,7 @@ def _evaluate(opened: RunContext, weights: core.Weights, step: int, checkpoint: 
             "evaluation seed": tasks.EVALUATION_SEED,
             "interval": "95 % over examples, Student's",
             **stated,
-            **({"completion": program.family.completion} if program.family.completion else {}),
+            **({"completion": program.family.inpaint_method} if program.family.inpaint_method else {}),
         },
     }
     report["selection"] = _selection(opened, step, checkpoint, report["protocol"]["data"])

@@ -1,9 +1,10 @@
-"""Diffusion: EDM (Karras et al. 2022) by default; path, target, weighting and times are independent options.
+"""Diffusion: EDM (Karras et al. 2022) by default. Noise schedule, target, weighting and times are independent options.
 
-DDPM (Ho et al. 2020) is noise_schedule=discrete, target=epsilon, weighting=uniform, times=discrete_times, solver=ancestral,
-sigma_schedule=schedule_times, steps=1000; DDIM is solver=euler, which is its deterministic case. VDM
-(Kingma et al. 2021) is noise_schedule=learned, target=epsilon, weighting=variational, times=uniform_times: the loss is then the
-variational bound in nats an image, and `log_prob` its negative; any path that preserves variance can have it.
+DDPM (Ho et al. 2020) is noise_schedule=discrete, target=epsilon, weighting=uniform, times=discrete_times,
+solver=ancestral, sigma_schedule=schedule_times, steps=1000; DDIM is solver=euler, which is its deterministic case. VDM
+(Kingma et al. 2021) is noise_schedule=learned, target=epsilon, weighting=variational, times=uniform_times: the loss is
+then the variational bound in nats an image, and `log_prob` its negative. Any schedule that preserves variance can have
+it.
 """
 
 import dataclasses
@@ -94,8 +95,9 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
     bound = options.weighting == "variational"
     if bound and (options.noise_schedule not in BOUNDED or options.times != "uniform_times" or options.dequantize):
         raise ConfigError(
-            f"model.weighting=variational needs model.noise_schedule among {', '.join(BOUNDED)}, model.times=uniform_times and "
-            f"model.dequantize=False; found {options.noise_schedule}, {options.times} and {options.dequantize}."
+            f"model.weighting=variational needs model.noise_schedule among {', '.join(BOUNDED)}, "
+            "model.times=uniform_times and model.dequantize=False; "
+            f"found {options.noise_schedule}, {options.times} and {options.dequantize}."
         )
     if bound and not spec.levels:
         raise ConfigError("model.weighting=variational bounds probabilities, and these images are of real numbers.")
@@ -107,7 +109,7 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         raise ConfigError("model.noise_schedule=learned is a schedule of fine steps; set train.precision=float32.")
     if options.times == "discrete_times" and options.noise_schedule != "discrete":
         raise ConfigError(
-            f"model.times=discrete_times are those of model.noise_schedule=discrete, and it is {options.noise_schedule}."
+            f"model.times=discrete_times needs model.noise_schedule=discrete, and it is {options.noise_schedule}."
         )
     regression = Regression(
         NOISE_SCHEDULES[options.noise_schedule](options, spec.levels),

@@ -1,9 +1,9 @@
 """A family of vectors on any scale, from one that is made for the scale of pixels: what a tokenizer's codes need.
 
 Each channel's mean and one standard deviation for all of them are those of the first training batch (Rombach et al.
-2022, appendix G, whose means stay), and are kept in `TrainState.model_state`: every checkpoint has them, and the tokenizer is
-left as it is. As the deviation is one, distances keep their proportions: noise that is equal in every direction stays
-so for the decoder, and a channel that says little stays small.
+2022, appendix G, whose means stay), and are kept in `TrainState.model_state`: every checkpoint has them, and the
+tokenizer is left as it is. As the deviation is one, distances keep their proportions: noise that is equal in every
+direction stays so for the decoder, and a channel that says little stays small.
 """
 
 from collections.abc import Callable, Collection

@@ -25,7 +25,7 @@ GROUPS = ("model",)
 class Options:
     network: str = choice("mlp", "mlp", "conv", "grid")  # grid: fully convolutional, to a grid of codes
     width: int = bounded(512, 1)  # hidden units of the MLP, channels of the first convolution
-    depth: int = bounded(2, 1)  # hidden layers of the MLP, num_downsamples of height and width of the grid
+    depth: int = bounded(2, 1)  # hidden layers of the MLP, or times that the grid is halved
     latent: int = bounded(40, 1)  # dimensions of the code, or of each one of a grid
     likelihood: str = choice("bernoulli", *LIKELIHOODS)
     beta: float = bounded(1.0, 0.0)  # weight of the KL divergence in the training loss

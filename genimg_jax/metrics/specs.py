@@ -17,7 +17,7 @@ class MetricSpec:
     """Everything that changes a metric's value but the model it is measured on.
 
     A field that does not apply is None: a likelihood has no features, raw pixels no weights. `protocol` holds the
-    rest, such as {"k": 5}, {"directions": 512} or {"bound": "lower", "importance samples": 500, "unit": "bits/dim"}.
+    rest, such as {"k": 5}, {"directions": 512} or {"importance samples": 500, "unit": "bits/dim"}.
     """
 
     metric: str

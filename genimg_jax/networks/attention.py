@@ -28,7 +28,7 @@ def causal_attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.
 
 
 def full_attention(query: jax.Array, key: jax.Array, value: jax.Array, forward_mode_ad: bool = False) -> jax.Array:
-    """The same of every slot to all slots. cuDNN's kernel has no derivative of forward mode: ask for `forward_mode_ad`."""
+    """The same of every slot to all slots. cuDNN's kernel has no forward-mode derivative: set `forward_mode_ad`."""
     # [B, heads, T, D], 2 x [B, heads, S, D] -> [B, heads, T, D]
     if jax.default_backend() == "gpu":
         return _fused_attention(query, key, value, is_causal=False, forward_mode_ad=forward_mode_ad)

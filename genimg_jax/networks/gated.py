@@ -151,7 +151,8 @@ class GatedPixelCNN(nn.Module):
         self, above: jax.Array, first: int | jax.Array, label: jax.Array | None, cache: Cache
     ) -> tuple[Cache, Cache]:
         """Every layer's link for R rows from row `first` on, from the pixels above them, and the next cache."""
-        # [B, first_kernel_radius + R - 1, W, C], i32[], [B] -> tuple of [B, R, W, 2 F], tuple of [B, kernel_radius, W, F]
+        # [B, first_kernel_radius + R - 1, W, C], i32[], [B]
+        # -> tuple of [B, R, W, 2 F], tuple of [B, kernel_radius, W, F]
         x = self.first_down(above)
         if self.positions:
             place = jax.lax.dynamic_slice_in_dim(self.place, first, x.shape[1])

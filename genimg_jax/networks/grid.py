@@ -10,7 +10,7 @@ WIDEST = 4  # times the width of the first level
 
 
 def halved(height: int, width: int, times: int, option: str) -> tuple[int, int]:
-    """Height and width after so many num_downsamples. Raises `ConfigError`, naming the option, where one leaves a rest."""
+    """Height and width, halved so many times. Raises `ConfigError`, naming the option, where one leaves a rest."""
     if height % 2**times or width % 2**times:
         raise ConfigError(
             f"{option} is {times}, but a {height}x{width} image cannot be halved so often; lower it, or set data.size."
@@ -86,7 +86,7 @@ class PatchDiscriminator(nn.Module):
     """
 
     width: int
-    depth: int  # num_downsamples
+    depth: int  # times that height and width are halved
 
     @nn.compact
     def __call__(self, image: jax.Array, training: bool) -> tuple[jax.Array, tuple[jax.Array, ...]]:

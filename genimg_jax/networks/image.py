@@ -17,9 +17,7 @@ class ImageEncoder(nn.Module):
 
     network: str  # 'mlp', 'conv' or 'grid'
     width: int  # hidden units of the MLP, or channels of the first convolution
-    depth: (
-        int  # hidden layers of the MLP, num_downsamples of the grid; how deep 'conv' is follows from the image's size
-    )
+    depth: int  # hidden layers of the MLP, times that the grid is halved; 'conv' follows from the image's size
     out: int
     num_classes: int = 0  # 0: unconditional
     normalization: str = "none"

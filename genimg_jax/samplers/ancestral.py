@@ -14,10 +14,10 @@ from genimg_jax.core import fold_in
 
 State = Any
 Step = Callable[..., tuple[State, jax.Array, jax.Array]]
-"""(state, position i32[], given [B, V], known bool[B], keys[B]) -> (state, value [B, V], log_prob f32[B]).
+"""(state, position i32[], observed [B, V], mask bool[B], keys[B]) -> (state, value [B, V], log_prob f32[B]).
 
-The value is the given one where it is known, and else drawn from the distribution at the position; `log_prob` is its
-log-likelihood there, in nats, and the state has seen it.
+The value is the observed one where the mask is True, else it is drawn from the distribution at the position.
+`log_prob` is its log-likelihood there, in nats, and the state has seen it.
 """
 COMPLETION = 2**31 - 1  # folded into a key where a position would be: beyond every position
 
@@ -31,7 +31,7 @@ def decode(
     that a sequence can be filled in pieces.
     """  # i32[T], [B, T, V], bool[B, T], key[B] -> state, [B, T, V], f32[B]
 
-    def step(carry, at):
+    def body(carry, at):
         state, total = carry
         position, value, keep = at
         state, value, log_prob = step(state, position, value, keep, fold_in(keys, position))
@@ -39,7 +39,7 @@ def decode(
 
     total = jnp.zeros(observed.shape[0])
     along = positions, observed.swapaxes(0, 1), mask.swapaxes(0, 1)
-    (state, total), values = jax.lax.scan(step, (state, total), along)
+    (state, total), values = jax.lax.scan(body, (state, total), along)
     return state, values.swapaxes(0, 1), total
 
 

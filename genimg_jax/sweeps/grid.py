@@ -1,7 +1,7 @@
 """The cells of an experiment, put together from few parts: `product(param("model.beta", 1.0, 4.0), seeds(5))`.
 
-A grid is a tuple of `Overrides`s, each of which sets some keys over the base configuration. What a point sets is checked
-against that configuration later, by `overlay`, once for every cell and before anything starts.
+A grid is a tuple of `Overrides`, each of which sets some keys over the base configuration. These are checked against
+that configuration later, by `overlay`, once for every cell and before anything starts.
 """
 
 import copy
