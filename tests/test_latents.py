@@ -105,14 +105,15 @@ def test_a_great_circle_between_equal_codes_stays_there():
     np.testing.assert_allclose(interpolation.spherical(codes, codes, jnp.full(4, 0.3)), codes, rtol=1e-3)
 
 
-@pytest.mark.parametrize(("module", "steps"), [(diffusion, 40), (flow, 200)])
+@pytest.mark.parametrize(("module", "steps"), [(diffusion, 60), (flow, 400)])
 def test_noise_of_diffusion_and_flow_leads_back_to_the_image(monkeypatch, module, steps):
     ideal_network.install(monkeypatch, ideal_network.Network)
     family, weights = ideal_network.made(module, steps=steps)
     data = ideal_network.batch(16)
     (space,) = family.latents
     noise = jax.jit(space.encode)(weights, data, None)
-    exact = gaussian_score.flow(ideal_network.NOTHING, data["image"].reshape(16, 4), 0.0, 80.0) / 80
+    sigma_max = module.Options().sigma_max
+    exact = gaussian_score.flow(ideal_network.NOTHING, data["image"].reshape(16, 4), 0.0, sigma_max) / sigma_max
     np.testing.assert_allclose(noise.reshape(16, 4), exact, atol=0.05)
     np.testing.assert_allclose(jax.jit(space.decode)(weights, noise, {}), jnp.clip(data["image"], -1, 1), atol=0.02)
 

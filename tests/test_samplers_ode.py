@@ -236,14 +236,16 @@ def test_stochastic_without_churn_and_ddim_without_eta_are_the_ode():
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize(("step", "steps"), [(ode.euler, 400), (ode.heun, 40), (ode.dpm_solver, 60)])
-def test_noise_is_where_the_ode_takes_an_image_and_leads_back(step, steps):
+@pytest.mark.parametrize(
+    ("step", "steps", "tolerance"), [(ode.euler, 400, 0.05), (ode.heun, 80, 0.01), (ode.dpm_solver, 80, 0.01)]
+)
+def test_noise_is_where_the_ode_takes_an_image_and_leads_back(step, steps, tolerance):
     image = jnp.asarray(toys.draw(GAUSSIAN, np.random.default_rng(3), 16), jnp.float32)
     grid, keys = sigma_schedules.karras()(steps, 0.002, 80.0), per_example_keys(jax.random.key(0), jnp.arange(16))
     noise = jax.jit(lambda x: ode.to_noise(step, toys.denoiser(GAUSSIAN), grid, x))(image)
-    np.testing.assert_allclose(noise, toys.flow(GAUSSIAN, image, 0.0, 80.0) / 80, atol=0.02)
+    np.testing.assert_allclose(noise, toys.flow(GAUSSIAN, image, 0.0, 80.0) / 80, atol=tolerance)
     again = jax.jit(lambda n: ode.from_noise(step, toys.denoiser(GAUSSIAN), grid, n, keys))(noise)
-    np.testing.assert_allclose(again, image, atol=0.02)
+    np.testing.assert_allclose(again, image, atol=tolerance)
 
 
 @pytest.mark.parametrize("step", [ode.dpm_solver, sde.ancestral, sde.stochastic(6)], ids=["ode", "ddpm", "edm"])
