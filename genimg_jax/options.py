@@ -40,6 +40,21 @@ def several(default: tuple, low: float, high: float = math.inf, empty: bool = Fa
     return dataclasses.field(default=default, metadata={"low": low, "high": high, "empty": empty})
 
 
+def names() -> Any:
+    """A tuple of names, which may be empty."""
+    return dataclasses.field(default=(), metadata={"empty": True})
+
+
+def leaves(kind: type, prefix: str = "") -> dict[str, dataclasses.Field]:
+    """Every option by its flat key, those of sections included, such as `shapes.count`."""
+    found = {}
+    for field in dataclasses.fields(kind):
+        inner = field.default_factory
+        nested = dataclasses.is_dataclass(inner)
+        found |= leaves(inner, f"{prefix}{field.name}.") if nested else {prefix + field.name: field}
+    return found
+
+
 def location(*words: str) -> Any:
     """A path, made absolute by `parse`, or one of the `words`; "": none."""
     return dataclasses.field(default="", metadata={"path": True, "words": words})
@@ -100,6 +115,8 @@ def _check(where: str, value: Any, kind: Any, field: dataclasses.Field) -> Any:
         element = typing.get_args(kind)[0]
         return tuple(_check(f"{where}[{i}]", one, element, field) for i, one in enumerate(value))
     kind = typing.get_origin(kind) or kind
+    if dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
+        return parse(kind, value, where)
     if kind is float and type(value) is int:
         value = float(value)
     if kind is dict and isinstance(value, Mapping):

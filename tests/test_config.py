@@ -114,7 +114,7 @@ TUPLES = [
     (kind, field)
     for kind in [*configs.SECTIONS.values(), optimizers.Options, *(families.load(f).Options for f in families.REGISTRY)]
     for field in dataclasses.fields(kind)
-    if str(field.type).startswith("tuple")
+    if str(field.type).startswith("tuple") and "low" in field.metadata
 ]
 
 
@@ -247,7 +247,9 @@ def test_the_best_metric_must_be_measured(tmp_path, capsys):
 
 
 def kinds() -> dict[str, type]:
-    return {**configs.SECTIONS, "optimizer": optimizers.Options}
+    inner = {f"data.{f.name}": f.default_factory for f in dataclasses.fields(configs.SECTIONS["data"])}
+    inner = {name: kind for name, kind in inner.items() if dataclasses.is_dataclass(kind)}
+    return {**configs.SECTIONS, "optimizer": optimizers.Options, **inner}
 
 
 def unread(monkeypatch, exercise) -> set[str]:
@@ -283,13 +285,21 @@ def use_everything(tmp_path):
         values = config_files.load(name_of("vae_digits")).to_dict()
         values["data"] |= {"validation_split": "test", "allow_overlap": True}
         open_source(configs.resolve(values).data, Part.TRAIN)
-        for source, named in {"tfds": "mnist", "shapes": ""}.items():
+        folder = str(tmp_path / "images")
+        for source, others in {
+            "tfds": {"name": "mnist"},
+            "shapes": {"shapes_count": 20, "fields": ("tokens",)},
+            "pairs": {"pairs": {"partner": folder, "image_side": "left", "segments": 256}, "fields": ("map",)},
+            "domains": {"domains": {"partner": folder}},
+        }.items():
             values = config_files.load(name_of("vae_digits")).to_dict()
-            values["data"] |= {"source": source, "path": str(tmp_path), "name": named, "shapes_count": 20}
+            values["data"] |= {"source": source, "path": folder, **others}
             try:
                 open_source(configs.resolve(values).data, "train")
             except DataError:
                 assert source == "tfds", "which is not prepared there"
+        values["data"] |= {"source": "pairs", "pairs": {**values["data"]["pairs"], "partner": ""}}
+        open_source(configs.resolve(values).data, "train")
 
     for split in ("train", "test"):
         (tmp_path / "images" / split).mkdir(parents=True)

@@ -390,7 +390,7 @@ def test_large_archives_are_read_where_they_lie(tmp_path, monkeypatch):
     for name in ("plain", "packed", "fortran"):
         path = str(tmp_path / f"{name}.npz")
         stored = npz.open_npz(data.Options(source="npz", path=path))
-        read, label = stored.read(some)
+        read, label = (stored.read(some)[name] for name in ("image", "label"))
         np.testing.assert_array_equal(np.stack(read), images[some])
         np.testing.assert_array_equal(label, labels[some])
         assert all(isinstance(held, FileRows) for held in stored.read.args[1].values()) == (name != "fortran")

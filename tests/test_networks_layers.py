@@ -16,8 +16,8 @@ from genimg_jax.networks.layers import (
     SpectralScale,
     Upsample,
     activate,
-    double,
-    halve,
+    downsample,
+    upsample,
 )
 
 
@@ -66,11 +66,11 @@ def test_upsample_spreads_every_pixel():
 
 def test_upsample_is_the_adjoint_of_downsample():
     x, kernel, y = random(0, 2, 4, 6, 5), random(1, 4, 4, 3, 5), random(2, 2, 8, 12, 3)
-    np.testing.assert_allclose(jnp.vdot(double(x, kernel), y), jnp.vdot(x, halve(y, kernel)), rtol=1e-4)
+    np.testing.assert_allclose(jnp.vdot(upsample(x, kernel), y), jnp.vdot(x, downsample(y, kernel)), rtol=1e-4)
 
 
 def test_gradients_of_upsample_to_second_order():
-    check_grads(double, (random(0, 1, 2, 3, 2), random(1, 4, 4, 2, 2)), order=2, modes=["rev"], atol=0.05, rtol=0.05)
+    check_grads(upsample, (random(0, 1, 2, 3, 2), random(1, 4, 4, 2, 2)), order=2, modes=["rev"], atol=0.05, rtol=0.05)
 
 
 def test_upsample_keeps_the_variance_of_rectified_inputs():

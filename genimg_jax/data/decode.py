@@ -6,6 +6,7 @@ The table of conversions stands in `folder`.
 import io
 import os
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
@@ -22,12 +23,22 @@ COLOUR = ("P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV")
 def read_file(path: str, pixel_limit: int) -> np.ndarray:
     """Decode an image file. Raises DataError naming it, as `decode` does, or where it is too large a file."""
     # -> u8[H, W, 1 or 3]
+    return decode(_bytes(path, pixel_limit), path, pixel_limit)
+
+
+def read_map(path: str, pixel_limit: int) -> np.ndarray:
+    """The numbers of a grey or palette file, as they are stored. Raises DataError as `read_file` does."""
+    # -> u8[H, W], or i32[H, W] of 16 bits
+    return _decoded(_bytes(path, pixel_limit), path, pixel_limit, _numbers)
+
+
+def _bytes(path: str, pixel_limit: int) -> bytes:
     try:
         length = os.path.getsize(path)
         if length > 8 * pixel_limit:
             raise DataError(f"'{path}' has {length:,} bytes, over 8 a pixel of data.pixel_limit={pixel_limit:,}.")
         with open(path, "rb") as file:
-            return decode(file.read(), path, pixel_limit)
+            return file.read()
     except OSError as error:
         raise DataError(f"'{path}' cannot be read: {error.strerror or error}.") from error
 
@@ -39,6 +50,12 @@ def decode(encoded: bytes, name: str, pixel_limit: int) -> np.ndarray:
     damaged, cut short, not an image, of a mode without a known range (32-bit integers, floats), or larger than
     `pixel_limit` pixels, in which case it is not decoded.
     """  # -> u8[H, W, 1 or 3]
+    return _decoded(encoded, name, pixel_limit, _eight_bits)
+
+
+def _decoded(
+    encoded: bytes, name: str, pixel_limit: int, convert: Callable[[Image.Image, str], np.ndarray]
+) -> np.ndarray:
     if not encoded:
         raise DataError(f"'{name}' is empty.")
     try:
@@ -51,7 +68,7 @@ def decode(encoded: bytes, name: str, pixel_limit: int) -> np.ndarray:
                 )
             image.load()
             turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
-            return _eight_bits(ImageOps.exif_transpose(image) if turned else image, name)
+            return convert(ImageOps.exif_transpose(image) if turned else image, name)
     except Image.UnidentifiedImageError as error:
         raise DataError(f"'{name}' is not an image in a format that Pillow reads.") from error
     except Image.DecompressionBombError as error:
@@ -78,6 +95,12 @@ def _eight_bits(image: Image.Image, name: str) -> np.ndarray:  # -> u8[H, W, 1 o
     return _channels_last(np.asarray(image if image.mode == wanted else image.convert(wanted)))
 
 
+def _numbers(image: Image.Image, name: str) -> np.ndarray:  # -> u8[H, W] or i32[H, W]
+    if image.mode not in ("1", "L", "P", "I;16"):
+        raise DataError(f"'{name}' has mode {image.mode}: a map is a grey or palette image, whose values are segments.")
+    return np.array(image, np.int32 if image.mode == "I;16" else np.uint8)
+
+
 def conform(image: np.ndarray, size: int, channels: int) -> np.ndarray:
     """The middle square of an image, antialiased (bicubic) to `size`, with `channels` channels; 0 leaves either alone.
 
@@ -90,6 +113,16 @@ def conform(image: np.ndarray, size: int, channels: int) -> np.ndarray:
     if size:
         picture = ImageOps.fit(picture, (size, size), Image.Resampling.BICUBIC)
     return _channels_last(np.array(picture))
+
+
+def conform_map(values: np.ndarray, size: int) -> np.ndarray:
+    """The middle square of a map at `size` x `size`, each value that of the nearest pixel; 0 leaves it alone."""
+    # [H, W] -> [size, size]
+    if not size or values.shape == (size, size):
+        return values
+    side = min(values.shape)
+    places = (np.arange(size) + 0.5) * (side / size)
+    return values[np.ix_(*(((length - side) / 2 + places).astype(np.int64) for length in values.shape))]
 
 
 def _channels_last(image: np.ndarray) -> np.ndarray:  # u8[H, W] or u8[H, W, 3] -> u8[H, W, 1 or 3]

@@ -29,6 +29,6 @@ def open_digits(options: Options) -> Stored:
     )
 
 
-def _read(images: np.ndarray, labels: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _read(images: np.ndarray, labels: np.ndarray, positions: np.ndarray) -> dict[str, np.ndarray]:
     # i64[B] -> u8[B, 8, 8, 1], i32[B]
-    return images[positions], labels[positions]
+    return {"image": images[positions], "label": labels[positions]}

@@ -29,6 +29,7 @@ import functools
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from typing import NoReturn
 
 import numpy as np
@@ -79,7 +80,7 @@ def open_folder(options: Options) -> Stored:
     paths = [os.path.join(root, file) for file in files]
     return Stored(
         splits=splits,
-        read=functools.partial(_read, paths, labels, options.pixel_limit),
+        read=functools.partial(_read, paths, labels if known else None, options.pixel_limit),
         classes=known,
         names=lambda positions: [paths[position] for position in positions],
         listing=_listing(root, files, captions, known),
@@ -132,6 +133,11 @@ def _walk(root: str) -> tuple[list[str], dict[str, str]]:
     return files, captions
 
 
+def files_below(root: str) -> list[str]:
+    """The relative paths of the image files below a folder."""
+    return _walk(root)[0]
+
+
 def _ignored(name: str) -> bool:
     return name.startswith(".") or name.lower() in LEFTOVERS
 
@@ -174,6 +180,9 @@ def _listing(root: str, files: list[str], captions: dict[str, str], known: tuple
     return digest.hexdigest()
 
 
-def _read(paths: list[str], labels: np.ndarray, pixel_limit: int, positions: np.ndarray) -> tuple[list, np.ndarray]:
+def _read(
+    paths: list[str], labels: np.ndarray | None, pixel_limit: int, positions: np.ndarray
+) -> dict[str, Sequence[np.ndarray]]:
     # i64[B] -> B of u8[H, W, 1 or 3], i32[B]
-    return [decode.read_file(paths[position], pixel_limit) for position in positions], labels[positions]
+    images = [decode.read_file(paths[position], pixel_limit) for position in positions]
+    return {"image": images} if labels is None else {"image": images, "label": labels[positions]}

@@ -1,23 +1,26 @@
 """What identifies a source: in records of runs, in protocols, and when a run is resumed."""
 
-import functools
 import hashlib
-from collections.abc import Mapping
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from genimg_jax import progress
-from genimg_jax.data import loading
+from genimg_jax.data import loading, text
 from genimg_jax.data.types import Source
 
 CHUNK = 256  # examples read at a time
+CONTENTS: weakref.WeakKeyDictionary[Callable, dict[str, str]] = weakref.WeakKeyDictionary()  # by `read`, of streamed
 
 
 def record(source: Source) -> dict[str, Any]:
     """What a run's manifest says of the images that it is trained on."""
     return {
         "fingerprint": source.fingerprint,
+        "field_hashes": dict(source.field_hashes),
+        "vocabulary": source.vocabulary and text.digest(source.vocabulary),
         "in_memory": source.in_memory,
         "size": source.split_size,
         "trained_on": source.size,
@@ -40,9 +43,13 @@ def change(recorded: Mapping[str, Any], source: Source) -> str:
     if renamed := other_classes(recorded, source):
         return renamed
     then = recorded["fingerprint"]
-    listed = not recorded.get("in_memory", True) or then == source.listing
-    now = source.listing if listed else content(source)
-    return "" if then == now else f"fingerprint {then} then, {now} now"
+    if not recorded.get("in_memory", True) or then == source.listing:
+        return "" if then == source.listing else f"fingerprint {then} then, {source.listing} now"
+    now = contents(source)
+    if then != now["image"]:
+        return f"fingerprint {then} then, {now['image']} now"
+    fields = recorded.get("field_hashes", {}).items()
+    return "; ".join(f"{name} {then} then, {now.get(name)} now" for name, then in fields if then != now.get(name))
 
 
 def other_classes(recorded: Mapping[str, Any], source: Source) -> str:
@@ -57,17 +64,39 @@ def other_classes(recorded: Mapping[str, Any], source: Source) -> str:
 
 def content(source: Source) -> str:
     """The fingerprint of the pixels and labels, whether or not they are in memory: a streamed source is read for it."""
-    return source.fingerprint if source.in_memory else _streamed_content(source)
+    return contents(source)["image"]
 
 
-@functools.lru_cache(maxsize=4)
-def _streamed_content(source: Source) -> str:
-    digest = hashlib.sha256(repr(source.spec.image_shape).encode())
-    labels = []
+def contents(source: Source) -> dict[str, str]:
+    """That of the pixels and labels as "image", and that of each field by its name."""
+    if source.in_memory:
+        return {"image": source.fingerprint, **source.field_hashes}
+    if source.read not in CONTENTS:
+        CONTENTS[source.read] = hashes(source.spec.image_shape, _streamed(source))
+    return CONTENTS[source.read] | {name: content(domain) for name, domain in source.domains.items()}
+
+
+def hashes(image_shape: tuple[int, ...], chunks: Iterable[Mapping[str, np.ndarray]]) -> dict[str, str]:
+    """Of all rows, given in parts of any sizes: SHA-256 (16 hexadecimal digits) of the pixels and then the labels as
+    "image", and of each field."""
+    found, labels = {"image": hashlib.sha256(repr(image_shape).encode())}, []
+    for rows in chunks:
+        for name, array in rows.items():
+            if name == "label":
+                labels.append(array)
+                continue
+            if name not in found:
+                found[name] = hashlib.sha256(repr((array.dtype.str, array.shape[1:])).encode())
+            found[name].update(np.ascontiguousarray(array))
+    for array in labels:
+        found["image"].update(array)
+    return {name: digest.hexdigest()[:16] for name, digest in found.items()}
+
+
+def _streamed(source: Source) -> Iterator[dict[str, np.ndarray]]:
+    source = source._replace(domains={})
     with progress.bar("hashing", total=source.size, unit="image", leave=False) as bar:
         for batch in loading.evaluation_batches(source, min(CHUNK, source.size)):
-            digest.update(np.ascontiguousarray(batch["image"][batch["valid"]]))
-            labels.append(batch["label"][batch["valid"]] if source.classes else np.zeros(0, np.int32))
-            bar.update(int(batch["valid"].sum()))
-    digest.update(np.concatenate(labels))
-    return digest.hexdigest()[:16]
+            valid = batch.pop("valid")
+            yield {name: array[valid] for name, array in batch.items() if name != "index"}
+            bar.update(int(valid.sum()))

@@ -18,6 +18,7 @@ from genimg_jax.errors import DataError, Failure
 
 Batch = dict[str, np.ndarray]
 Read = Callable[[np.ndarray], Batch]
+Domains = dict[str, tuple[Read, int]]  # how each is read, and how many examples it has; "": that of the images
 ALL_ROWS = slice(None)
 
 
@@ -30,12 +31,13 @@ def train_batches(
     in an epoch, and each epoch is shuffled anew. `batch_size` is global; `rows` are those this process takes, and
     "index" i32 is their position in the global batch. Of several seeds, the batches are read together and stacked:
     [seeds, B, ...]. Raises DataError where the source has fewer examples than a
-    batch. Closing the iterator stops its workers.
+    batch. Fields that are not paired with images are shuffled alike, each in an order of its own and anew when all its
+    examples have come. Closing the iterator stops its workers.
     """
     if batch_size > source.size:
         raise DataError(f"A batch of {batch_size} needs more than the {source.size} examples there are: "
                         "lower the batch size or use more data.")  # fmt: skip
-    make = functools.partial(_train_batch, source.read, source.size, seed, batch_size, rows)
+    make = functools.partial(_train_batch, _domains(source), seed, batch_size, rows)
     return _batches(source, make, start_step, sys.maxsize)
 
 
@@ -46,26 +48,49 @@ def evaluation_batches(source: Source, batch_size: int, rows: slice = ALL_ROWS) 
     repeat the last example.
     """
     steps = -(-source.size // batch_size)
-    make = functools.partial(_evaluation_batch, source.read, source.size, batch_size, rows)
+    make = functools.partial(_evaluation_batch, _domains(source), batch_size, rows)
     return _batches(source, make, 0, steps)
 
 
-def _train_batch(read: Read, size: int, seed: int | Sequence[int], batch_size: int, rows: slice, step: int) -> Batch:
+def rows(source: Source, indices: np.ndarray) -> Batch:  # i64[B] -> {name: [B, ...]}
+    """Examples with all their fields; of fields that are not paired with images, example i modulo their number."""
+    return _rows(_domains(source), lambda domain, size: indices % size)
+
+
+def _domains(source: Source) -> Domains:
+    return {name: (each.read, each.size) for name, each in {"": source, **source.domains}.items()}
+
+
+def _rows(domains: Domains, choose: Callable[[str, int], np.ndarray]) -> Batch:
+    """The examples of every domain that `choose` gives, i64[B] of (name, size)."""  # -> {name: [B, ...]}
+    batch = {}
+    for name, (read, size) in domains.items():
+        found = read(choose(name, size))
+        batch |= {name: found["image"]} if name else found
+    return batch
+
+
+def _train_batch(domains: Domains, seed: int | Sequence[int], batch_size: int, rows: slice, step: int) -> Batch:
     index = np.arange(batch_size)[rows]
     positions = step * batch_size + index
     if isinstance(seed, Sequence):
-        chosen = np.stack([order.examples(s, positions, size) for s in seed])
-        batch = {name: x.reshape(*chosen.shape, *x.shape[1:]) for name, x in read(chosen.reshape(-1)).items()}
-        index = np.broadcast_to(index, chosen.shape)
+        batch = _rows(
+            domains, lambda name, size: np.concatenate([order.examples(s, positions, size, name) for s in seed])
+        )
+        shape = (len(seed), len(index))
+        batch = {name: x.reshape(*shape, *x.shape[1:]) for name, x in batch.items()}
+        index = np.broadcast_to(index, shape)
     else:
-        batch = read(order.examples(seed, positions, size))
+        batch = _rows(domains, lambda name, size: order.examples(seed, positions, size, name))
     return {**batch, "index": index.astype(np.int32)}
 
 
-def _evaluation_batch(read: Read, size: int, batch_size: int, rows: slice, step: int) -> Batch:
+def _evaluation_batch(domains: Domains, batch_size: int, rows: slice, step: int) -> Batch:
     positions = step * batch_size + np.arange(batch_size)[rows]
+    size = domains[""][1]
     index = np.minimum(positions, size - 1)
-    return {**read(index), "index": index.astype(np.int32), "valid": positions < size}
+    batch = _rows(domains, lambda _, size: index % size)
+    return {**batch, "index": index.astype(np.int32), "valid": positions < size}
 
 
 def _batches(source: Source, make: Callable[[int], Batch], start: int, stop: int) -> Iterator[Batch]:

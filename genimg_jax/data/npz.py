@@ -1,5 +1,11 @@
-"""A NumPy archive: `image` u8[N, H, W] or u8[N, H, W, 1 or 3], with `label`, `caption` [N] and `mask` u8[N, H, W] if
-any; or `train_image` and so on.
+"""A NumPy archive: `image` u8[N, H, W] or u8[N, H, W, 1 or 3], with what is there of `label` and `caption` [N], `mask`
+u8[N, H, W] and the fields below; or `train_image` and so on.
+
+| field      | array                                                          |
+| ---------- | -------------------------------------------------------------- |
+| `map`      | integers [N, H, W] from 0, the segments; where none is, `mask` |
+| `features` | floats [N, D]                                                  |
+| `source`   | u8[N, h, w] or u8[N, h, w, 1 or 3], of any size                |
 
 A label is the number or the name of a class. The classes are those that images have: where labels are 1, 2 and 3, there
 are three, called '1', '2' and '3'. Beside a list of names, `classes`, numbers are places in it. A mask says by numbers
@@ -14,6 +20,7 @@ import math
 import os
 import zipfile
 import zlib
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -26,13 +33,17 @@ MOST_INFLATION = 200  # deflate reaches 1,032 on constant bytes; images stay far
 HARMLESS_BYTES = 64 << 20
 HEADERS = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
 UNREADABLE = (OSError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error)  # of encrypted ones too
-SUFFIX = "image"
-# What may lie beside the images: the types of its values, along which axes of the images, and how to say so.
+SUFFIX, SOURCE = "image", "source"
+NUMBERS = f"integers from 0 to {classes.MOST - 1:,}"
+# What may lie beside the images: the types of its values, its axes (D: of any length), and how to say so.
 BESIDE = {
-    "label": ((np.integer, np.str_), 1, f"as many integers from 0 to {classes.MOST - 1:,} or names"),
-    "caption": ((np.str_,), 1, "as many strings"),
-    "mask": ((np.uint8,), 3, "as many uint8 [H, W] of their size"),
+    "label": ((np.integer, np.str_), "N", f"as many {NUMBERS} or names"),
+    "caption": ((np.str_,), "N", "as many strings"),
+    "mask": ((np.uint8,), "NHW", "as many uint8 [H, W] of their size"),
+    "map": ((np.integer,), "NHW", f"as many [H, W] of their size, of {NUMBERS}"),
+    "features": ((np.floating,), "ND", "as many vectors of finite numbers"),
 }
+ALWAYS = ("label", "caption", "mask")  # read whatever the fields
 CLASSES = "classes"
 
 
@@ -49,17 +60,27 @@ def open_npz(options: Options) -> Stored:
         keys = sorted(filter(_is_image, shapes))
         if not keys:
             raise DataError(f"'{path}' holds {', '.join(sorted(shapes)) or 'nothing'}: save u8 images as `{SUFFIX}`.")
-        label, caption, mask = (_beside(path, keys, name, shapes) for name in BESIDE)
+        there = {name: found for name in (*BESIDE, SOURCE) if (found := _keys_beside(path, keys, name, shapes))}
+        beside = {name: _beside(path, there[name], name, shapes) for name in BESIDE if name in there
+                  and name in (*ALWAYS, *options.fields)}  # fmt: skip
+        pictures = {SUFFIX: {key: key for key in keys}}
+        if SOURCE in there and SOURCE in options.fields:
+            pictures[SOURCE] = there[SOURCE]
+        label, caption, mask = map(beside.get, ALWAYS)
+        if mask is not None:
+            beside, there = {"map": mask, **beside}, {"map": {}, **there}
         known, label = _numbered(path, label, CLASSES in shapes, sum(shapes[key][0] for key in keys))
-        held = _large(path, keys)
+        held = _large(path, [key for each in pictures.values() for key in each.values()])
     except UNREADABLE as error:
         raise DataError(f"'{path}' cannot be read as an npz archive: {error}.") from error
     counts = [shapes[key][0] for key in keys]
     starts = [sum(counts[:i]) for i in range(len(keys))]
     splits = {key: range(start, start + count) for key, start, count in zip(keys, starts, counts, strict=True)}
+    fields = {name: array for name, array in beside.items() if name in options.fields}
     return Stored(
         splits={key.removesuffix(SUFFIX).removesuffix("_") or "train": span for key, span in splits.items()},
-        read=functools.partial(_read, path, held, splits, label),
+        read=functools.partial(_read, path, held, splits, pictures, {**fields, "label": label} if known else fields),
+        fields={name: _number(fields.get(name)) for name in there if name not in ALWAYS},
         classes=known,
         labels=label,
         names=lambda positions: [f"{path}, image {position}" for position in positions],
@@ -79,7 +100,7 @@ def _checked_shapes(path: str, options: Options) -> dict[str, tuple[int, ...]]:
             key, declared = entry.filename.removesuffix(".npy"), math.prod(shape) * dtype.itemsize
             if dtype.hasobject:
                 raise DataError(f"'{path}': {key} holds Python objects, which are never loaded: save plain arrays.")
-            if declared > options.memory_mib << 20 and (fortran_order or not _is_image(key)):
+            if declared > options.memory_mib << 20 and (fortran_order or not _is_picture(key)):
                 raise DataError(f"'{path}': {key} takes {declared >> 20:,} MiB, over data.memory_mib="
                                 f"{options.memory_mib}: raise it, or save arrays in C order.")  # fmt: skip
             if entry.file_size > max(HARMLESS_BYTES, MOST_INFLATION * entry.compress_size):
@@ -88,7 +109,7 @@ def _checked_shapes(path: str, options: Options) -> dict[str, tuple[int, ...]]:
             if declared > entry.file_size:
                 raise DataError(f"'{path}': {key} is cut short: it declares {declared} bytes, of which "
                                 f"{entry.file_size} are there.")  # fmt: skip
-            if _is_image(key):
+            if _is_picture(key):
                 if dtype != np.uint8 or len(shape) not in (3, 4) or shape[3:] not in ((), (1,), (3,)):
                     raise DataError(f"'{path}': {key} is {dtype}{list(shape)}: images are uint8 [N, H, W] or "
                                     "[N, H, W, 1 or 3].")  # fmt: skip
@@ -101,6 +122,15 @@ def _checked_shapes(path: str, options: Options) -> dict[str, tuple[int, ...]]:
 
 def _is_image(key: str) -> bool:
     return key == SUFFIX or key.endswith("_" + SUFFIX)
+
+
+def _is_picture(key: str) -> bool:
+    return _is_image(key) or key == SOURCE or key.endswith("_" + SOURCE)
+
+
+def _number(field: np.ndarray | None) -> int:
+    """Of the values of a field of integers; 0 for any other."""
+    return int(field.max()) + 1 if field is not None and np.issubdtype(field.dtype, np.integer) else 0
 
 
 def _large(path: str, keys: list[str]) -> dict[str, FileRows]:
@@ -151,24 +181,36 @@ def _load(path: str, key: str) -> np.ndarray:
         raise DataError(f"'{path}': {key} is damaged: {error}.") from error
 
 
-def _beside(path: str, keys: list[str], name: str, shapes: dict[str, tuple[int, ...]]) -> np.ndarray | None:
-    """What lies beside the images of every split, one split after the other; None where there is none."""
+def _keys_beside(path: str, keys: list[str], name: str, shapes: dict[str, tuple[int, ...]]) -> dict[str, str]:
+    """The array of this name that lies beside the images of each split; {} where there is none."""
     found = {key: key.removesuffix(SUFFIX) + name for key in keys}
     bare = [key for key, beside in found.items() if beside not in shapes]
-    if len(bare) == len(keys):
-        return None
-    if bare:
+    if bare and len(bare) < len(keys):
         raise DataError(f"'{path}' holds a {name}, but none of {bare[0]}: give every split its own, or none any.")
+    for key, beside in found.items():
+        if not bare and shapes[beside][:1] != shapes[key][:1]:
+            raise DataError(f"'{path}': {beside} has the shape {list(shapes[beside])}, for {shapes[key][0]} images.")
+    return {} if bare else found
+
+
+def _beside(path: str, found: dict[str, str], name: str, shapes: dict[str, tuple[int, ...]]) -> np.ndarray:
+    """What lies beside the images of every split, one split after the other."""
     dtypes, axes, said = BESIDE[name]
     values = []
     for key, beside in found.items():
-        value = _load(path, beside)
-        fits = value.shape == shapes[key][:axes] and any(np.issubdtype(value.dtype, dtype) for dtype in dtypes)
-        numbers = name == "label" and np.issubdtype(value.dtype, np.integer)
-        if not fits or (numbers and not ((value >= 0) & (value < classes.MOST)).all()):
+        value, lengths = _load(path, beside), dict(zip("NHW", shapes[key], strict=False))
+        fits = len(value.shape) == len(axes) and any(np.issubdtype(value.dtype, dtype) for dtype in dtypes)
+        fits = fits and all(lengths.get(axis, n) == n for axis, n in zip(axes, value.shape, strict=True))
+        if np.issubdtype(value.dtype, np.integer):
+            fits = fits and ((value >= 0) & (value < classes.MOST)).all()
+            value = value if value.dtype == np.uint8 and name != "label" else value.astype(np.int32)
+        elif np.issubdtype(value.dtype, np.floating):
+            fits = fits and np.isfinite(value).all()
+            value = value.astype(np.float32)
+        if not fits:
             raise DataError(f"'{path}': {beside} is {value.dtype}{list(value.shape)}: for {shapes[key][0]} images it "
                             f"is {said}.")  # fmt: skip
-        values.append(value.astype(np.int32) if numbers else value)
+        values.append(value)
     return np.concatenate(values)
 
 
@@ -179,14 +221,20 @@ def _sums(path: str) -> list[tuple[str, int]]:
 
 
 def _read(
-    path: str, held: dict[str, np.ndarray], splits: dict[str, range], labels: np.ndarray, positions: np.ndarray
-) -> tuple[list, np.ndarray]:  # i64[B] -> B of u8[H, W, 1 or 3], i32[B]
+    path: str,
+    held: dict[str, np.ndarray],
+    splits: dict[str, range],
+    pictures: Mapping[str, Mapping[str, str]],
+    beside: Mapping[str, np.ndarray],
+    positions: np.ndarray,
+) -> dict[str, Sequence[np.ndarray]]:  # i64[B] -> {name: B of u8[H, W, 1 or 3], or [B, ...]}
     """Images are read once, then held: in a dict, which can be sent to another process as no cache of functools can."""
-    images = []
+    rows = {name: [] for name in pictures}
     for position in positions.tolist():
-        key = next(key for key, span in splits.items() if position in span)
-        if key not in held:
-            held[key] = _load(path, key)
-        image = held[key][position - splits[key].start]
-        images.append(image if image.ndim == 3 else image[:, :, None])
-    return images, labels[positions]
+        split = next(key for key, span in splits.items() if position in span)
+        for name, keys in pictures.items():
+            if keys[split] not in held:
+                held[keys[split]] = _load(path, keys[split])
+            image = held[keys[split]][position - splits[split].start]
+            rows[name].append(image if image.ndim == 3 else image[:, :, None])
+    return rows | {name: array[positions] for name, array in beside.items()}

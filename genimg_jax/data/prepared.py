@@ -4,7 +4,7 @@ import functools
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -83,7 +83,7 @@ def _records(folder: str, split: str, image: str):
 
 def _read(
     folder: str, splits: Mapping[str, range], image: str, labelled: bool, pixel_limit: int, positions: np.ndarray
-) -> tuple[list, np.ndarray]:
+) -> dict[str, Sequence[np.ndarray]]:
     # i64[B] -> B of u8[H, W, 1 or 3], i32[B]
     places = [_place(splits, position) for position in positions.tolist()]
     encoded, labels = [None] * len(places), np.full(len(places), -1, np.int32)
@@ -102,4 +102,4 @@ def _read(
         decode.decode(content, _name(folder, *place), pixel_limit)
         for content, place in zip(encoded, places, strict=True)
     ]
-    return images, labels
+    return {"image": images, "label": labels} if labelled else {"image": images}

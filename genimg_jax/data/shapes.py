@@ -38,7 +38,8 @@ def open_shapes(options: Options) -> Stored:
 
     return Stored(
         splits={"train": range(count), "test": range(count, count + max(1, count // 10))},
-        read=functools.partial(_read, seed, side),
+        read=functools.partial(_read, seed, side, "map" in options.fields),
+        fields={"map": 3},
         classes=KINDS,
         names=names,
         listing=f"shapes {seed} {side}",
@@ -131,7 +132,11 @@ def draw(scene: dict[str, np.ndarray], side: int) -> np.ndarray:  # -> u8[B, sid
 
 def annotations(scene: dict[str, np.ndarray], side: int) -> dict[str, np.ndarray]:
     """The scene and its segmentation: `mask` u8[B, side, side] is 0 for background, 1 and 2 for the objects."""
-    return {**scene, "mask": sum((i + 1) * (coverage(scene, i, side) > 0.5).astype(np.uint8) for i in (0, 1))}
+    return {**scene, "mask": segmentation(scene, side)}
+
+
+def segmentation(scene: dict[str, np.ndarray], side: int) -> np.ndarray:  # -> u8[B, side, side]
+    return sum((i + 1) * (coverage(scene, i, side) > 0.5).astype(np.uint8) for i in (0, 1))
 
 
 def captions(scene: dict[str, np.ndarray]) -> list[str]:
@@ -146,7 +151,8 @@ def captions(scene: dict[str, np.ndarray]) -> list[str]:
     return texts
 
 
-def _read(seed: int, side: int, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _read(seed: int, side: int, segmented: bool, positions: np.ndarray) -> dict[str, np.ndarray]:
     # i64[B] -> u8[B, side, side, 3], i32[B]
     scene = scenes(seed, positions)
-    return draw(scene, side), scene["kind"][:, 0]
+    segments = {"map": segmentation(scene, side)} if segmented else {}
+    return {"image": draw(scene, side), "label": scene["kind"][:, 0], **segments}

@@ -1,24 +1,29 @@
-"""From a source on disk to one split of it in uniform arrays: choose, decode, make alike, binarise, keep if it fits."""
+"""From a source on disk to one split of it: choose examples, make their rows, keep them in memory if they fit."""
 
+import dataclasses
 import functools
 import hashlib
-import math
 import sys
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from genimg_jax import progress
-from genimg_jax.data import classes, decode
+from genimg_jax.data import classes, identity, rows, text
 from genimg_jax.data.digits import open_digits
 from genimg_jax.data.folder import open_folder
 from genimg_jax.data.npz import open_npz
+from genimg_jax.data.pairs import open_domains, open_pairs
 from genimg_jax.data.prepared import open_prepared
+from genimg_jax.data.rows import Recipe
 from genimg_jax.data.shapes import open_shapes
 from genimg_jax.data.splits import Part, part, select
 from genimg_jax.data.types import Options, Source, Stored
-from genimg_jax.errors import DataError
+from genimg_jax.errors import ConfigError
+from genimg_jax.options import nearest
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 KINDS: dict[str, Callable[[Options], Stored]] = {
     "digits": open_digits,
@@ -26,20 +31,11 @@ KINDS: dict[str, Callable[[Options], Stored]] = {
     "tfds": open_prepared,
     "folder": open_folder,
     "npz": open_npz,
+    "pairs": open_pairs,
+    "domains": open_domains,
 }
-STATIC = 0x57A71C  # separates these draws from the shuffles of order.py
-CHUNK = 256  # examples decoded between two movements of the progress bar
 SHOWN = 5  # names in a message
-
-
-class Recipe(NamedTuple):
-    """All it takes to make rows of one split; it can be sent to another process."""
-
-    stored: Stored
-    positions: np.ndarray  # i64[N]: where the chosen examples stand in `stored`
-    options: Options
-    substitutes: dict[int, int]  # unreadable example index -> the next one, as they are found
-    shape: tuple[int, ...] | None = None  # (H, W, C), once known
+TOKENS = "tokens"  # the field that captions become
 
 
 def open_source(options: Options, split: str | Part) -> Source:
@@ -49,59 +45,115 @@ def open_source(options: Options, split: str | Part) -> Source:
 
     Raises DataError, in a sentence that names the file or split and what to do, where there is nothing to read, images
     differ in shape and `options.size` does not make them alike, or, in memory, any image cannot be read. In a streamed
-    source that last error comes with the batch that holds the image.
+    source that last error comes with the batch that holds the image. Raises ConfigError for a field that is not there.
     """
-    from genimg_jax import core  # here, because it loads JAX, which naming the options does not need
-
     stored = KINDS[options.source](options)
+    _check_fields(options, stored)
+    vocabulary = _vocabulary(options, stored) if TOKENS in options.fields else None
+    recipe, split_size, shown = _choose(stored, options, split, vocabulary)
+    # Images of another domain are read in the same way, but for what the options say of the source's own alone.
+    other = dataclasses.replace(options, fields=(), channels=0, binarize="none")
+    unpaired = [name for name in options.fields if name in stored.domains]
+    domains = {name: _choose(stored.domains[name], other, split, None) for name in unpaired}
+    needed = rows.size(recipe) + sum(rows.size(domain) for domain, *_ in domains.values())
+    in_memory = needed <= options.memory_mib << 20
+    return _source(recipe, split_size, shown, in_memory, {n: _source(*d, in_memory, {}) for n, d in domains.items()})
+
+
+def _check_fields(options: Options, stored: Stored) -> None:
+    known = [*stored.fields, *stored.domains, *([TOKENS] if stored.captions else [])]
+    for name in options.fields:
+        if name not in known:
+            there = f"has {', '.join(known)}" if known else "has no fields"
+            raise ConfigError(f"data.fields names {name!r}{nearest(name, known)} This {options.source} source {there}.")
+    if options.flip and TOKENS in options.fields:
+        raise ConfigError(
+            "data.flip mirrors images, and words such as 'left of' in their captions would then be wrong: set "
+            f"data.flip=False, or leave {TOKENS!r} out of data.fields."
+        )
+
+
+def _vocabulary(options: Options, stored: Stored) -> "Tokenizer":
+    """That of the options, or one made from the captions of the examples that are trained on."""
+    if options.captions.vocabulary:
+        return text.load(options.captions.vocabulary)
+    positions, _ = part(options, Part.TRAIN, stored.splits, stored.labels)
+    captions = stored.captions(_limited(positions, stored, options.limit))
+    return text.train(captions, options.captions.tokens, options.captions.vocabulary_size)
+
+
+def _choose(
+    stored: Stored, options: Options, split: str | Part, vocabulary: "Tokenizer | None"
+) -> tuple[Recipe, int, str]:
+    """The recipe of a split, the size of the whole split, and what a report calls it."""
     whole = select(options.train_split, stored.splits) if split == Part.TRAIN else None
     if isinstance(split, Part):
         positions, split = part(options, split, stored.splits, stored.labels)
     else:
         positions = select(split, stored.splits)
     split_size = len(positions if whole is None else whole)
-    positions = _limited(positions, stored, options.limit)
-    recipe = Recipe(stored, positions, options, {})
-    shape = _example(recipe, 0)[0].shape
-    recipe = recipe._replace(shape=shape)
-    in_memory = len(positions) * math.prod(shape) <= options.memory_mib << 20
+    recipe = Recipe(stored, _limited(positions, stored, options.limit), options, {}, vocabulary)
+    return recipe._replace(first=rows.example(recipe, 0)), split_size, split
+
+
+def _source(recipe: Recipe, split_size: int, split: str, in_memory: bool, domains: Mapping[str, Source]) -> Source:
+    from genimg_jax import core  # here, because it loads JAX, which naming the options does not need
+
+    stored, positions, options, first = recipe.stored, recipe.positions, recipe.options, recipe.first
+    levels = stored.levels if options.binarize in ("none", "dynamic") else 2
+    spec = core.Spec(
+        image_shape=first["image"].shape,
+        num_classes=len(stored.classes),
+        levels=levels if options.binarize == "none" else 2,
+        fields={name: core.Field(*_described(recipe, name, domains)) for name in options.fields},
+    )
     # How images lie on disk, and all that they become on the way.
-    become = repr((shape, options.binarize, stored.levels))
+    become = repr((spec.image_shape, options.binarize, stored.levels))
+    if options.fields:
+        vocabulary = recipe.vocabulary and text.digest(recipe.vocabulary)
+        become += repr((spec.fields, vocabulary, [domain.listing for domain in domains.values()]))
     listing = hashlib.sha256(f"{stored.listing} {become}".encode() + positions.tobytes()).hexdigest()[:16]
     labels = None if stored.labels is None else stored.labels[positions]
     if in_memory:
-        rows = _load(recipe)
-        read = functools.partial(_gather, rows)
-        digest = hashlib.sha256(repr(shape).encode())
-        for array in rows.values():
-            digest.update(array)
-        fingerprint, labels = digest.hexdigest()[:16], rows.get("label")
+        held = rows.load(recipe)
+        read, labels = functools.partial(_gather, held), held.get("label")
+        hashes = identity.hashes(spec.image_shape, [held]) | {name: d.fingerprint for name, d in domains.items()}
     else:
-        read, fingerprint = functools.partial(_read_on, recipe), listing
+        read, hashes = functools.partial(_read_on, recipe), {"image": listing}
     _report(recipe, 0)
 
     def described(describe: Callable | None) -> Callable | None:
-        return describe and (lambda indices: describe(positions[[_chosen(recipe, i) for i in indices.tolist()]]))
+        return describe and (lambda indices: describe(positions[[rows.chosen(recipe, i) for i in indices.tolist()]]))
 
-    levels = stored.levels if options.binarize in ("none", "dynamic") else 2
     return Source(
-        spec=core.Spec(shape, len(stored.classes), levels if options.binarize == "none" else 2),
+        spec=spec,
         size=len(positions),
         split_size=split_size,
-        fingerprint=fingerprint,
+        fingerprint=hashes.pop("image"),
+        field_hashes=hashes,
         listing=listing,
         read=read,
+        domains=domains,
         stored_levels=levels,
         in_memory=in_memory,
         classes=stored.classes,
         class_counts=_counts(labels, len(stored.classes)),
         names=described(stored.names),
         captions=described(stored.captions),
+        vocabulary=recipe.vocabulary,
         annotations=described(stored.annotations),
         skipped=tuple(_skipped(recipe, 0)),
         workers=options.workers,
         split=split,
     )
+
+
+def _described(recipe: Recipe, name: str, domains: Mapping[str, Source]) -> tuple[tuple[int, ...], int, bool]:
+    """The shape of a field, the number of values of its integers, and whether it is paired with the images."""
+    if name in domains:
+        return domains[name].spec.image_shape, 0, False
+    size = text.size(recipe.vocabulary) if name == TOKENS else recipe.stored.fields[name]
+    return recipe.first[name].shape, size, True
 
 
 def _limited(positions: np.ndarray, stored: Stored, limit: int) -> np.ndarray:  # i64[N] -> i64[min(N, limit)]
@@ -119,25 +171,12 @@ def _gather(rows: dict[str, np.ndarray], indices: np.ndarray) -> dict[str, np.nd
     return {name: array.take(indices, axis=0) for name, array in rows.items()}
 
 
-def _load(recipe: Recipe) -> dict[str, np.ndarray]:
-    """All rows, in arrays allocated once."""  # -> u8[N, H, W, C], i32[N]
-    count = len(recipe.positions)
-    whole = {}
-    with progress.bar("decoding", total=count, unit="image", leave=False) as shown:
-        for start in range(0, count, CHUNK):
-            indices = np.arange(start, min(start + CHUNK, count))
-            for name, array in _rows(recipe, indices).items():
-                whole.setdefault(name, np.empty((count, *array.shape[1:]), array.dtype))[indices] = array
-            shown.update(len(indices))
-    return whole
-
-
-def _read_on(recipe: Recipe, indices: np.ndarray) -> dict[str, np.ndarray]:  # i64[B] -> u8[B, H, W, C], i32[B]
+def _read_on(recipe: Recipe, indices: np.ndarray) -> dict[str, np.ndarray]:  # i64[B] -> {name: [B, ...]}
     """Rows of a streamed source; what is skipped on the way is reported once by each process that reads."""
     known = len(recipe.substitutes)
-    rows = _rows(recipe, indices)
+    found = rows.read(recipe, indices)
     _report(recipe, known)
-    return rows
+    return found
 
 
 def _report(recipe: Recipe, known: int) -> None:
@@ -150,60 +189,3 @@ def _report(recipe: Recipe, known: int) -> None:
 
 def _skipped(recipe: Recipe, known: int) -> list[str]:
     return recipe.stored.names(recipe.positions[list(recipe.substitutes)[known:]])
-
-
-def _rows(recipe: Recipe, indices: np.ndarray) -> dict[str, np.ndarray]:  # i64[B] -> u8[B, H, W, C], i32[B]
-    stored, options = recipe.stored, recipe.options
-    if options.bad_images == "skip":
-        images, labels = zip(*(_example(recipe, index) for index in indices.tolist()), strict=True)
-    else:
-        images, labels = stored.read(recipe.positions[indices])
-        images = [_alike(recipe, image, index) for image, index in zip(images, indices.tolist(), strict=True)]
-    images = _binarized(np.stack(images), recipe.positions[indices], options.binarize, stored.levels)
-    return {"image": images, "label": np.asarray(labels, np.int32)} if stored.classes else {"image": images}
-
-
-def _example(recipe: Recipe, index: int) -> tuple[np.ndarray, int]:
-    """One example, or by option the next that can be read."""  # -> u8[H, W, C], i32[]
-    count, substitutes = len(recipe.positions), recipe.substitutes
-    while True:
-        chosen = _chosen(recipe, index)
-        try:
-            images, labels = recipe.stored.read(recipe.positions[[chosen]])
-            return _alike(recipe, images[0], chosen), labels[0]
-        except DataError as error:
-            if recipe.options.bad_images == "error":
-                raise
-            substitutes[chosen] = (chosen + 1) % count
-            if len(substitutes) > max(1, count // 100) or len(substitutes) == count:
-                raise DataError(f"{len(substitutes)} of {count} images cannot be read, over 1 %: {error}") from error
-
-
-def _chosen(recipe: Recipe, index: int) -> int:
-    while index in recipe.substitutes:
-        index = recipe.substitutes[index]
-    return index
-
-
-def _alike(recipe: Recipe, image: np.ndarray, index: int) -> np.ndarray:  # u8[h, w, c] -> u8[H, W, C]
-    image = decode.conform(image, recipe.options.size, recipe.options.channels)
-    if recipe.shape is not None and image.shape != recipe.shape:
-        name = recipe.stored.names(recipe.positions[[index]])[0]
-        found, first = (" x ".join(map(str, shape)) for shape in (image.shape, recipe.shape))
-        raise DataError(f"'{name}' is {found}, others {first}: set data.size and data.channels to make them alike.")
-    return image
-
-
-def _binarized(images: np.ndarray, positions: np.ndarray, how: str, levels: int) -> np.ndarray:
-    """Values 0 and 1 for `threshold` and `static`; `dynamic` is left to the compiled step.
-
-    A static image is drawn once: pixel p is 1 with probability p / (levels - 1), by a draw that its position in the
-    source decides, so that every slice, batch and run sees the same image.
-    """  # u8[B, H, W, C] -> u8[B, H, W, C]
-    if how == "threshold":
-        return (2 * images.astype(np.int32) >= levels - 1).astype(np.uint8)
-    if how == "static":
-        uniform = np.stack([np.random.default_rng([STATIC, position]).random(images.shape[1:], np.float32)
-                            for position in positions.tolist()])  # fmt: skip
-        return (uniform * (levels - 1) < images).astype(np.uint8)
-    return images

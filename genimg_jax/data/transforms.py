@@ -15,15 +15,32 @@ def prepare(batch: core.Batch, key: jax.Array, options: Options, stored_levels: 
     `stored_levels` is `Source.stored_levels`. Each example's randomness comes from `key` and its "index" alone: give
     training a key of the step, and evaluation a fixed one. Dynamic binarisation (Salakhutdinov and Murray, 2008) draws
     each pixel as 1 with probability u / (stored_levels - 1). Static and threshold binarisation were done as the source
-    was read: there `stored_levels` is 2. Everything but "image" passes through.
+    was read: there `stored_levels` is 2. A flip mirrors every field that has pixels ([B, H, W, ...]) with its image.
+    Fields of integers become i32, and those that are images f32 in [-1, 1]; everything else passes through.
     """  # u8[B, H, W, C] -> f32[B, H, W, C]
-    # Compiled, x / 255 becomes x * (1 / 255), and 255 * (1 / 255) rounds to more than 1.
-    image = jnp.minimum(batch["image"].astype(jnp.float32) / (stored_levels - 1), 1)
+    batch = {name: array if name == "image" else _field(array) for name, array in batch.items()}
+    batch["image"] = _unit(batch["image"], stored_levels)
     if options.flip and training:
         keys = core.per_example_keys(jax.random.fold_in(key, FLIP), batch["index"])
         flipped = jax.vmap(jax.random.bernoulli)(keys)
-        image = jnp.where(flipped[:, None, None, None], image[:, :, ::-1], image)
+        batch = {name: _mirrored(array, flipped) if array.ndim > 2 else array for name, array in batch.items()}
+    image = batch["image"]
     if options.binarize == "dynamic":
         keys = core.per_example_keys(jax.random.fold_in(key, BINARIZE), batch["index"])
         image = jax.vmap(jax.random.bernoulli)(keys, image).astype(jnp.float32)
     return {**batch, "image": 2 * image - 1}
+
+
+def _unit(image: jax.Array, levels: int) -> jax.Array:  # u8[B, H, W, C] -> f32[B, H, W, C] in [0, 1]
+    # Compiled, x / 255 becomes x * (1 / 255), and 255 * (1 / 255) rounds to more than 1.
+    return jnp.minimum(image.astype(jnp.float32) / (levels - 1), 1)
+
+
+def _field(array: jax.Array) -> jax.Array:
+    if not jnp.issubdtype(array.dtype, jnp.integer):
+        return array
+    return 2 * _unit(array, 256) - 1 if array.ndim == 4 else array.astype(jnp.int32)
+
+
+def _mirrored(array: jax.Array, flipped: jax.Array) -> jax.Array:  # [B, H, W, ...], bool[B] -> [B, H, W, ...]
+    return jnp.where(flipped.reshape(-1, *(1,) * (array.ndim - 1)), array[:, :, ::-1], array)

@@ -3,24 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from genimg_jax.options import bounded, choice, location
+from genimg_jax.options import bounded, choice, location, names
 
 if TYPE_CHECKING:  # not otherwise: a mistaken option is refused without loading JAX
+    from tokenizers import Tokenizer
+
     from genimg_jax import core
+
+
+@dataclass(frozen=True)
+class CaptionOptions:
+    """How captions become the field `tokens`."""
+
+    tokens: str = choice("words", "words", "bpe", "bytes")  # words in lower case; pairs of bytes merged by count; bytes
+    length: int = bounded(32, 1)  # tokens of every caption, filled up with 0; a longer one is an error that names it
+    vocabulary_size: int = bounded(8192, 2)  # words, bpe: the most tokens; words that are rarer are read as unknown
+    vocabulary: str = location()  # vocabulary.json of another run; "": made from the captions that are trained on
+
+
+@dataclass(frozen=True)
+class PairOptions:
+    """pairs: images with partners, which become the field `source` or `map`."""
+
+    partner: str = location()  # folder of a file of each image's name; "": each file holds both side by side
+    image_side: str = choice("right", "left", "right")  # where the image then is; the other half is its source
+    segments: int = bounded(256, 2, 65536)  # values in the files of a `map` are below it
+
+
+@dataclass(frozen=True)
+class DomainOptions:
+    """domains: images of `path`, and of another domain without pairs."""
+
+    partner: str = location()  # folder of the other domain's images, the field `source`
 
 
 @dataclass(frozen=True)
 class Options:
     """Which images are read and how they are made alike."""
 
-    source: str = choice("digits", "digits", "shapes", "tfds", "folder", "npz")
+    source: str = choice("digits", "digits", "shapes", "tfds", "folder", "npz", "pairs", "domains")
     name: str = ""  # tfds: the dataset's name; empty: `path` is the prepared folder itself
-    path: str = location()  # tfds: data_dir or prepared folder; folder: the image folder; npz: the file
+    path: str = location()  # tfds: data_dir or prepared folder; npz: the file; else the image folder
     train_split: str = "train"  # as in TensorFlow Datasets: train, train[:90%], train[100:200], train+test
     validation_split: str = "auto"  # for choices; auto: a tenth of train_split, which training then leaves out; none
     evaluate_split: str = "test"  # what `genimg evaluate` reports on; training never reads it
@@ -29,10 +57,14 @@ class Options:
     channels: int = choice(0, 0, 1, 3)  # 0: as stored; 1: grey (ITU-R 601 luma); 3: colour
     flip: bool = False  # random horizontal flips, in training only
     binarize: str = choice("none", "none", "dynamic", "static", "threshold")  # drawn anew each time; once; at half
+    fields: tuple[str, ...] = names()  # read with every image, of what the source has: tokens, map, features, source
+    captions: CaptionOptions = field(default_factory=CaptionOptions)
+    pairs: PairOptions = field(default_factory=PairOptions)
+    domains: DomainOptions = field(default_factory=DomainOptions)
     limit: int = bounded(0, 0)  # so many of the split's examples, a fixed random choice by class; 0: all
     shapes_count: int = bounded(10_000, 1)  # shapes: scenes in `train`; `test` has a tenth as many others
     shapes_seed: int = bounded(0, 0)  # shapes: scene i is a function of (seed, i)
-    memory_mib: int = bounded(2048, 0)  # images that fit in this are decoded once and kept; others are streamed
+    memory_mib: int = bounded(2048, 0)  # images and fields that fit in this are read once and kept; others streamed
     workers: int = bounded(2, 0)  # decoding processes for a streamed source; 0: threads of this process
     bad_images: str = choice("error", "error", "skip")  # stop at an unreadable image; or report it and use the next
     pixel_limit: int = bounded(2**25, 1)  # larger images are refused before decoding (up to Pillow's own 178 million)
@@ -42,7 +74,8 @@ class Source(NamedTuple):
     """One split, ready to be gathered from. `read` is all that training needs; the rest describes it.
 
     `read` maps example indices i64[B] (each in [0, size)) to {"image": u8[B, H, W, C] in [0, stored_levels),
-    "label": i32[B] where there are classes}. It may be called from any thread, and be sent to another process.
+    "label": i32[B] where there are classes, and the paired fields of `spec`}. Of these, `tokens` are i32[B, T], images
+    u8[B, h, w, c] and other integers of any type. It may be called from any thread, and be sent to another process.
     """
 
     spec: core.Spec
@@ -52,10 +85,14 @@ class Source(NamedTuple):
     fingerprint: str
     """SHA-256 (16 hexadecimal digits) of the pixels and labels if in memory, otherwise `listing`; `identity.content` is
     the former in either case."""
+    field_hashes: Mapping[str, str]
+    """SHA-256 (16 hexadecimal digits) of each field if in memory; otherwise {}, since `listing` covers them."""
     listing: str
     """SHA-256 (16 hexadecimal digits) of how the examples lie on disk, and of the shape and levels that they are given:
     the same in memory and streamed."""
     read: Callable[[np.ndarray], dict[str, np.ndarray]]
+    domains: Mapping[str, Source]
+    """The fields that are not paired with images, each as the images of another source."""
     stored_levels: int
     in_memory: bool
     classes: tuple[str, ...]
@@ -66,6 +103,8 @@ class Source(NamedTuple):
     """Example indices i64[B] -> what a message calls them: the file, or the split and number."""
     captions: Callable[[np.ndarray], list[str]] | None
     """Example indices i64[B] -> captions; None where there are none."""
+    vocabulary: Tokenizer | None
+    """How captions become `tokens`, see `text`; None where they do not."""
     annotations: Callable[[np.ndarray], dict[str, np.ndarray]] | None
     """Example indices i64[B] -> ground truth that a condition can be scored against: of `shapes` all of a scene, of an
     archive the `mask` that it holds; None elsewhere."""
@@ -79,12 +118,13 @@ class Source(NamedTuple):
 class Stored(NamedTuple):
     """A source as it lies on disk: all its splits, in one numbering of positions.
 
-    `read` maps positions i64[B] to B images u8[H, W, 1 or 3], of any sizes, and B labels (i32, -1: none), or raises a
-    DataError that names the example. Every other field that takes positions takes i64[B] too.
+    `read` maps positions i64[B] to {"image": B images u8[H, W, 1 or 3] of any sizes, "label": i32[B] where there are
+    classes, and those of `fields` that the options name: B arrays each, images and maps of any sizes}, or raises a
+    DataError that names the example. Every other function of positions takes i64[B] too.
     """
 
     splits: Mapping[str, range]
-    read: Callable[[np.ndarray], tuple[Sequence[np.ndarray], np.ndarray]]
+    read: Callable[[np.ndarray], dict[str, Sequence[np.ndarray]]]
     classes: tuple[str, ...]
     names: Callable[[np.ndarray], list[str]]
     listing: str
@@ -92,5 +132,9 @@ class Stored(NamedTuple):
     labels: np.ndarray | None = None
     """i32[positions] (-1: none), where they are known without reading images."""
     levels: int = 256
+    fields: Mapping[str, int] = {}
+    """What `read` can give besides, with the number of values of its integers; 0: real numbers, or an image."""
+    domains: Mapping[str, Stored] = {}
+    """Fields that are not paired with the images: each is the images of another source."""
     captions: Callable[[np.ndarray], list[str]] | None = None
     annotations: Callable[[np.ndarray], dict[str, np.ndarray]] | None = None

@@ -7,7 +7,7 @@ ever looked up with a fallback.
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import Field, asdict, dataclass, fields
+from dataclasses import Field, asdict, dataclass
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from genimg_jax import data, families, files
 from genimg_jax.engine import optimizers, parallel, runtime
 from genimg_jax.errors import ConfigError
-from genimg_jax.options import absolute_location, bounded, choice, location, nearest, parse
+from genimg_jax.options import absolute_location, bounded, choice, leaves, location, nearest, parse
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,12 @@ SCALARS = {"seed": 0, "resume": "", "init_from": ""}
 PATHS = {
     "resume": location(),
     "init_from": location(),
-    **{f"{name}.{f.name}": f for name, kind in SECTIONS.items() for f in fields(kind) if f.metadata.get("path")},
+    **{
+        f"{name}.{key}": f
+        for name, kind in SECTIONS.items()
+        for key, f in leaves(kind).items()
+        if f.metadata.get("path")
+    },
 }
 
 # What may change between a checkpoint and the run that continues it, without changing what is computed.
@@ -127,7 +132,7 @@ def experiment(
     if variant and variant not in variants:
         found = f"Variants: {', '.join(variants)}." if variants else "It has none."
         raise ConfigError(f"there is no variant {variant!r} of this configuration{nearest(variant, variants)} {found}")
-    sections = _overlay(sections, variants.get(variant, {}))
+    sections = merged(sections, variants.get(variant, {}))
     module = families.load(family)
     kinds = {"model": module.Options, **SECTIONS}
     known = [*kinds, "optimizer", *SCALARS]
@@ -153,9 +158,13 @@ def experiment(
     return ConfigDict(located(complete))
 
 
-def _overlay(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+def merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """The values with the changes in them, dict by dict."""
-    both = {k: _overlay(values[k], v) for k, v in changes.items() if isinstance(v, Mapping) and k in values}
+    both = {
+        k: merged(values[k], v)
+        for k, v in changes.items()
+        if isinstance(v, Mapping) and isinstance(values.get(k), Mapping)
+    }
     return {**values, **changes, **both}
 
 
@@ -164,7 +173,7 @@ def _unknown(where: str, name: str, known: Iterable[str]) -> str:
 
 
 def _fill(kind: type, given: Mapping[str, Any], where: str) -> dict[str, Any]:
-    return asdict(parse(kind, {**asdict(kind()), **given}, where))
+    return asdict(parse(kind, merged(asdict(kind()), given), where))
 
 
 def resolve(config: Mapping[str, Any]) -> Config:
@@ -219,69 +228,13 @@ def options_of(config: Mapping[str, Any]) -> dict[str, Field]:
         kinds["model"] = module.Options
         one = len(module.GROUPS) == 1
         kinds |= {"optimizer" if one else f"optimizer.{group}": optimizers.Options for group in module.GROUPS}
-    return {f"{section}.{field.name}": field for section, kind in kinds.items() for field in fields(kind)}
+    return {f"{section}.{key}": field for section, kind in kinds.items() for key, field in leaves(kind).items()}
 
 
 def dict_above(config: Mapping[str, Any], key: str) -> str:
     """The option, such as `optimizer.arguments`, that is a dict and is `key` or holds it; "" where there is none."""
     found = (name for name, field in options_of(config).items() if field.type in (dict, "dict"))
     return next((name for name in found if f"{key}.".startswith(f"{name}.")), "")
-
-
-# Earlier names of options and of their values, which runs of those versions have in their `config.json`.
-OLD_OPTIONS = {
-    "model.least": "sigma_min",
-    "model.greatest": "sigma_max",
-    "model.data_std": "sigma_data",
-    "model.times_mean": "P_mean",
-    "model.times_std": "P_std",
-    "model.guide_width": "autoguidance_width",
-    "model.guidance_least": "guidance_sigma_min",
-    "model.guidance_greatest": "guidance_sigma_max",
-    "model.path": "noise_schedule",
-    "model.grid": "sigma_schedule",
-    "model.spans": "shortcut_ratio",
-    "model.loop": "scan_layers",
-    "model.halvings": "num_downsamples",
-    "model.reach": "kernel_radius",
-    "model.first_reach": "first_kernel_radius",
-    "model.revival_threshold": "dead_code_threshold",
-}
-OLD_VALUES = {
-    ("model.target", "image"): "x0",
-    ("model.target", "noise"): "epsilon",
-    ("model.target", "angular_velocity"): "v",
-    ("model.sigma_schedule", "path_times"): "schedule_times",
-    ("evaluate.features", "random_convolutions"): "random_conv",
-}
-
-
-def _renamed(section: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """A section of a stored configuration under today's names."""
-    named = {OLD_OPTIONS.get(f"{section}.{name}", name): value for name, value in options.items()}
-    return {
-        name: OLD_VALUES.get((f"{section}.{name}", value), value) if isinstance(value, str) else value
-        for name, value in named.items()
-    }
-
-
-def complete(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's configuration, under today's names, with the options that its version did not have yet at their defaults:
-    an option that is added leaves, by default, what was computed before as it was."""
-    if "family" not in stored:
-        return dict(stored)
-    stored = {name: _renamed(name, part) if isinstance(part, Mapping) else part for name, part in stored.items()}
-    module = families.load(stored["family"])
-    kinds = {"model": module.Options, **SECTIONS}
-    filled = {name: {**asdict(kind()), **stored.get(name, {})} for name, kind in kinds.items()}
-    given, default = stored.get("optimizer", {}), asdict(optimizers.Options())
-    stored_data = stored.get("data", {})
-    if "validation_split" not in stored_data:  # checkpoints were ranked on the split that is reported
-        same = stored_data.get("evaluate_split", data.Options.evaluate_split)
-        filled["data"] |= {"validation_split": same, "allow_overlap": True}
-    one = len(module.GROUPS) == 1
-    filled["optimizer"] = {**default, **given} if one else {g: {**default, **o} for g, o in given.items()}
-    return {**stored, **filled}
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

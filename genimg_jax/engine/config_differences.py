@@ -8,7 +8,7 @@ from genimg_jax.engine.config import RESUMABLE_KEYS, flatten, located
 from genimg_jax.options import inference_only
 
 # What may lie elsewhere by then: its contents are compared, by the data's fingerprint and the tokenizer's weights.
-MOVABLE = ("data.path", "tokenizer.workdir")
+MOVABLE = ("data.path", "data.captions.vocabulary", "tokenizer.workdir")
 
 
 class Difference(NamedTuple):

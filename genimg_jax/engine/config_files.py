@@ -11,7 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from genimg_jax.engine import run
-from genimg_jax.engine.config import complete
+from genimg_jax.engine.old_configs import complete
 from genimg_jax.errors import ConfigError
 from genimg_jax.options import absolute
 

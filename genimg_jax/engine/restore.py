@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from genimg_jax import core, files
+from genimg_jax.data import text
 from genimg_jax.engine import checkpoint, config_files, run
 from genimg_jax.engine import config as configs
 from genimg_jax.engine import program as programs
@@ -31,6 +32,7 @@ def open_run(workdir: pathlib.Path, values: Mapping[str, Any], which: str, avera
     `values` may differ from the run's own only where that changes nothing that was trained.
     """
     config = configs.resolve(values)
+    config = config._replace(data=text.with_vocabulary(config.data, workdir))
     stored = config_files.of_run(workdir)
     found = [d for d in differences(stored, values) if not d.safe]
     changed = [d for d in found if not d.key.startswith(("data.", "tokenizer."))]

@@ -11,12 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from genimg_jax import core, directions
-from genimg_jax.data import Part, Source, identity, open_source
+from genimg_jax.data import Part, Source, identity, open_source, text
 from genimg_jax.engine import checkpoint, loop, parallel, restore, run, vmapped
 from genimg_jax.engine import config as configs
 from genimg_jax.engine import program as programs
 from genimg_jax.engine.config import Config
 from genimg_jax.engine.config_differences import differences, table
+from genimg_jax.engine.old_configs import complete
 from genimg_jax.engine.program import Program
 from genimg_jax.engine.record import RunRecord, active, isolate_failure, run_record
 from genimg_jax.errors import CheckpointError, ConfigError, DataError, Failure
@@ -61,6 +62,7 @@ def _train(
         for i, record in enumerate(records):
             with isolate_failure(records, i):
                 held.enter_context(record.locked())
+        config = config._replace(data=text.with_vocabulary(config.data, records[0].folder, config.resume))
         source = open_source(config.data, Part.TRAIN)
         validated = config.train.evaluate_every and config.data.validation_split != "none"
         validation = open_source(config.data, Part.VALIDATION) if validated else None
@@ -75,6 +77,8 @@ def _train(
             environment, inputs = run.environment(), _inputs(program, source)
             for i in active(records):
                 records[i].write_manifest(step, environment, inputs | _company(records, i))
+                if source.vocabulary:
+                    text.save(source.vocabulary, records[i].folder)
             return loop.run_steps(program, records, state, step, source, validation, signals)
         for i in active(records):
             print(f"{records[i].workdir} is trained: step {step} of {config.train.steps}.")
@@ -140,7 +144,7 @@ def _scratch(program: Program, state: core.TrainState) -> core.TrainState:
 
 
 def _check_same(stored: Mapping[str, Any], given: Mapping[str, Any], where: str, force_resume: bool) -> None:
-    found = differences(configs.complete(stored), given)
+    found = differences(complete(stored), given)
     unsafe = [d for d in found if not d.safe]
     if unsafe and not force_resume:
         raise CheckpointError(

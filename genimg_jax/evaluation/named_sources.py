@@ -10,6 +10,7 @@ from genimg_jax import data
 from genimg_jax.data import Source
 from genimg_jax.data.folder import ARCHIVE
 from genimg_jax.data.source import KINDS
+from genimg_jax.data.text import with_vocabulary
 from genimg_jax.engine import config as configs
 from genimg_jax.engine import config_files
 from genimg_jax.errors import ConfigError, DataError
@@ -36,6 +37,7 @@ def named(text: str, options: data.Options, flag: str, split: str = "test") -> N
 
     `options` say how images are read; a run directory's own come before them. Raises `ConfigError` naming `flag`.
     """
+    options = dataclasses.replace(options, fields=())  # of the source that they were written for
     kind, _, rest = text.partition(":")
     if kind == "tfds":
         name, said = TFDS.fullmatch(rest).groups()
@@ -71,7 +73,7 @@ def of_run(text: str) -> data.Options | None:
     path, _ = place(text)
     if path is None or not (path / "config.json").is_file():
         return None
-    return configs.resolve(config_files.of_run(path)).data
+    return with_vocabulary(configs.resolve(config_files.of_run(path)).data, path)
 
 
 def place(text: str) -> tuple[pathlib.Path | None, str]:

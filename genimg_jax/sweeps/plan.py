@@ -17,6 +17,7 @@ from genimg_jax import files
 from genimg_jax.engine import config as configs
 from genimg_jax.engine import run
 from genimg_jax.engine.config_differences import differences, table
+from genimg_jax.engine.old_configs import complete
 from genimg_jax.errors import ConfigError
 from genimg_jax.sweeps.cells import Cell, Outcome
 from genimg_jax.sweeps.experiment import Experiment, Measure, Planned
@@ -116,7 +117,7 @@ def _read(workdir: pathlib.Path) -> dict[str, Any]:
         raise ConfigError(f"{workdir} holds no sweep: it has no {PLAN}; start one with genimg sweep experiments/...")
     plan = run.read_json(workdir, PLAN)
     # Digests as they are now: a version before this one may have recorded relative paths, or lacked an option.
-    cells = [{**cell, "digest": configs.digest(configs.complete(cell["values"]))} for cell in plan["cells"]]
+    cells = [{**cell, "digest": configs.digest(complete(cell["values"]))} for cell in plan["cells"]]
     return {**plan, "cells": cells}
 
 

@@ -1,0 +1,116 @@
+"""Captions as tokens, by a vocabulary that is made from the captions that a run is trained on.
+
+A caption is i32[T]: the ids of its tokens, then 0, which is none. The `tokenizers` library counts from 0, so that a
+token's id here is one more than there.
+
+A vocabulary of words knows words in lower case and punctuation; a word that it lacks is read as `UNKNOWN`. One of byte
+pairs (Sennrich et al., 2016) or of bytes can write any text.
+"""
+
+import dataclasses
+import difflib
+import hashlib
+import os
+import pathlib
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from genimg_jax.data.types import Options
+from genimg_jax.errors import ConfigError, DataError
+from genimg_jax.files import write_atomic
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads would outlive the fork of a decoding worker
+
+UNKNOWN = "[unknown]"
+FILE = "vocabulary.json"  # in a run directory
+SHOWN = 3  # nearest words in a message
+
+
+def train(captions: Iterable[str], kind: str, most: int) -> "Tokenizer":
+    """A vocabulary of `most` tokens or fewer: a function of the captions' tokens and their counts alone."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+
+    if kind == "words":
+        made = Tokenizer(models.WordLevel(unk_token=UNKNOWN))
+        made.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+        made.pre_tokenizer = pre_tokenizers.Whitespace()
+        trainer = trainers.WordLevelTrainer(vocab_size=most - 1, special_tokens=[UNKNOWN], show_progress=False)
+        made.train_from_iterator(captions, trainer)
+        return made
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    made = Tokenizer(models.BPE({letter: i for i, letter in enumerate(alphabet)}, []))
+    made.normalizer = normalizers.NFC()
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    if kind == "bpe":
+        trainer = trainers.BpeTrainer(vocab_size=most - 1, initial_alphabet=alphabet, show_progress=False)
+        made.train_from_iterator(captions, trainer)
+    return made
+
+
+def size(vocabulary: "Tokenizer") -> int:
+    """Ids are below it; 0 is none."""
+    return vocabulary.get_vocab_size() + 1
+
+
+def encode(vocabulary: "Tokenizer", caption: str, length: int) -> np.ndarray:  # -> i32[length]
+    """What a person asks for. Raises ConfigError, with the nearest words, for one that was never trained on, and where
+    there are more tokens than `length`."""
+    found = vocabulary.encode(caption)
+    for token, (start, stop) in zip(found.tokens, found.offsets, strict=True):
+        if token == UNKNOWN:
+            word = caption[start:stop]
+            near = difflib.get_close_matches(word.lower(), vocabulary.get_vocab(), SHOWN, cutoff=0.5)
+            hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "use words of the training captions."
+            raise ConfigError(f"the word {word!r} of {caption!r} is not in the model's vocabulary; {hint}")
+    if len(found.ids) > length:
+        raise ConfigError(f"{caption!r} has {len(found.ids)} tokens, and the model takes {length}; say it in fewer.")
+    return _filled([found.ids], length)[0]
+
+
+def rows(vocabulary: "Tokenizer", captions: Sequence[str], names: Sequence[str], length: int) -> np.ndarray:
+    """The tokens of some examples' captions. Raises DataError naming the example whose caption is too long."""
+    # -> i32[B, length]
+    ids = [found.ids for found in vocabulary.encode_batch(list(captions))]
+    for name, caption, tokens in zip(names, captions, ids, strict=True):
+        if len(tokens) > length:
+            raise DataError(
+                f"The caption of '{name}' has {len(tokens)} tokens, over data.captions.length={length}: raise it, or "
+                f"shorten {caption!r}."
+            )
+    return _filled(ids, length)
+
+
+def _filled(ids: Sequence[Sequence[int]], length: int) -> np.ndarray:  # -> i32[B, length]
+    return np.array([[i + 1 for i in tokens] + [0] * (length - len(tokens)) for tokens in ids], np.int32)
+
+
+def digest(vocabulary: "Tokenizer") -> str:
+    """SHA-256 (16 hexadecimal digits) of all that decides which ids a caption has."""
+    return hashlib.sha256(vocabulary.to_str().encode()).hexdigest()[:16]
+
+
+def save(vocabulary: "Tokenizer", folder: pathlib.Path) -> None:
+    write_atomic(folder / FILE, vocabulary.to_str(pretty=True))
+
+
+def load(path: str) -> "Tokenizer":
+    """Raises ConfigError where the file is none that `save` wrote."""
+    from tokenizers import Tokenizer
+
+    try:
+        return Tokenizer.from_str(pathlib.Path(path).read_text())
+    except Exception as error:  # the library raises nothing more specific
+        raise ConfigError(f"data.captions.vocabulary is {path}, which is no {FILE} of a run: {error}.") from error
+
+
+def with_vocabulary(options: Options, *folders: str | os.PathLike) -> Options:
+    """The options with the vocabulary of the first of these run directories that holds one ("": none)."""
+    found = [str(path) for folder in folders if folder and (path := pathlib.Path(folder) / FILE).is_file()]
+    if not found:
+        return options
+    return dataclasses.replace(options, captions=dataclasses.replace(options.captions, vocabulary=found[0]))
