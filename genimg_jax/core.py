@@ -123,6 +123,9 @@ class Family(NamedTuple):
     objective: tuple[str, ...]
     """What training optimises directly, which tables mark: names of metrics of `evaluate`, 'log_prob', or the name of a
     feature network whose features the loss compares. A game against a discriminator optimises none, ()."""
+    log_odds: tuple[tuple[str, str], ...] = ()
+    """Pairs of training metrics, a discriminator's mean logit of real and of generated inputs, where its loss makes the
+    logits log odds: how well it tells the two apart then has a scale."""
     sample: Callable[[Weights, jax.Array, Batch], jax.Array] | None = None
     """(weights, keys[B], condition) -> f32[B, H, W, C] in [-1, 1]; image i depends on its key and condition alone."""
     conditions: tuple[str, ...] = ()
@@ -325,6 +328,11 @@ def update(
     return state, {f"gradient_norm/{group}": norm, f"skipped/{group}": 1.0 - finite}
 
 
+def as_observed(model_state: Tree, observed: Tree) -> tuple[Metrics, Tree]:
+    """A `finish` of `train_group`, for losses that return the entries of `model_state` that change."""
+    return {}, observed
+
+
 def train_group(
     optimizer: Optimizer,
     state: TrainState,
@@ -332,14 +340,19 @@ def train_group(
     loss: Callable,
     batch: Batch,
     key: jax.Array,
-    finish: Callable[[Tree], tuple[Metrics, Tree]] = lambda metrics: (metrics, {}),
+    finish: Callable[[Tree, Tree], tuple[Metrics, Tree]] | None = None,
 ) -> tuple[TrainState, Metrics]:
     """One gradient and one update of a group; the metrics are those of the loss and of `update`.
 
-    `loss` is that of `value_and_grad`. `finish` turns its auxiliary tree, averaged over the whole batch, into
-    (metrics, the entries of `model_state` that change). By default the auxiliary tree is the metrics, and none change.
+    `loss` is that of `value_and_grad`; its auxiliary tree is its metrics. With `finish` it is (metrics, observed), and
+    `finish(model_state, observed)`, given the mean of `observed` over the whole batch, returns further metrics and the
+    entries of `model_state` that change.
     """
-    (_, auxiliary), gradients = value_and_grad(optimizer, loss)(state.params[group], batch, key)
-    metrics, changed = finish(auxiliary)
-    state, updated = update(optimizer, state, group, gradients, {**state.model_state, **changed} if changed else None)
+    (_, metrics), gradients = value_and_grad(optimizer, loss)(state.params[group], batch, key)
+    model_state = None
+    if finish:
+        metrics, observed = metrics
+        more, changed = finish(state.model_state, observed)
+        metrics, model_state = {**metrics, **more}, {**state.model_state, **changed}
+    state, updated = update(optimizer, state, group, gradients, model_state)
     return state, {**metrics, **updated}

@@ -92,7 +92,6 @@ EXEMPT = [
     "autoencoder.make",
     "autoregressive.autoregressive",
     "denoising.family",
-    "gan.make",
     "made.make",
     "meanflow.make",
     "pixelcnn.make",

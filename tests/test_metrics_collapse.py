@@ -148,6 +148,7 @@ def records(**series):
     ]
 
 
+LOG_ODDS = (("logit_real", "logit_fake"),)
 HEALTHY_RUN = {"loss": [9.0, 5, 4, 3], "skipped/model": [0.0] * 4}
 
 
@@ -165,7 +166,7 @@ HEALTHY_RUN = {"loss": [9.0, 5, 4, 3], "skipped/model": [0.0] * 4}
     ],
 )
 def test_histories(changes, name, status):
-    found = collapse.verdict(collapse.history_findings(records(**{**HEALTHY_RUN, **changes})))
+    found = collapse.verdict(collapse.history_findings(records(**{**HEALTHY_RUN, **changes}), LOG_ODDS))
     assert found.status == status
     if name:
         assert (found.findings[0].name, found.findings[0].status) == (name, status)
@@ -173,8 +174,16 @@ def test_histories(changes, name, status):
 
 def test_a_critic_has_no_log_odds():
     won = records(logit_real=[50.0] * 4, logit_fake=[-50.0] * 4)
-    assert collapse.verdict(collapse.history_findings(won)).status == "suspicious"
-    assert collapse.verdict(collapse.history_findings(won, log_odds=False)).status == "healthy"
+    assert collapse.verdict(collapse.history_findings(won, LOG_ODDS)).status == "suspicious"
+    assert collapse.verdict(collapse.history_findings(won)).status == "healthy"
+
+
+def test_one_of_two_discriminators_that_wins_is_enough():
+    both = {f"logit_{part}/{name}": [0.0] * 4 for part in ("real", "fake") for name in ("photo", "map")}
+    pairs = tuple((f"logit_real/{name}", f"logit_fake/{name}") for name in ("photo", "map"))
+    assert collapse.verdict(collapse.history_findings(records(**both), pairs)).status == "healthy"
+    won = records(**{**both, "logit_real/map": [50.0] * 4})
+    assert collapse.verdict(collapse.history_findings(won, pairs)).status == "suspicious"
 
 
 def test_the_verdict_is_the_worst_and_can_be_written_down():

@@ -8,7 +8,7 @@ import pytest
 import scipy.optimize
 
 from genimg_jax.core import per_example_keys
-from genimg_jax.objectives.adversarial import LOSSES, PENALTIES, gradient_penalty, r1
+from genimg_jax.objectives.adversarial import LOSSES, PENALTIES, gradient_penalty, lazily, r1, r2
 
 LOGITS = np.array([-200.0, -3.0, -1.0, -0.2, 0.0, 0.5, 1.0, 4.0, 200.0])
 PAIRS = tuple(a.ravel() for a in np.meshgrid(LOGITS, LOGITS))
@@ -115,14 +115,45 @@ def test_penalties_of_a_linear_critic():
         return (x * slope).sum(axis=(1, 2, 3))
 
     norm = np.linalg.norm(slope)
-    np.testing.assert_allclose(r1(linear, images(1), images(2), KEYS), np.full(5, 0.5 * norm**2), rtol=1e-5)
+    for zero_centred in (r1, r2):
+        penalty = zero_centred(linear, images(1), images(2), KEYS)
+        np.testing.assert_allclose(penalty, np.full(5, 0.5 * norm**2), rtol=1e-5)
     penalty = gradient_penalty(linear, images(1), images(2), KEYS)
     np.testing.assert_allclose(penalty, np.full(5, (norm - 1) ** 2), rtol=1e-5)
 
 
-def test_r1_looks_at_the_real_images():
-    expected = 0.5 * np.square(images(1)).sum(axis=(1, 2, 3))
-    np.testing.assert_allclose(r1(quadratic, images(1), images(2), KEYS), expected, rtol=1e-5)
+@pytest.mark.parametrize(("penalty", "seed"), [(r1, 1), (r2, 2)])
+def test_r1_looks_at_the_real_images_and_r2_at_the_others(penalty, seed):
+    expected = 0.5 * np.square(images(seed)).sum(axis=(1, 2, 3))
+    np.testing.assert_allclose(penalty(quadratic, images(1), images(2), KEYS), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["r1", "r2", "gradient_penalty"])
+def test_the_parts_of_what_is_judged_count_together(name):
+    """A tree of inputs is penalised as one vector of all their values."""
+
+    def parts(x):
+        return {"upper": x[:, :1], "lower": (x[:, 1:],)}
+
+    def judge(x):
+        return mlp(jnp.concatenate([x["upper"], x["lower"][0]], axis=1))
+
+    whole = PENALTIES[name](mlp, images(1), images(2), KEYS)
+    np.testing.assert_allclose(PENALTIES[name](judge, parts(images(1)), parts(images(2)), KEYS), whole, rtol=1e-5)
+
+
+@pytest.mark.parametrize("every", [1, 4])
+def test_a_lazy_penalty_is_the_same_on_average(every):
+    """So are its gradients; all of it comes in one step."""
+
+    def value(scale, step):
+        return lazily(every, step, lambda: r1(lambda x: scale * mlp(x), images(1), images(2), KEYS).mean())
+
+    steps = jnp.arange(8, 8 + every)
+    values, gradients = jax.jit(jax.vmap(jax.value_and_grad(value), (None, 0)))(0.5, steps)
+    once, gradient = jax.value_and_grad(lambda s: r1(lambda x: s * mlp(x), images(1), images(2), KEYS).mean())(0.5)
+    np.testing.assert_allclose((values.mean(), gradients.mean()), (once, gradient), rtol=1e-5)
+    assert np.count_nonzero(values) == np.count_nonzero(gradients) == 1 and values[0] > 0
 
 
 def test_gradient_penalty_interpolates_each_example_by_its_own_key():
@@ -142,7 +173,7 @@ def test_r1_matches_finite_differences():
     np.testing.assert_allclose(r1(mlp, real, real, KEYS[:1]), [expected], rtol=2e-2)
 
 
-@pytest.mark.parametrize("name", ["r1", "gradient_penalty"])
+@pytest.mark.parametrize("name", ["r1", "r2", "gradient_penalty"])
 def test_penalties_are_per_example(name):
     order = jnp.array([3, 0, 4])
     whole = PENALTIES[name](mlp, images(1), images(2), KEYS)
@@ -162,7 +193,7 @@ def test_penalties_of_a_flat_critic_can_be_differentiated(name):
     assert np.isfinite(gradient)
 
 
-@pytest.mark.parametrize("name", ["r1", "gradient_penalty"])
+@pytest.mark.parametrize("name", ["r1", "r2", "gradient_penalty"])
 def test_penalties_train_the_critic(name):
     def penalty(scale):
         return PENALTIES[name](lambda x: scale * mlp(x), images(1), images(2), KEYS).mean()

@@ -152,23 +152,28 @@ def test_microbatches_give_the_gradient_of_the_whole(parts):
 
 @pytest.mark.parametrize("parts", [1, 4])
 def test_a_group_is_trained_on_the_whole_batch_and_finished_once(parts):
-    """`finish` gets the mean over all microbatches, and its entry of `extra` is kept beside the others."""
+    """`finish` gets the mean over all microbatches, and its entry of `model_state` is kept beside the others."""
+
+    def loss(params, batch, key):
+        value, observed = least_squares(params, batch, key)
+        return value, ({"loss": value}, observed)
+
     x, y = jnp.arange(8.0)[:, None], 3 * jnp.arange(8.0)
     optimizer = core.Optimizer(optax.sgd(0.01), microbatches=parts)
-    extra = {"residual": jnp.zeros(()), "other": jnp.ones(1)}
-    before = core.init_state({"a": jnp.zeros(1), "b": jnp.ones(2)}, {"a": optimizer, "b": optimizer}, extra)
+    model_state = {"residual": jnp.ones(()), "other": jnp.ones(1)}
+    before = core.init_state({"a": jnp.zeros(1), "b": jnp.ones(2)}, {"a": optimizer, "b": optimizer}, model_state)
 
-    def finish(auxiliary):
-        return {"largest": auxiliary["residual"] ** 2}, auxiliary
+    def finish(model_state, observed):
+        return {"change": observed["residual"] - model_state["residual"]}, observed
 
     key = jax.random.key(0)
-    after, metrics = core.train_group(optimizer, before, "a", least_squares, {"x": x, "y": y}, key, finish)
+    after, metrics = core.train_group(optimizer, before, "a", loss, {"x": x, "y": y}, key, finish)
     np.testing.assert_allclose(after.params["a"], [0.01 * 2 * 3 * 17.5], rtol=1e-5)  # the mean of x^2 is 17.5
     np.testing.assert_allclose(metrics["gradient_norm/a"], 105, rtol=1e-5)
-    np.testing.assert_allclose((after.model_state["residual"], metrics["largest"]), (-10.5, 10.5**2), rtol=1e-5)
+    np.testing.assert_allclose((after.model_state["residual"], metrics["change"]), (-10.5, -11.5), rtol=1e-5)
     assert after.model_state["other"] is before.model_state["other"] and after.params["b"] is before.params["b"]
-    same, metrics = core.train_group(optimizer, before, "a", least_squares, {"x": x, "y": y + jnp.nan}, key, finish)
-    assert metrics["skipped/a"] == 1 and same.model_state["residual"] == 0
+    same, metrics = core.train_group(optimizer, before, "a", loss, {"x": x, "y": y + jnp.nan}, key, finish)
+    assert metrics["skipped/a"] == 1 and same.model_state["residual"] == 1
 
 
 def test_bfloat16_computes_on_rounded_parameters_and_returns_float32():

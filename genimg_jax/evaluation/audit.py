@@ -12,7 +12,6 @@ from genimg_jax.evaluation.image_sets import ImageSet
 from genimg_jax.metrics import collapse
 from genimg_jax.metrics.collapse import COLLAPSED, SUSPICIOUS, Finding, Verdict
 from genimg_jax.metrics.memorisation import NULL_RATE, NULLS, PAIRS, SURE, Audit
-from genimg_jax.objectives.adversarial import LOSSES, non_saturating
 
 
 def said(found: Audit) -> str:
@@ -70,12 +69,12 @@ def verdict(
     features: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]],
     read: tuple[np.ndarray, np.ndarray, int] | None,
     history: Sequence[Mapping[str, Any]],
-    model: Mapping[str, Any],
+    log_odds: Sequence[tuple[str, str]],
     seed: int,
 ) -> Verdict:
     """`features` are those of generated images, of the reference and of its `independent_pixels`, by name; `read` the
-    classes read in either set and how many there are; `history` the lines of metrics.jsonl, and `model` the run's
-    options of its model."""
+    classes read in either set and how many there are; `history` the lines of metrics.jsonl, and `log_odds` the
+    family's."""
     findings = []
     if generated.not_finite:
         share = generated.not_finite / len(generated.images)
@@ -92,8 +91,6 @@ def verdict(
         findings += collapse.class_findings(*read, generated.classes)
     trained = [_numbers(line) for line in history if line.get("split") == "train"]
     if trained:
-        # Of the adversarial losses only this one's outputs are log odds.
-        log_odds = LOSSES.get(model.get("loss"), non_saturating) is non_saturating
         findings += collapse.history_findings(trained, log_odds)
     return collapse.verdict(findings)
 

@@ -128,7 +128,7 @@ def _program(recipe: Recipe, classes: int, levels: int) -> _Program:
             value = optax.softmax_cross_entropy_with_integer_labels(logits, part["label"]).mean()
             return value, ({"loss": value}, changed)
 
-        state, metrics = core.train_group(optimizer, state, GROUP, loss, batch, key, tuple)
+        state, metrics = core.train_group(optimizer, state, GROUP, loss, batch, key, core.as_observed)
         return state.replace(step=state.step + 1), metrics["loss"]
 
     # A step a call: inside a loop, XLA's CPU backend runs convolutions some twenty times slower.

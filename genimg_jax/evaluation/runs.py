@@ -5,7 +5,6 @@ import os
 import pathlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import jax
@@ -148,7 +147,7 @@ def _evaluate(opened: RunContext, weights: core.Weights, step: int, checkpoint: 
         made, rate = _sample(opened, weights)
         # What came after the checkpoint is not its doing.
         lines = [line for line in run.read_metrics(opened.workdir) if line["step"] <= step]
-        found = suite.measure(comparison, made, lines, asdict(program.config.model))
+        found = suite.measure(comparison, made, lines, program.family.log_odds)
         facts = {"images_a_second": rate, **_facts(opened, step, lines)}
         missing = {"held-out loss and likelihood": problem} if problem else {}
         found = found._replace(metrics=measured | found.metrics | facts, skipped=missing | found.skipped)

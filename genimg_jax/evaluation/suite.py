@@ -155,10 +155,9 @@ def measure(
     comparison: Comparison,
     generated: ImageSet,
     history: Sequence[Mapping[str, Any]] = (),
-    model: Mapping[str, Any] | None = None,
+    log_odds: Sequence[tuple[str, str]] = (),
 ) -> SuiteResult:
-    """`history` holds the lines of a run's metrics.jsonl and `model` the options of its model, where a run made the
-    images."""
+    """`history` holds the lines of the metrics.jsonl of the run that made the images, `log_odds` is its family's."""
     options, reference, classifier = comparison.options, comparison.reference, comparison.classifier
     distances.check(options, len(generated.images), len(reference.images))
     parts, memory, pictures, both, read, seen = [], {}, {}, {}, {}, None
@@ -198,7 +197,7 @@ def measure(
         metrics=all_parts.metrics,
         reference_values=all_parts.reference_values,
         skipped=comparison.skipped | all_parts.skipped,
-        verdict=audit.verdict(generated, both, seen, history, model or {}, options.seed),
+        verdict=audit.verdict(generated, both, seen, history, log_odds, options.seed),
         memorisation=memory,
         classes=read,
         pictures=pictures,

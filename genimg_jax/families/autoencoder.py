@@ -65,14 +65,14 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         def loss(params, part, key):
             seen = corrupted(part["image"], core.per_example_keys(key, part["index"]))
             value = loss_from(params, seen, part["image"]).mean()
-            return value, {"loss": value}
+            return value, ({"loss": value}, {})
 
         codes = codes_of(core.weights(state).params["model"], batch["image"])
         latest = jnp.concatenate([codes, state.model_state["codes"]])[: options.bank]
         # The first batch fills the bank, so that every row of it is always a code.
         latest = jnp.where(state.step == 0, jnp.resize(codes, latest.shape), latest)
-        keep = {"codes": latest}
-        state, metrics = core.train_group(optimizer, state, "model", loss, batch, key, lambda metrics: (metrics, keep))
+        changed = {"codes": latest}
+        state, metrics = core.train_group(optimizer, state, "model", loss, batch, key, lambda *_: ({}, changed))
         return state.replace(step=state.step + 1), metrics
 
     def evaluate(weights, batch, key):

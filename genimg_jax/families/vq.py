@@ -6,7 +6,6 @@ trained on its tokens. Continuous-valued families are trained on the encoder's v
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -53,9 +52,9 @@ class Autoencoder(NamedTuple):
     init: Callable[[jax.Array, core.Batch], tuple[core.Tree, core.Tree]]
     """(key, batch) -> params, codebook"""
     forward: Callable[[core.Tree, core.Tree, jax.Array], Outputs]
-    """(params, codebook, image f32[B, H, W, C]) -> Seen"""
+    """(params, codebook, image f32[B, H, W, C]) -> Outputs"""
     finish: Callable[[core.Tree, core.Tree], tuple[core.Metrics, core.Tree]]
-    """(codebook, (metrics, statistics of the batch's codes)) -> all metrics, {"codebook": the next one}"""
+    """(model_state, statistics of the batch's codes) -> metrics, {"codebook": the next one}"""
     capabilities: Mapping[str, object]
     """`evaluate`, `objective` and `latents` (tokens, vectors) of a `core.Family`."""
 
@@ -94,10 +93,9 @@ def build(options: Options, spec: core.Spec) -> Autoencoder:
         loss = LOSSES[options.reconstruction](made - image).mean(axis=(1, 2, 3)) + options.commitment * commitment
         return Outputs(made, vectors, codes, commitment, loss)
 
-    def finish(codebook, auxiliary):
-        metrics, statistics = auxiliary
-        codebook, usage = quantizer.update(codebook, statistics)
-        return {**metrics, **usage}, {"codebook": codebook}
+    def finish(model_state, statistics):
+        codebook, usage = quantizer.update(model_state["codebook"], statistics)
+        return usage, {"codebook": codebook}
 
     def evaluate(weights, batch, key):
         """The training loss; and of the image in [-1, 1] the mean squared error, and its ratio to the peak in dB."""
@@ -164,8 +162,7 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
             value = seen.loss.mean()
             return value, ({"loss": value, **measures(seen, part["image"])}, statistics)
 
-        finish = functools.partial(autoencoder.finish, codebook)
-        state, metrics = core.train_group(optimizer, state, "autoencoder", loss, batch, key, finish)
+        state, metrics = core.train_group(optimizer, state, "autoencoder", loss, batch, key, autoencoder.finish)
         return state.replace(step=state.step + 1), metrics
 
     return core.Family(init, train_step, **autoencoder.capabilities)

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from genimg_jax import core
-from genimg_jax.families import vq
+from genimg_jax.families import adversarial, vq
+from genimg_jax.families.adversarial import Discriminated, Game, Generated
 from genimg_jax.networks.grid import PatchDiscriminator, halved
 from genimg_jax.objectives.adversarial import LOSSES
 from genimg_jax.options import bounded, choice
@@ -21,7 +22,7 @@ GROUPS = ("autoencoder", "discriminator")
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(vq.Options):
+class Options(vq.Options, adversarial.Options):
     discriminator_width: int = bounded(32, 1)  # channels at half the image's size, doubled as `width` is
     discriminator_depth: int = bounded(3, 1)  # num_downsamples, from image to patches
     adversarial: str = choice("non_saturating", *LOSSES)
@@ -35,14 +36,23 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
     halved(*spec.image_shape[:2], options.discriminator_depth, "model.discriminator_depth")
     autoencoder = vq.build(options, spec)
     discriminator = PatchDiscriminator(options.discriminator_width, options.discriminator_depth)
-    adversarial = LOSSES[options.adversarial]
 
-    def discriminate(params, statistics, image, training):
-        """Logits of patches, features of each level, and the spectral vectors to carry on with."""
-        # [B, H, W, C] -> [B, h, w], depth x [B, ..., ..., features]
-        variables = {"params": params, "batch_stats": statistics}
+    def generate(batch_size, params, model_state, batch, key, training):
+        outputs = autoencoder.forward(params, model_state["codebook"], batch["image"])
+        observed = autoencoder.quantizer.observe(key, batch_size, batch["index"], outputs.vectors, outputs.codes)
+        return Generated(batch["image"], outputs.outputs, observed, outputs)
+
+    def discriminate(params, model_state, image, batch, training):  # [B, H, W, C] -> logits [B, h, w], depth x features
+        variables = {"params": params, "batch_stats": model_state["discriminator"]}
         (logits, features), changed = discriminator.apply(variables, image, training, mutable=["batch_stats"])
-        return logits.astype(jnp.float32), features, changed["batch_stats"]
+        return Discriminated((logits.astype(jnp.float32),), {"discriminator": changed["batch_stats"]}, features)
+
+    def generator_loss(terms):
+        outputs, distance = terms.generated.details, feature_distance(terms.fake.features, terms.real.features)
+        started = jnp.where(terms.step >= options.adversarial_start, 1.0, 0.0)
+        added = options.adversarial_weight * terms.adversarial + options.feature_weight * distance
+        metrics = {"adversarial": terms.adversarial, "feature_distance": distance}
+        return outputs.loss.mean() + started * added, {**vq.measures(outputs, terms.batch["image"]), **metrics}
 
     def init(key, batch):
         first, second = jax.random.split(key)
@@ -51,45 +61,25 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         params = {"autoencoder": params, "discriminator": variables["params"]}
         return core.init_state(params, optimizers, {"codebook": codebook, "discriminator": variables["batch_stats"]})
 
-    def update_autoencoder(state, batch, key):
-        codebook, statistics = state.model_state["codebook"], state.model_state["discriminator"]
-        optimizer, size = optimizers["autoencoder"], batch["image"].shape[0]
-        started = jnp.where(state.step >= options.adversarial_start, 1.0, 0.0)
-
-        def loss(params, part, key):
-            seen = autoencoder.forward(params, codebook, part["image"])
-            discriminator = state.params["discriminator"]
-            logits, made, _ = discriminate(discriminator, statistics, seen.outputs, False)
-            _, real, _ = discriminate(discriminator, statistics, part["image"], False)
-            fooling, distance = adversarial.generator(logits).mean(), feature_distance(made, real)
-            extra = options.adversarial_weight * fooling + options.feature_weight * distance
-            value = seen.loss.mean() + started * extra
-            metrics = {"adversarial": fooling, "feature_distance": distance, **vq.measures(seen, part["image"])}
-            observed = autoencoder.quantizer.observe(key, size, part["index"], seen.vectors, seen.codes)
-            return value, ({"loss_autoencoder": value, **metrics}, observed)
-
-        finish = functools.partial(autoencoder.finish, codebook)
-        return core.train_group(optimizer, state, "autoencoder", loss, batch, key, finish)
-
-    def update_discriminator(state, batch, key):
-        optimizer = optimizers["discriminator"]
-
-        def loss(params, part, _):
-            seen = autoencoder.forward(state.params["autoencoder"], state.model_state["codebook"], part["image"])
-            real, _, statistics = discriminate(params, state.model_state["discriminator"], part["image"], True)
-            made, _, _ = discriminate(params, statistics, seen.outputs, False)
-            value = adversarial.discriminator(real, made).mean()
-            metrics = {"loss_discriminator": value, "logit_real": real.mean(), "logit_fake": made.mean()}
-            return value, (metrics, {"discriminator": statistics})
-
-        return core.train_group(optimizer, state, "discriminator", loss, batch, key, tuple)
-
     def train_step(state, batch, key):
-        state, metrics = update_autoencoder(state, batch, key)
-        state, more = update_discriminator(state, batch, key)
+        # A codebook's statistics are of the whole batch, of which `generate` may see a part.
+        rules = game._replace(generate=functools.partial(generate, batch["image"].shape[0]))
+        state, metrics = adversarial.train_generator(rules, state, batch, key)
+        state, more = adversarial.train_discriminator(rules, state, batch, key)
         return state.replace(step=state.step + 1), {**metrics, **more}
 
-    return core.Family(init, train_step, **autoencoder.capabilities)
+    game = Game(
+        optimizers,
+        options,
+        loss=LOSSES[options.adversarial],
+        generate=generate,
+        discriminate=discriminate,
+        generator_loss=generator_loss,
+        finish=autoencoder.finish,
+        groups=GROUPS,
+        fake_training=False,
+    )
+    return core.Family(init, train_step, **autoencoder.capabilities, log_odds=game.log_odds)
 
 
 def feature_distance(made: tuple[jax.Array, ...], real: tuple[jax.Array, ...]) -> jax.Array:

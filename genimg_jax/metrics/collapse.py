@@ -190,12 +190,15 @@ def _values(history: Sequence[Mapping[str, float | None]], name: str) -> np.ndar
     return np.array([np.nan if value is None else value for value in found], np.float64)
 
 
-def history_findings(history: Sequence[Mapping[str, float | None]], log_odds: bool = True) -> list[Finding]:
+def history_findings(
+    history: Sequence[Mapping[str, float | None]], log_odds: Sequence[tuple[str, str]] = ()
+) -> list[Finding]:
     """What the training metrics tell: records {name: value} in order of steps, of the training split alone.
 
     Looks for values that are not finite, steps skipped for it (`skipped/<group>`), a `loss` that ends above where it
-    began, and a discriminator whose `logit_real` and `logit_fake` no longer meet. `log_odds` is False for critics,
-    such as a Wasserstein loss's, whose outputs have no such scale.
+    began, and a discriminator that tells real images from generated ones too well: `log_odds` are the names of its
+    mean log odds of either, a pair for each discriminator. Outputs of other losses, such as Wasserstein's, have no
+    scale and are not named.
     """
     names = sorted({name for record in history for name, value in record.items() if not isinstance(value, str)})
     series = {name: _values(history, name) for name in names}
@@ -223,8 +226,9 @@ def history_findings(history: Sequence[Mapping[str, float | None]], log_odds: bo
         findings.append(
             Finding("loss", status, final, first, f"The loss began at {first:.4g} and ended at {final:.4g}.")
         )
-    if log_odds and {"logit_real", "logit_fake"} <= series.keys():
-        gap = float(np.median(series["logit_real"][last] - series["logit_fake"][last]))
+    pairs = [(series[real], series[fake]) for real, fake in log_odds if {real, fake} <= series.keys()]
+    if pairs:
+        gap = max(float(np.median(real[last] - fake[last])) for real, fake in pairs)
         sentence = f"The discriminator's log odds of real and generated images ended {gap:.1f} nats apart."
         findings.append(Finding("discriminator", SUSPICIOUS if gap > WON else HEALTHY, gap, 0.0, sentence))
     return findings

@@ -1,17 +1,18 @@
 """Adversarial losses and gradient penalties, as independent choices.
 
-A loss sees logits only; a penalty sees the discriminator as a function of images. Both give a value per example, to
-be averaged, and weighted, by whoever trains.
+A loss sees logits only; a penalty sees the discriminator as a function of what it judges: an image, or a tree of
+arrays. Both give a value per example, to be averaged, and weighted, by whoever trains.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-Discriminate = Callable[[jax.Array], jax.Array]  # [B, ...] -> [B] logits
+Inputs = Any  # a tree of arrays [B, ...]: images, or images and codes
+Discriminate = Callable[[Inputs], jax.Array]  # -> [B] logits
 
 
 class AdversarialLoss(NamedTuple):
@@ -59,36 +60,58 @@ LOSSES = {
 }
 
 
-def _image_gradient(discriminate: Discriminate, images: jax.Array) -> jax.Array:  # [B, ...] -> f32[B, features]
-    """Each logit's gradient by its own image, from one backward pass through the sum of the logits.
+def _input_gradient(discriminate: Discriminate, inputs: Inputs) -> jax.Array:  # -> f32[B, values]
+    """Each logit's gradient by its own input, from one backward pass through the sum of the logits.
 
-    That is exact only where an example's logit depends on its own image alone. Batch normalisation and minibatch
-    statistics in the discriminator couple the examples: row i is then the gradient of all logits by image i.
+    That is exact only where an example's logit depends on its own input alone. Batch normalisation and minibatch
+    statistics in the discriminator couple the examples: row i is then the gradient of all logits by input i.
     """
-    gradient = jax.grad(lambda x: discriminate(x).astype(jnp.float32).sum())(images.astype(jnp.float32))
-    return gradient.reshape(len(images), -1)
+    inputs = jax.tree.map(lambda x: x.astype(jnp.float32), inputs)
+    gradient = jax.grad(lambda x: discriminate(x).astype(jnp.float32).sum())(inputs)
+    return jnp.concatenate([x.reshape(len(x), -1) for x in jax.tree.leaves(gradient)], axis=1)
 
 
-def r1(discriminate: Discriminate, real: jax.Array, fake: jax.Array, keys: jax.Array) -> jax.Array:  # -> f32[B]
-    """0.5 |gradient|^2 at the real images, without the weight gamma (Mescheder et al. 2018, eq. 9)."""
-    return 0.5 * jnp.square(_image_gradient(discriminate, real)).sum(axis=1)
+def r1(discriminate: Discriminate, real: Inputs, fake: Inputs, keys: jax.Array) -> jax.Array:  # -> f32[B]
+    """0.5 |gradient|^2 at the real inputs, without the weight gamma (Mescheder et al. 2018, eq. 9)."""
+    return 0.5 * jnp.square(_input_gradient(discriminate, real)).sum(axis=1)
+
+
+def r2(discriminate: Discriminate, real: Inputs, fake: Inputs, keys: jax.Array) -> jax.Array:  # -> f32[B]
+    """0.5 |gradient|^2 at the generated inputs, without the weight gamma (Mescheder et al. 2018, eq. 10)."""
+    return 0.5 * jnp.square(_input_gradient(discriminate, fake)).sum(axis=1)
 
 
 def gradient_penalty(
-    discriminate: Discriminate, real: jax.Array, fake: jax.Array, keys: jax.Array
-) -> jax.Array:  # [B, ...], [B, ...], key[B] -> f32[B]
-    """(|gradient| - 1)^2 at a random point between each real and fake image (Gulrajani et al. 2017, eq. 3).
+    discriminate: Discriminate, real: Inputs, fake: Inputs, keys: jax.Array
+) -> jax.Array:  # key[B] -> f32[B]
+    """(|gradient| - 1)^2 at a random point between each real and fake input (Gulrajani et al. 2017, eq. 3).
 
     Without the weight lambda. Each example's point comes from its own key. The norm is held above 1e-12, where its
     own derivative, needed for the discriminator's update, would not be finite.
     """
-    share = jax.vmap(jax.random.uniform)(keys).reshape(-1, *[1] * (real.ndim - 1))
-    gradient = _image_gradient(discriminate, share * real + (1 - share) * fake)
+    uniform = jax.vmap(jax.random.uniform)(keys)
+
+    def between(real: jax.Array, fake: jax.Array) -> jax.Array:
+        share = uniform.reshape(-1, *[1] * (real.ndim - 1))
+        return share * real + (1 - share) * fake
+
+    gradient = _input_gradient(discriminate, jax.tree.map(between, real, fake))
     return jnp.square(optax.safe_norm(gradient, 1e-12, axis=1) - 1)
 
 
-def no_penalty(discriminate: Discriminate, real: jax.Array, fake: jax.Array, keys: jax.Array) -> jax.Array:  # -> f32[B]
-    return jnp.zeros(len(real), jnp.float32)
+def no_penalty(discriminate: Discriminate, real: Inputs, fake: Inputs, keys: jax.Array) -> jax.Array:  # -> f32[B]
+    return jnp.zeros(keys.shape[0], jnp.float32)
 
 
-PENALTIES = {"none": no_penalty, "r1": r1, "gradient_penalty": gradient_penalty}
+PENALTIES = {"none": no_penalty, "r1": r1, "r2": r2, "gradient_penalty": gradient_penalty}
+
+
+def lazily(every: int, step: jax.Array, penalty: Callable[[], jax.Array]) -> jax.Array:  # -> f32[]
+    """`every` times `penalty()` at each step that `every` divides, and 0 at the others.
+
+    Lazy regularisation (Karras et al. 2020, StyleGAN2, section 3.1): the same on average over steps, and cheaper. The
+    penalty's gradient comes together with the loss's, not in an update of its own with other decay rates.
+    """
+    if every == 1:
+        return penalty()
+    return every * jax.lax.cond(step % every == 0, penalty, lambda: jnp.zeros((), jnp.float32))
