@@ -51,7 +51,7 @@ def toy(fault: str, options, spec, optimizers) -> core.Family:
 
     tokens = core.Latents(core.Spec((8, 1, 1), 10, 2), decode_tokens, encode_tokens)
     normal = core.Latents(NORMAL, decode, encode, prior, "spherical")
-    return core.Family(init, train_step, None, (), sample, latents=(tokens, normal))
+    return core.Family(init, train_step, None, (), sample=sample, latents=(tokens, normal))
 
 
 def case(fault: str) -> contract.Case:
