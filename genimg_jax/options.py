@@ -42,7 +42,7 @@ def several(default: tuple, low: float, high: float = math.inf, empty: bool = Fa
 
 def names() -> Any:
     """A tuple of names, which may be empty."""
-    return dataclasses.field(default=(), metadata={"empty": True})
+    return dataclasses.field(default=(), metadata={"empty": True, "names": True})
 
 
 def leaves(kind: type, prefix: str = "") -> dict[str, dataclasses.Field]:
@@ -123,6 +123,8 @@ def _check(where: str, value: Any, kind: Any, field: dataclasses.Field) -> Any:
         value = named(where, value)
     if type(value) is not kind:
         raise ConfigError(f"{where} is {value!r}, a {type(value).__name__}; it must be a {kind.__name__}.")
+    if field.metadata.get("names") and not value.isidentifier():
+        raise ConfigError(f"{where} is {value!r}, which is no name; write several as ('one', 'another').")
     if "choices" in field.metadata and value not in field.metadata["choices"]:
         choices = field.metadata["choices"]
         allowed = ", ".join(map(str, choices))

@@ -193,6 +193,21 @@ def test_fields_are_identified_beside_the_images(tmp_path):
     assert identity.change(recorded, data.open_source(options, "train")).startswith("features ")
 
 
+def test_fields_of_other_images_are_those_that_a_model_can_take(tmp_path):
+    archive(tmp_path / "a.npz")
+    source = data.open_source(data.Options(source="npz", path=str(tmp_path / "a.npz"), fields=("map",)), "train")
+    for field, problem in (
+        (source.spec.fields["map"], False),
+        (core.Field((8, 8), 500), False),
+        (core.Field((8, 8), 2), True),
+        (core.Field((9, 8), 500), True),
+    ):
+        assert bool(identity.other_fields(("map",), {"map": field}, source)) == problem
+    assert identity.other_fields(("tokens",), {"tokens": core.Field((8,), 9)}, source).endswith(
+        "not in data.fields now"
+    )
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -397,6 +412,8 @@ def test_options_of_a_section_are_checked_like_others():
         configs.experiment("vae", data={"captions": {"tokens": "word"}})
     with pytest.raises(ConfigError, match=r"config\.data\.fields\[0\] is 3"):
         configs.experiment("vae", data={"fields": (3,)})
+    with pytest.raises(ConfigError, match=r"config\.data\.fields\[0\] is 'tokens,map', .* write several as"):
+        configs.experiment("vae", data={"fields": ("tokens,map",)})
     made = configs.experiment("vae", data={"captions": {"length": 3}}).data.captions
     assert (made.length, made.tokens) == (3, "words")
 

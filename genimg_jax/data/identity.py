@@ -62,6 +62,16 @@ def other_classes(recorded: Mapping[str, Any], source: Source) -> str:
     return f"class {place} was {was} of {len(then)} when the run began and is {is_} of {len(now)} now"
 
 
+def other_fields(names: Iterable[str], trained: Mapping[str, Any], source: Source) -> str:
+    """How those of the fields `names` that a source gives cannot stand for the `trained` ones, each a `core.Field`; ""
+    where they can."""
+    for name in names:
+        given, wanted = source.spec.fields.get(name), trained[name]
+        if given is None or given.shape != wanted.shape or given.size > wanted.size:
+            return f"{name} was {wanted} when the run began and is {given or 'not in data.fields'} now"
+    return ""
+
+
 def content(source: Source) -> str:
     """The fingerprint of the pixels and labels, whether or not they are in memory: a streamed source is read for it."""
     return contents(source)["image"]
