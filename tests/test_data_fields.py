@@ -399,8 +399,10 @@ def test_domains_are_shuffled_independently(tmp_path):
     stacked = next(loading.train_batches(source, [3, 4], 5, 10))
     np.testing.assert_array_equal(stacked["source"][0], batches[5]["source"])
     np.testing.assert_array_equal(loading.rows(source, np.array([8]))["source"], others[[1]])
-    # More images of the other domain change nothing of this one's order.
+    # More images of the other domain are other data, and change nothing of this one's order.
+    listed = data.open_source(replaced(options, memory_mib=0), "train").fingerprint
     write(tmp_path / "b", [f"more{i}.png" for i in range(5)], (6, 6), "L", 2)
+    assert data.open_source(replaced(options, memory_mib=0), "train").fingerprint != listed
     longer = data.open_source(options, "train")
     np.testing.assert_array_equal(next(loading.train_batches(longer, 3, 5, 10))["image"], batches[5]["image"])
 
@@ -444,6 +446,10 @@ def test_a_run_with_fields_resumes_with_its_own_vocabulary(tmp_path, capsys):
     source = data.open_source(options, data.Part.TRAIN)
     assert opened.program.spec == source.spec and source.spec.fields["tokens"].shape == (6,)
     assert opened.dataset["vocabulary"] == text.digest(text.load(options.captions.vocabulary))
+    # The vocabulary is that of the run directory, not one that is made anew: with another, tokens are others.
+    text.save(text.train(["nothing"], "words", 10), tmp_path / "cut")
+    assert train(tmp_path / "cut", *flags, "--config.train.steps=8") == 3
+    assert "tokens " in capsys.readouterr().err
     # Another caption is other training data, although the vocabulary and the images are the same.
     archive(path, image=image, caption=np.full(COUNT, "a new one"))
     assert train(tmp_path / "whole", *flags, "--config.train.steps=8") == 3
