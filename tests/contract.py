@@ -217,7 +217,7 @@ def latents_agree(case: Case) -> None:
             drawn.append(rows_alone(encode, data))
         if space.prior:
             drawn.append(rows_alone(functools.partial(space.prior, weights(case)), keys))
-            close(made.sample(weights(case), keys, data), decode(drawn[-1], data))
+            close(jax.jit(made.sample)(weights(case), keys, data), decode(drawn[-1], data))
         for codes in drawn:
             codes_fit(codes, space.spec)
             image = rows_alone(decode, codes, data)

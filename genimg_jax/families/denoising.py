@@ -69,9 +69,12 @@ class Model(NamedTuple):
     """(parameters, label) -> the denoiser of `log_prob`."""
     guided: Callable[[core.Tree, jax.Array | None], ode.Denoise]
     """(parameters, label) -> the denoiser of `denoise`."""
-    sample: Callable[[core.Tree, jax.Array | None, jax.Array], jax.Array]
-    """(parameters, label, keys[B]) -> images f32[B, H, W, C], not clipped."""
+    from_noise: Callable[[core.Tree, jax.Array | None, jax.Array, jax.Array], jax.Array]
+    """(parameters, label, standard normal noise f32[B, H, W, C], keys[B]) -> images f32[B, H, W, C], not clipped."""
     interpolant: Callable[[core.Tree], Interpolant]
+    to_noise: Callable[[core.Tree, jax.Array | None, jax.Array], jax.Array] | None = None
+    """(parameters, label, images) -> the noise that they are made from."""
+    stochastic: bool = False  # whether `from_noise` draws further noise
     bounded: bool = False  # the negative of the metric 'loss' is a lower bound of the log-likelihood
     couple: Coupling = independent_coupling
     objective: tuple[str, ...] = ("loss",)  # the metrics of `error` that are minimised
@@ -163,9 +166,26 @@ def family(
     def denoise(weights, noisy, level, condition):
         return model.guided(weights.params["model"], label(condition))(noisy, level)
 
-    def sample(weights, keys, condition):
-        drawn = model.sample(weights.params["model"], label(condition), keys)
-        return jnp.clip(drawn, -1.0, 1.0) if spec.levels else drawn
+    def draw_noise(weights, keys):
+        return core.normal(core.fold_in(keys, 0), spec.image_shape)
+
+    def from_noise(weights, noise, batch, keys):
+        image = model.from_noise(weights.params["model"], label(batch), noise, keys)
+        return jnp.clip(image, -1.0, 1.0) if spec.levels else image
+
+    def sample(weights, keys, batch):
+        return from_noise(weights, draw_noise(weights, keys), batch, keys)
+
+    def decode(weights, noise, batch):
+        unused = core.per_example_keys(jax.random.key(0), jnp.arange(len(noise)))
+        return from_noise(weights, noise, batch, unused)
+
+    def encode(weights, batch, key):
+        return model.to_noise(weights.params["model"], label(batch), batch["image"])
+
+    noise_space = core.Latents(
+        spec._replace(levels=0), decode, model.to_noise and encode, draw_noise, interpolate="spherical"
+    )
 
     def bound(weights, batch, key):
         return -measured(weights, batch, key, options.likelihood_steps)["loss"]
@@ -191,6 +211,7 @@ def family(
         objective=(*model.objective, "log_prob") if model.bounded else model.objective,
         sample=sample,
         conditions=("label",) if classes else (),
+        latents=() if model.stochastic else (noise_space,),
         denoise=denoise,
     )
     if not spec.levels:
