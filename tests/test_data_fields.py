@@ -377,6 +377,10 @@ def test_what_is_no_pair_is_an_error_that_names_it(tmp_path):
     refused("There is no folder '.*missing': set data.pairs.partner", pairs(tmp_path / "a", tmp_path / "missing"))
     write(tmp_path / "c", ["1.png"], (4, 5))
     refused("is 5 pixels wide", pairs(tmp_path / "c", "", fields=("source",)))
+    domains = data.Options(source="domains", path=str(tmp_path / "a"), fields=("source",))
+    write(tmp_path / "d", ["test/1.png"])
+    partner = DomainOptions(partner=str(tmp_path / "d"))
+    refused("images of the field 'source': There is no split 'train'", replaced(domains, domains=partner))
     refused("set data.domains.partner", data.Options(source="domains", path=str(tmp_path / "a")))
 
 

@@ -63,8 +63,7 @@ def other_classes(recorded: Mapping[str, Any], source: Source) -> str:
 
 
 def other_fields(names: Iterable[str], trained: Mapping[str, Any], source: Source) -> str:
-    """How those of the fields `names` that a source gives cannot stand for the `trained` ones, each a `core.Field`; ""
-    where they can."""
+    """Why the fields `names` of a source cannot replace the `trained` ones, each a `core.Field`; "" if they can."""
     for name in names:
         given, wanted = source.spec.fields.get(name), trained[name]
         if given is None or given.shape != wanted.shape or given.size > wanted.size:
@@ -78,7 +77,7 @@ def content(source: Source) -> str:
 
 
 def contents(source: Source) -> dict[str, str]:
-    """That of the pixels and labels as "image", and that of each field by its name."""
+    """The hash of pixels and labels as "image", and the hash of each field by its name."""
     if source.in_memory:
         return {"image": source.fingerprint, **source.field_hashes}
     if source.read not in CONTENTS:
@@ -87,8 +86,8 @@ def contents(source: Source) -> dict[str, str]:
 
 
 def hashes(image_shape: tuple[int, ...], chunks: Iterable[Mapping[str, np.ndarray]]) -> dict[str, str]:
-    """Of all rows, given in parts of any sizes: SHA-256 (16 hexadecimal digits) of the pixels and then the labels as
-    "image", and of each field."""
+    """SHA-256 (16 hexadecimal digits) of pixels and then labels as "image", and of each field by its name, over all
+    rows, which may come in parts of any size."""
     found, labels = {"image": hashlib.sha256(repr(image_shape).encode())}, []
     for rows in chunks:
         for name, array in rows.items():

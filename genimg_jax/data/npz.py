@@ -3,7 +3,7 @@ u8[N, H, W] and the fields below; or `train_image` and so on.
 
 | field      | array                                                          |
 | ---------- | -------------------------------------------------------------- |
-| `map`      | integers [N, H, W] from 0, the segments; where none is, `mask` |
+| `map`      | integers [N, H, W] from 0, the segments; otherwise `mask`      |
 | `features` | floats [N, D]                                                  |
 | `source`   | u8[N, h, w] or u8[N, h, w, 1 or 3], of any size                |
 
