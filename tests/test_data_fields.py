@@ -299,7 +299,7 @@ def test_an_unknown_word_is_refused_with_the_nearest():
     assert (text.encode(made, "A Red Circle", 4) == text.encode(made, "a red  circle", 4)).all()
     with pytest.raises(ConfigError, match=r"the word 'circel' of 'a red circel' .* did you mean 'circle'"):
         text.encode(made, "a red circel", 8)
-    with pytest.raises(ConfigError, match=r"'xylophone' .* use words of the training captions"):
+    with pytest.raises(ConfigError, match=r"'xylophone' .* Use words of the training captions"):
         text.encode(made, "a xylophone", 8)
     with pytest.raises(ConfigError, match="has 3 tokens, and the model takes 2"):
         text.encode(made, "a red circle", 2)

@@ -2,13 +2,13 @@
 
 import dataclasses
 import functools
-import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from genimg_jax import files
 from genimg_jax.data import decode
 from genimg_jax.data.folder import files_below, open_folder
 from genimg_jax.data.types import Options, Stored
@@ -29,14 +29,14 @@ def open_pairs(options: Options) -> Stored:
     if not options.pairs.partner:
         read = functools.partial(_read_halves, stored, options.pairs.image_side == "right", wanted)
         return stored._replace(read=read, fields={"source": 0}, listing=f"{stored.listing} {options.pairs.image_side}")
-    root, other = os.path.expanduser(options.path), _folder(options.pairs.partner, "pairs")
+    root, other = options.path, _folder(options.pairs.partner, "pairs")
     images = stored.names(np.arange(sum(map(len, stored.splits.values()))))
     partners = _partners(images, root, other)
     sizes = [(os.path.relpath(path, other), os.path.getsize(path)) for path in partners]
     return stored._replace(
         read=functools.partial(_read_files, stored, partners, wanted, options.pixel_limit, options.pairs.segments),
         fields={"source": 0, "map": options.pairs.segments},
-        listing=hashlib.sha256(json.dumps([stored.listing, sizes]).encode()).hexdigest(),
+        listing=files.digest(json.dumps([stored.listing, sizes]), 64),
     )
 
 

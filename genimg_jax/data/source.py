@@ -2,13 +2,13 @@
 
 import dataclasses
 import functools
-import hashlib
 import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from genimg_jax import files
 from genimg_jax.data import classes, identity, rows, text
 from genimg_jax.data.digits import open_digits
 from genimg_jax.data.folder import open_folder
@@ -118,7 +118,7 @@ def _source(recipe: Recipe, split_size: int, split: str, in_memory: bool, domain
     if options.fields:
         vocabulary = recipe.vocabulary and text.digest(recipe.vocabulary)
         become += repr((spec.fields, vocabulary, [domain.listing for domain in domains.values()]))
-    listing = hashlib.sha256(f"{stored.listing} {become}".encode() + positions.tobytes()).hexdigest()[:16]
+    listing = files.digest([f"{stored.listing} {become}", positions.tobytes()])
     labels = None if stored.labels is None else stored.labels[positions]
     if in_memory:
         held = rows.load(recipe)

@@ -8,8 +8,6 @@ byte pairs (Sennrich et al., 2016) or of bytes represents any text.
 """
 
 import dataclasses
-import difflib
-import hashlib
 import os
 import pathlib
 from collections.abc import Iterable, Sequence
@@ -17,9 +15,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from genimg_jax import files
 from genimg_jax.data.types import Options
 from genimg_jax.errors import ConfigError, DataError
-from genimg_jax.files import write_atomic
+from genimg_jax.options import nearest
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -67,9 +66,11 @@ def encode(vocabulary: "Tokenizer", caption: str, length: int) -> np.ndarray:  #
     for token, (start, stop) in zip(found.tokens, found.offsets, strict=True):
         if token == UNKNOWN:
             word = caption[start:stop]
-            near = difflib.get_close_matches(word.lower(), vocabulary.get_vocab(), SHOWN, cutoff=0.5)
-            hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "use words of the training captions."
-            raise ConfigError(f"the word {word!r} of {caption!r} is not in the model's vocabulary; {hint}")
+            near = nearest(word.lower(), vocabulary.get_vocab(), SHOWN)
+            raise ConfigError(
+                f"the word {word!r} of {caption!r} is not in the model's vocabulary{near} Use words of the training "
+                "captions."
+            )
     if len(found.ids) > length:
         raise ConfigError(f"{caption!r} has {len(found.ids)} tokens, and the model takes {length}; say it in fewer.")
     return _filled([found.ids], length)[0]
@@ -94,11 +95,11 @@ def _filled(ids: Sequence[Sequence[int]], length: int) -> np.ndarray:  # -> i32[
 
 def digest(vocabulary: "Tokenizer") -> str:
     """SHA-256 (16 hexadecimal digits) of a vocabulary."""
-    return hashlib.sha256(vocabulary.to_str().encode()).hexdigest()[:16]
+    return files.digest(vocabulary.to_str())
 
 
 def save(vocabulary: "Tokenizer", folder: pathlib.Path) -> None:
-    write_atomic(folder / FILE, vocabulary.to_str(pretty=True))
+    files.write_atomic(folder / FILE, vocabulary.to_str(pretty=True))
 
 
 def load(path: str) -> "Tokenizer":
