@@ -197,6 +197,67 @@ def samples_are_their_own(case: Case) -> None:
     close(whole, backwards[::-1])
 
 
+FIELDS = {
+    "tokens": core.Field((4,), 6),
+    "features": core.Field((3,)),
+    "map": core.Field((8, 8), 3),
+    "source": core.Field((8, 8, 1)),
+}
+
+
+def fields_batch(spec: core.Spec, seed: int) -> core.Batch:
+    """The images of `batch`, with random conditions of every kind."""
+    rng, data = np.random.default_rng(seed), batch(BATCH, spec._replace(fields={}))
+    for name, field in spec.conditions.items():
+        shape = (BATCH, *field.shape)
+        data = {**data, name: rng.integers(field.size, size=shape) if field.size else rng.normal(size=shape)}
+    return {name: np.asarray(x, np.int32 if x.dtype.kind == "i" else np.float32) for name, x in data.items()}
+
+
+def of_all_conditions(case: Case, **changes) -> tuple[core.Family, core.Weights, core.Batch, core.Batch]:
+    """The family that is told every kind of field, random weights, and two batches whose conditions differ."""
+    spec = case.spec._replace(fields=FIELDS)
+    options = dataclasses.replace(case.options, conditions=tuple(spec.conditions), **changes)
+    made = family(case._replace(spec=spec, options=options))
+    one, two = (fields_batch(spec, seed) for seed in range(2))
+    state = jax.eval_shape(lambda: made.init(core.stream(0, "init"), one))
+    drawn = state.replace(params=random_weights(lambda: state.params), ema_params={})
+    others = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (state.model_state, state.frozen_params))
+    return made, core.Weights(drawn.params, *others), one, two
+
+
+def conditions_are_told(case: Case) -> None:
+    """Every kind of field changes what its example becomes, and no other example."""
+    made, told, one, two = of_all_conditions(case)
+    keys = core.per_example_keys(core.stream(0, "sample"), jnp.arange(BATCH))
+
+    @jax.jit
+    def outputs(data: core.Batch) -> core.Tree:
+        drawn = made.sample(told, keys, {name: data[name] for name in made.conditions})
+        return drawn, made.evaluate(told, data, core.stream(0, "evaluate"))
+
+    def difference(name: str) -> np.ndarray:  # f32[B], of what the first half's field changes
+        """The largest of all outputs, over their scale."""
+        half = np.arange(BATCH).reshape(-1, *(1,) * (one[name].ndim - 1)) < BATCH // 2
+        changed = outputs({**one, name: np.where(half, two[name], one[name])})
+        pairs = zip(jax.tree.leaves(changed), jax.tree.leaves(plain), strict=True)
+        each = [np.abs(a - b).reshape(BATCH, -1).max(1) / (1e-6 + np.abs(b).max()) for a, b in pairs]
+        return np.max(each, axis=0)
+
+    plain = outputs(one)
+    for name in made.conditions:
+        found, changes = difference(name), (one[name] != two[name]).reshape(BATCH, -1).any(1)
+        assert found[BATCH // 2 :].max() < 1e-5, f"{name} of one example reaches another"
+        assert found[: BATCH // 2][changes[: BATCH // 2]].min() > 1e-5, f"{name} is ignored"
+
+
+def nothing_is_told_at_guidance_0(case: Case) -> None:
+    """Guidance of weight 0 is the network without its condition."""
+    made, told, one, two = of_all_conditions(case, guidance=0.0)
+    denoise = jax.jit(lambda data: made.denoise(told, one["image"], jnp.full(BATCH, 0.5), data))
+    np.testing.assert_array_equal(denoise(one), denoise(two))
+
+
 def latents_agree(case: Case) -> None:
     """Codes are as their spec says; each row is encoded, decoded and drawn alone; paths end at their ends; samples are
     decoded from the prior's codes."""
@@ -217,7 +278,7 @@ def latents_agree(case: Case) -> None:
             drawn.append(rows_alone(encode, data))
         if space.prior:
             drawn.append(rows_alone(functools.partial(space.prior, weights(case)), keys))
-            close(made.sample(weights(case), keys, data), decode(drawn[-1], data))
+            close(jax.jit(made.sample)(weights(case), keys, data), decode(drawn[-1], data))
         for codes in drawn:
             codes_fit(codes, space.spec)
             image = rows_alone(decode, codes, data)
@@ -316,6 +377,8 @@ def options_are_read(case: Case) -> None:
             others = [c for c in choices if c != value]
         elif isinstance(value, bool):
             others = [not value]
+        elif field.name == "conditions":
+            others = [tuple(n for n in ("label",) if n not in value)]
         else:
             others = [2] if isinstance(value, int) and value == 1 else []
         # What reads most that was not read before comes first: another choice of every option that has some.
@@ -332,6 +395,8 @@ def options_are_read(case: Case) -> None:
                 getattr(made, name)(core.weights(state), data, key)
         if made.sample is not None:
             made.sample(core.weights(state), core.per_example_keys(key, data["index"]), data)
+        if made.denoise is not None:
+            made.denoise(core.weights(state), data["image"], jnp.ones(BATCH), data)
 
     for change in changes:
         if {f.name for f in fields} <= read:

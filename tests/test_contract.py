@@ -23,6 +23,9 @@ def case(name: str) -> contract.Case:
     return contract.Case(module.make, parse(module.Options, values, "model"), module.GROUPS)
 
 
+CONDITIONED = [name for name in families.REGISTRY if hasattr(families.load(name).Options, "conditions")]
+
+
 @pytest.fixture(params=families.REGISTRY)
 def made(request) -> contract.Case:
     return case(request.param)
@@ -61,6 +64,16 @@ def test_samples_are_their_own(made):
     contract.samples_are_their_own(made)
 
 
+@pytest.mark.parametrize("name", CONDITIONED)
+def test_conditions_are_told(name):
+    contract.conditions_are_told(case(name))
+
+
+@pytest.mark.parametrize("name", ["diffusion", "flow"])
+def test_nothing_is_told_at_guidance_0(name):
+    contract.nothing_is_told_at_guidance_0(case(name))
+
+
 def test_latents_agree(made):
     contract.latents_agree(made)
 
@@ -87,11 +100,22 @@ def test_options_are_read(made):
 @dataclasses.dataclass(frozen=True)
 class Options:
     scale: float = 1.0
+    conditions: tuple[str, ...] = ("label",)
+    guidance: float = 1.0
 
 
 def toy(fault: str, options: Options, spec: core.Spec, optimizers) -> core.Family:
     """Learns the mean image of each class, with noise added: the smallest family there is, with a fault by name."""
     optimizer = optimizers["model"]
+
+    def told(condition):  # -> f32[B, 1, 1, 1]
+        """A number that every value of every field changes."""
+        total = 0.0
+        for name in options.conditions:
+            flat = condition[name].reshape(len(condition[name]), -1)
+            total += flat @ jnp.sqrt(1.0 + jnp.arange(flat.shape[1])) * (name != "map" or fault != "ignores maps")
+        total += jnp.roll(total, 1) * (fault == "reads its neighbour's condition")
+        return total.reshape(-1, 1, 1, 1)
 
     def init(key, batch):
         params = {"mean": 0.1 * jax.random.normal(key, (spec.num_classes, *spec.image_shape))}
@@ -131,10 +155,15 @@ def toy(fault: str, options: Options, spec: core.Spec, optimizers) -> core.Famil
         noise = core.normal(keys, spec.image_shape)
         if fault == "noise by position":
             noise = jax.random.normal(keys[0], noise.shape)
-        return jnp.tanh(weights.params["model"]["mean"][condition["label"]] + 0.1 * noise)
+        return jnp.tanh(weights.params["model"]["mean"][condition["label"]] + 0.1 * noise + 0.01 * told(condition))
+
+    def denoise(weights, noisy, sigma, condition):
+        return noisy * (options.guidance + (fault == "guided by nothing")) * told(condition)
 
     objective = () if fault == "keeps its loss to itself" else ("loss",)
-    return core.Family(init, train_step, evaluate, objective, sample=sample, conditions=("label",))
+    return core.Family(
+        init, train_step, evaluate, objective, sample=sample, conditions=options.conditions, denoise=denoise
+    )
 
 
 COUNTER = itertools.count()
@@ -155,6 +184,8 @@ CHECKS = {
     contract.objective_is_stated: "keeps its loss to itself",
     contract.float_options_vectorise: "branch",
     contract.options_are_read: "unread",
+    contract.conditions_are_told: "ignores maps",
+    contract.nothing_is_told_at_guidance_0: "guided by nothing",
 }
 
 
@@ -181,6 +212,11 @@ def test_a_sound_family_passes_and_a_fault_is_caught(check):
     check(TOY)
     with pytest.raises((AssertionError, jax.errors.TracerBoolConversionError)):
         check(broken(CHECKS[check]))
+
+
+def test_a_condition_that_reaches_a_neighbour_is_caught():
+    with pytest.raises(AssertionError, match="reaches another"):
+        contract.conditions_are_told(broken("reads its neighbour's condition"))
 
 
 def test_lost_rows_are_caught(monkeypatch):

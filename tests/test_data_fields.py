@@ -12,9 +12,10 @@ from tiny_runs import assert_same_state, train
 from genimg_jax import core, data
 from genimg_jax.data import identity, loading, order, shapes, text
 from genimg_jax.data.transforms import prepare
-from genimg_jax.data.types import CaptionOptions, DomainOptions, PairOptions
+from genimg_jax.data.types import CaptionOptions, DomainOptions, PairOptions, ShapesOptions
 from genimg_jax.engine import config as configs
 from genimg_jax.engine import config_files, restore
+from genimg_jax.engine.old_configs import complete
 from genimg_jax.errors import ConfigError, DataError
 
 COUNT = 20
@@ -57,7 +58,7 @@ def options_of(kind, root):
     names = [f"{i}.png" for i in range(COUNT)]
     write(root / "a", names, (6, 8))
     if kind == "shapes":
-        return data.Options(source="shapes", size=8, fields=("tokens", "map"), shapes_count=COUNT)
+        return data.Options(source="shapes", size=8, fields=("tokens", "map"), shapes=ShapesOptions(COUNT))
     if kind == "npz":
         archive(root / "all.npz")
         return data.Options(source="npz", path=str(root / "all.npz"), fields=ARCHIVE, size=160)
@@ -398,6 +399,13 @@ def test_options_of_a_section_are_checked_like_others():
         configs.experiment("vae", data={"fields": (3,)})
     made = configs.experiment("vae", data={"captions": {"length": 3}}).data.captions
     assert (made.length, made.tokens) == (3, "words")
+
+
+def test_options_of_earlier_runs_are_those_of_sections():
+    stored = {"family": "vae", "data": {"source": "shapes", "shapes_count": 5, "shapes_seed": 2}}
+    found = complete(stored)["data"]
+    assert found["shapes"] == {"count": 5, "seed": 2} and "shapes_count" not in found
+    assert found["captions"]["length"] == CaptionOptions().length and found["fields"] == ()
 
 
 # --------------------------------------------------------------------------------------------------- whole runs

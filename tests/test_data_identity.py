@@ -10,6 +10,7 @@ from PIL import Image
 
 from genimg_jax import data
 from genimg_jax.data import classes, identity
+from genimg_jax.data.types import ShapesOptions
 from genimg_jax.engine import config as configs
 from genimg_jax.engine import config_files, training
 from genimg_jax.errors import DataError
@@ -97,7 +98,7 @@ def test_limit_draws_each_class_of_sorted_data_in_memory_and_streamed(tmp_path):
         places = classes.subset(12, np.repeat(np.arange(4), 25))
         np.testing.assert_array_equal(source.read(np.arange(12))["image"][..., 0], whole[places, ..., 0])
     assert data.open_source(data.Options(limit=10**6), "test").size == 297
-    unlabelled = data.open_source(data.Options(source="shapes", shapes_count=1000, size=8, limit=100), "train")
+    unlabelled = data.open_source(data.Options(source="shapes", shapes=ShapesOptions(1000), size=8, limit=100), "train")
     numbers = [int(name.split()[1]) for name in unlabelled.names(np.arange(100))]
     assert max(numbers) > 900 and min(numbers) < 100
 
@@ -170,7 +171,7 @@ def test_archives_of_one_shape_are_told_apart_without_being_read(tmp_path):
     assert first.listing == same.listing == others[0].listing != others[1].listing
 
 
-@pytest.mark.parametrize("source", [{}, {"source": "shapes", "shapes_count": 300, "size": 8}])
+@pytest.mark.parametrize("source", [{}, {"source": "shapes", "shapes": ShapesOptions(300), "size": 8}])
 def test_content_is_one_figure_in_memory_and_streamed(source):
     held, streamed = (data.open_source(data.Options(**source, memory_mib=m, workers=0), "train") for m in (64, 0))
     assert held.in_memory and not streamed.in_memory

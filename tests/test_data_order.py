@@ -12,6 +12,7 @@ import pytest
 from genimg_jax import data, options
 from genimg_jax.data import loading, order
 from genimg_jax.data.splits import select
+from genimg_jax.data.types import ShapesOptions
 from genimg_jax.errors import ConfigError, DataError
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -120,7 +121,7 @@ def test_a_batch_larger_than_the_source_is_an_error_before_the_first_batch():
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_streaming_gives_what_memory_gives(workers):
-    options = {"source": "shapes", "shapes_count": 40, "size": 8}
+    options = {"source": "shapes", "shapes": ShapesOptions(40), "size": 8}
     memory = data.open_source(data.Options(**options), "train")
     streamed = data.open_source(data.Options(**options, memory_mib=0, workers=workers), "train")
     assert memory.in_memory

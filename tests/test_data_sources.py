@@ -10,6 +10,7 @@ import pytest
 from genimg_jax import data
 from genimg_jax.core import Spec
 from genimg_jax.data import decode, shapes
+from genimg_jax.data.types import ShapesOptions
 from genimg_jax.errors import DataError
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -111,10 +112,10 @@ def test_tensorflow_and_jax_stay_out():
 
 
 def test_a_scene_is_a_function_of_seed_and_position():
-    source = data.open_source(data.Options(source="shapes", shapes_count=300), "train")
-    test = data.open_source(data.Options(source="shapes", shapes_count=300), "test")
-    other = data.open_source(data.Options(source="shapes", shapes_count=300, shapes_seed=1), "train")
-    larger = data.open_source(data.Options(source="shapes", shapes_count=330), "train")
+    source = data.open_source(data.Options(source="shapes", shapes=ShapesOptions(300)), "train")
+    test = data.open_source(data.Options(source="shapes", shapes=ShapesOptions(300)), "test")
+    other = data.open_source(data.Options(source="shapes", shapes=ShapesOptions(300, 1)), "train")
+    larger = data.open_source(data.Options(source="shapes", shapes=ShapesOptions(330)), "train")
     images = source.read(np.arange(300))["image"]
     assert (source.size, test.size) == (300, 30)
     np.testing.assert_array_equal(larger.read(np.array([7, 299, 3]))["image"], images[[7, 299, 3]])
@@ -143,7 +144,7 @@ def test_edges_are_antialiased_so_that_small_drawings_are_averages_of_large_ones
 
 
 def test_the_annotations_are_true_of_the_image():
-    source = data.open_source(data.Options(source="shapes", shapes_count=400, size=64), "train")
+    source = data.open_source(data.Options(source="shapes", shapes=ShapesOptions(400), size=64), "train")
     everything = np.arange(400)
     rows, truth = source.read(everything), source.annotations(everything)
     image, mask = rows["image"], truth["mask"]
@@ -164,7 +165,7 @@ def test_the_annotations_are_true_of_the_image():
 
 
 def test_captions_say_what_is_drawn():
-    source = data.open_source(data.Options(source="shapes", shapes_count=200, size=32), "train")
+    source = data.open_source(data.Options(source="shapes", shapes=ShapesOptions(200), size=32), "train")
     indices = np.arange(200)
     truth, colours = source.annotations(indices), list(shapes.COLOURS)
     for i, caption in enumerate(source.captions(indices)):
@@ -185,7 +186,7 @@ def test_captions_say_what_is_drawn():
 
 def test_grey_shapes_are_the_luma_of_colour_ones():
     colour, grey = (
-        data.open_source(data.Options(source="shapes", shapes_count=5, channels=c), "train") for c in (3, 1)
+        data.open_source(data.Options(source="shapes", shapes=ShapesOptions(5), channels=c), "train") for c in (3, 1)
     )
     images = colour.read(np.arange(5))["image"]
     np.testing.assert_array_equal(grey.read(np.arange(5))["image"], [decode.conform(i, 0, 1) for i in images])

@@ -87,6 +87,17 @@ def test_the_likelihood_is_that_of_the_data_with_uniform_noise(ideal, options):
     check_log_prob(diffusion, **options)
 
 
+def test_adaptive_steps_are_told_each_images_own_class(ideal):
+    data = {**ideal_network.batch(4), "label": jnp.array([0, 1, 1, 0])}
+    found = []
+    for tolerance in (0.0, 1e-4):
+        family, weights = ideal_network.made(diffusion, 2, likelihood_probes=0, likelihood_tolerance=tolerance)
+        found.append(jax.jit(family.log_prob)(weights, data, jax.random.key(0)))
+    np.testing.assert_allclose(*found, atol=0.05)
+    turned = jax.jit(family.log_prob)(weights, {**data, "label": 1 - data["label"]}, jax.random.key(0))
+    assert np.abs(turned - found[1]).min() > 0.1
+
+
 # ----------------------------------------------------------------------------------------------------------- classes
 
 
@@ -187,7 +198,7 @@ def test_a_narrower_network_guides(monkeypatch):
     ("options", "message"),
     [
         ({"guidance": 2.0}, "nothing to be guided by"),
-        ({"guidance": 2.0, "classes": 2, "condition_dropout": 0.0}, "learns no images without a class"),
+        ({"guidance": 2.0, "classes": 2, "condition_dropout": 0.0}, "learns no images without a condition"),
         ({"sigma_min": 1.0, "sigma_max": 1.0}, "not below model.sigma_max"),
         ({**DDPM, "noise_schedule": "cosine"}, "discrete_times needs"),
     ],

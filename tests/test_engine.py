@@ -280,6 +280,7 @@ def test_random_streams_keep_their_names():
         "evaluate_task": "evaluate",
         "log_prob_task": "log_prob",
         "sample_task": "sample",
+        "sample_beside_task": "sample",
         "reconstruct_task": "encode",
     }
     assert programs.stream_name(tasks.Interpolate(5)) == "sample"

@@ -280,7 +280,7 @@ def test_numbers_of_an_archive_are_places_in_the_references_classes(bare, tmp_pa
 def scenes():
     """Scenes of another seed than the reference's, their images, and flags for a small reference."""
     scene = shapes.scenes(5, np.arange(12))
-    flags = ["--reference", "shapes", "--config.data.shapes_count=200", "--config.evaluate.features=pixels"]
+    flags = ["--reference", "shapes", "--config.data.shapes.count=200", "--config.evaluate.features=pixels"]
     return scene, shapes.draw(scene, shapes.DEFAULT_SIZE), flags
 
 

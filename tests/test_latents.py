@@ -3,12 +3,15 @@
 import functools
 
 import contract
+import gaussian_score
+import ideal_network
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from genimg_jax import core
+from genimg_jax.families import diffusion, flow
 from genimg_jax.objectives import interpolation
 
 NORMAL = core.Spec((1, 1, 3), 10, 0)
@@ -48,7 +51,7 @@ def toy(fault: str, options, spec, optimizers) -> core.Family:
 
     tokens = core.Latents(core.Spec((8, 1, 1), 10, 2), decode_tokens, encode_tokens)
     normal = core.Latents(NORMAL, decode, encode, prior, "spherical")
-    return core.Family(init, train_step, None, (), sample, latents=(tokens, normal))
+    return core.Family(init, train_step, None, (), sample=sample, latents=(tokens, normal))
 
 
 def case(fault: str) -> contract.Case:
@@ -100,3 +103,21 @@ def test_a_line_is_a_weighted_mean_and_a_great_circle_turns_evenly():
 def test_a_great_circle_between_equal_codes_stays_there():
     codes = jax.random.normal(jax.random.key(0), (4, 2, 3))
     np.testing.assert_allclose(interpolation.spherical(codes, codes, jnp.full(4, 0.3)), codes, rtol=1e-3)
+
+
+@pytest.mark.parametrize(("module", "steps"), [(diffusion, 60), (flow, 400)])
+def test_noise_of_diffusion_and_flow_leads_back_to_the_image(monkeypatch, module, steps):
+    ideal_network.install(monkeypatch, ideal_network.Network)
+    family, weights = ideal_network.made(module, steps=steps)
+    data = ideal_network.batch(16)
+    (space,) = family.latents
+    noise = jax.jit(space.encode)(weights, data, None)
+    sigma_max = module.Options().sigma_max
+    exact = gaussian_score.flow(ideal_network.NOTHING, data["image"].reshape(16, 4), 0.0, sigma_max) / sigma_max
+    np.testing.assert_allclose(noise.reshape(16, 4), exact, atol=0.05)
+    np.testing.assert_allclose(jax.jit(space.decode)(weights, noise, {}), jnp.clip(data["image"], -1, 1), atol=0.02)
+
+
+def test_a_sampler_that_draws_noise_has_no_latents():
+    options = diffusion.Options(network="dit", width=8, depth=1, heads=1, solver="ancestral")
+    assert diffusion.make(options, contract.SPEC, {"model": None}).latents == ()

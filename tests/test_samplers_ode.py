@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.integrate
 
-from genimg_jax.core import per_example_keys
+from genimg_jax.core import fold_in, normal, per_example_keys
 from genimg_jax.objectives import interpolants, targets
 from genimg_jax.samplers import ode, sde, sigma_schedules
 from genimg_jax.samplers.guidance import guide
@@ -103,6 +103,10 @@ def test_order_of_convergence_of_the_covariance(make, order):
     np.testing.assert_allclose(found[-1][0], mean, rtol=1e-9)
 
 
+def drawn(step, grid, keys):
+    return ode.from_noise(step, toys.denoiser(MIXTURE), grid, normal(fold_in(keys, 0), (2,)), keys)
+
+
 @pytest.mark.parametrize(
     ("step", "steps"),
     [
@@ -119,7 +123,7 @@ def test_samples_have_the_mean_and_covariance_of_the_data(step, steps):
     count = 4096
     keys = per_example_keys(jax.random.key(1), jnp.arange(count))
     grid = sigma_schedules.karras()(steps, 0.002, 80.0)
-    found = jax.jit(lambda keys: ode.sample(step, toys.denoiser(MIXTURE), grid, keys, (2,)))(keys)
+    found = jax.jit(lambda keys: drawn(step, grid, keys))(keys)
     found = np.asarray(found, np.float64)
     mean, covariance = toys.moments(MIXTURE)
     scores = (found.mean(axis=0) - mean) / np.sqrt(np.diagonal(covariance) / count)
@@ -232,10 +236,22 @@ def test_stochastic_without_churn_and_ddim_without_eta_are_the_ode():
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("step", "steps", "tolerance"), [(ode.euler, 400, 0.05), (ode.heun, 80, 0.01), (ode.dpm_solver, 80, 0.01)]
+)
+def test_noise_is_where_the_ode_takes_an_image_and_leads_back(step, steps, tolerance):
+    image = jnp.asarray(toys.draw(GAUSSIAN, np.random.default_rng(3), 16), jnp.float32)
+    grid, keys = sigma_schedules.karras()(steps, 0.002, 80.0), per_example_keys(jax.random.key(0), jnp.arange(16))
+    noise = jax.jit(lambda x: ode.to_noise(step, toys.denoiser(GAUSSIAN), grid, x))(image)
+    np.testing.assert_allclose(noise, toys.flow(GAUSSIAN, image, 0.0, 80.0) / 80, atol=tolerance)
+    again = jax.jit(lambda n: ode.from_noise(step, toys.denoiser(GAUSSIAN), grid, n, keys))(noise)
+    np.testing.assert_allclose(again, image, atol=tolerance)
+
+
 @pytest.mark.parametrize("step", [ode.dpm_solver, sde.ancestral, sde.stochastic(6)], ids=["ode", "ddpm", "edm"])
 def test_an_image_depends_on_its_own_key_alone(step):
     grid = sigma_schedules.karras()(6, 0.01, 80.0)
-    run = jax.jit(lambda keys: ode.sample(step, toys.denoiser(MIXTURE), grid, keys, (2,)))
+    run = jax.jit(lambda keys: drawn(step, grid, keys))
     keys, order = per_example_keys(jax.random.key(6), jnp.arange(4)), np.array([2, 0, 3, 1])
     images = np.asarray(run(keys))
     np.testing.assert_allclose(run(keys[order]), images[order], rtol=1e-6)

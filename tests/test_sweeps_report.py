@@ -248,7 +248,7 @@ def test_a_metric_that_is_not_measured_is_named_with_the_nearest(tmp_path):
 
 def test_what_was_swept_is_what_settings_differ_in(tmp_path):
     one = made(
-        tmp_path / "1", product(param("model.beta", 1.0, 2.0), seeds(2, "data.shapes_seed")), {"model.beta": 1.0}
+        tmp_path / "1", product(param("model.beta", 1.0, 2.0), seeds(2, "data.shapes.seed")), {"model.beta": 1.0}
     )
     assert findings.find(one).swept == ("model.beta",), "a key that goes with the seed is no option"
     two = made(tmp_path / "2", chain(param("model.beta", 1.0), param("model.width", 8)), {"model.beta": 1.0})

@@ -29,9 +29,9 @@ DEFAULT_SIZE = 32
 
 
 def open_shapes(options: Options) -> Stored:
-    """`shapes_count` scenes as `train`, and a tenth as many others as `test`, drawn at `size` or 32."""
-    count = options.shapes_count
-    side, seed = options.size or DEFAULT_SIZE, options.shapes_seed
+    """`shapes.count` scenes as `train`, and a tenth as many others as `test`, drawn at `size` or 32."""
+    count = options.shapes.count
+    side, seed = options.size or DEFAULT_SIZE, options.shapes.seed
 
     def names(positions: np.ndarray) -> list[str]:
         return [f"scene {position} of seed {seed}" for position in positions]

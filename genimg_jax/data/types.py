@@ -27,6 +27,14 @@ class CaptionOptions:
 
 
 @dataclass(frozen=True)
+class ShapesOptions:
+    """shapes: procedural scenes."""
+
+    count: int = bounded(10_000, 1)  # scenes in `train`; `test` has a tenth as many others
+    seed: int = bounded(0, 0)  # scene i is a function of (seed, i)
+
+
+@dataclass(frozen=True)
 class PairOptions:
     """pairs: images with partners, which become the field `source` or `map`."""
 
@@ -59,11 +67,10 @@ class Options:
     binarize: str = choice("none", "none", "dynamic", "static", "threshold")  # drawn anew each time; once; at half
     fields: tuple[str, ...] = names()  # read with every image, of what the source has: tokens, map, features, source
     captions: CaptionOptions = field(default_factory=CaptionOptions)
+    shapes: ShapesOptions = field(default_factory=ShapesOptions)
     pairs: PairOptions = field(default_factory=PairOptions)
     domains: DomainOptions = field(default_factory=DomainOptions)
     limit: int = bounded(0, 0)  # so many of the split's examples, a fixed random choice by class; 0: all
-    shapes_count: int = bounded(10_000, 1)  # shapes: scenes in `train`; `test` has a tenth as many others
-    shapes_seed: int = bounded(0, 0)  # shapes: scene i is a function of (seed, i)
     memory_mib: int = bounded(2048, 0)  # images and fields that fit in this are read once and kept; others streamed
     workers: int = bounded(2, 0)  # decoding processes for a streamed source; 0: threads of this process
     bad_images: str = choice("error", "error", "skip")  # stop at an unreadable image; or report it and use the next

@@ -10,6 +10,8 @@ from genimg_jax.engine.config import SECTIONS, merged
 
 # Earlier names of options and of their values, which runs of those versions have in their `config.json`.
 OLD_OPTIONS = {
+    "data.shapes_count": "shapes.count",
+    "data.shapes_seed": "shapes.seed",
     "model.least": "sigma_min",
     "model.greatest": "sigma_max",
     "model.data_std": "sigma_data",
@@ -42,11 +44,17 @@ OLD_VALUES = {
 
 def _renamed(section: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """A section of a stored configuration under today's names."""
-    named = {OLD_OPTIONS.get(f"{section}.{name}", name): value for name, value in options.items()}
-    return {
-        name: OLD_VALUES.get((f"{section}.{name}", value), value) if isinstance(value, (str, bool)) else value
-        for name, value in named.items()
-    }
+    found: dict[str, Any] = {}
+    for name, value in options.items():
+        name = OLD_OPTIONS.get(f"{section}.{name}", name)
+        if isinstance(value, (str, bool)):
+            value = OLD_VALUES.get((f"{section}.{name}", value), value)
+        *above, last = name.split(".")
+        place = found
+        for each in above:
+            place = place.setdefault(each, {})
+        place[last] = value
+    return found
 
 
 def complete(stored: Mapping[str, Any]) -> dict[str, Any]:

@@ -69,9 +69,12 @@ class Model(NamedTuple):
     """(parameters, condition) -> the denoiser of `log_prob`."""
     guided: Callable[[core.Tree, Condition], ode.Denoise]
     """(parameters, condition) -> the denoiser of `denoise`."""
-    sample: Callable[[core.Tree, Condition, jax.Array], jax.Array]
-    """(parameters, condition, keys[B]) -> images f32[B, H, W, C], not clipped."""
+    from_noise: Callable[[core.Tree, Condition, jax.Array, jax.Array], jax.Array]
+    """(parameters, condition, standard normal noise f32[B, H, W, C], keys[B]) -> images f32[B, H, W, C], not clipped."""
     interpolant: Callable[[core.Tree], Interpolant]
+    to_noise: Callable[[core.Tree, Condition, jax.Array], jax.Array] | None = None
+    """(parameters, condition, images) -> the noise that they are made from."""
+    stochastic: bool = False  # whether `from_noise` draws further noise
     bounded: bool = False  # the negative of the metric 'loss' is a lower bound of the log-likelihood
     couple: Coupling = independent_coupling
     objective: tuple[str, ...] = ("loss",)  # the metrics of `error` that are minimised
@@ -161,9 +164,26 @@ def family(
     def denoise(weights, noisy, level, condition):
         return model.guided(weights.params["model"], condition)(noisy, level)
 
-    def sample(weights, keys, condition):
-        drawn = model.sample(weights.params["model"], condition, keys)
-        return jnp.clip(drawn, -1.0, 1.0) if spec.levels else drawn
+    def draw_noise(weights, keys):
+        return core.normal(core.fold_in(keys, 0), spec.image_shape)
+
+    def from_noise(weights, noise, batch, keys):
+        image = model.from_noise(weights.params["model"], batch, noise, keys)
+        return jnp.clip(image, -1.0, 1.0) if spec.levels else image
+
+    def sample(weights, keys, batch):
+        return from_noise(weights, draw_noise(weights, keys), batch, keys)
+
+    def decode(weights, noise, batch):
+        unused = core.per_example_keys(jax.random.key(0), jnp.arange(len(noise)))
+        return from_noise(weights, noise, batch, unused)
+
+    def encode(weights, batch, key):
+        return model.to_noise(weights.params["model"], batch, batch["image"])
+
+    noise_space = core.Latents(
+        spec._replace(levels=0), decode, model.to_noise and encode, draw_noise, interpolate="spherical"
+    )
 
     def bound(weights, batch, key):
         return -measured(weights, batch, key, options.likelihood_steps)["loss"]
@@ -171,16 +191,28 @@ def family(
     def estimate(steps, tolerance, weights, batch, key):
         """The log density at the image with uniform noise as wide as a level, times that width a value."""
         params, keys = weights.params["model"], core.per_example_keys(key, batch["index"])
-        image, denoiser = dequantized(core.fold_in(keys, 0), batch["image"]), model.denoiser(params, batch)
+        image, condition = dequantized(core.fold_in(keys, 0), batch["image"]), core.condition_of(fields, batch)
         probes = None
         if options.likelihood_probes:
             probes = rademacher(core.fold_in(keys, 1), options.likelihood_probes, spec.image_shape)
         ends = level_range(options, model.interpolant(params))
-        if tolerance:
-            found = adaptive_log_density(denoiser, image, *ends, probes, tolerance)
+
+        def density(image, probes, condition):  # [B, H, W, C], [K, B, H, W, C] -> f32[B]
+            denoiser = model.denoiser(params, condition)
+            if tolerance:
+                return adaptive_log_density(denoiser, image, *ends, probes, tolerance).log_prob
+            return log_density(denoiser, image, *ends, steps, probes).log_prob
+
+        if tolerance:  # each image is a batch of its own, with its own steps, and is told its own condition
+            singles = jax.vmap(lambda *one: density(*one)[0], in_axes=(0, None if probes is None else 1, 0))
+            values = singles(
+                image[:, None],
+                probes if probes is None else probes[:, :, None],
+                jax.tree.map(lambda x: x[:, None], condition),
+            )
         else:
-            found = log_density(denoiser, image, *ends, steps, probes)
-        return found.log_prob + math.prod(spec.image_shape) * math.log(width)
+            values = density(image, probes, condition)
+        return values + math.prod(spec.image_shape) * math.log(width)
 
     made = core.Family(
         init,
@@ -189,6 +221,7 @@ def family(
         objective=(*model.objective, "log_prob") if model.bounded else model.objective,
         sample=sample,
         conditions=options.conditions,
+        latents=() if model.stochastic else (noise_space,),
         denoise=denoise,
     )
     if not spec.levels:

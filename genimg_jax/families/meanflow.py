@@ -83,14 +83,13 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         u = mean_velocity(params, condition)
         return targets.denoiser(interpolant, targets.flow_velocity_target, lambda noisy, t: u(noisy, t, t))
 
-    def sample(params, condition, keys):
+    def from_noise(params, condition, noise, keys):
         u, times = mean_velocity(params, condition), jnp.linspace(1.0, 0.0, options.steps + 1)
 
         def jump(noisy, ends):
-            t, r = (jnp.full(len(keys), end) for end in ends)
+            t, r = (jnp.full(len(noise), end) for end in ends)
             return noisy - per_example(t - r, noisy) * u(noisy, r, t), None
 
-        noise = core.normal(core.fold_in(keys, 0), spec.image_shape)
         return jax.lax.scan(jump, noise, (times[:-1], times[1:]))[0]
 
     model = Model(
@@ -99,7 +98,7 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         error=error,
         denoiser=denoiser,
         guided=denoiser,
-        sample=sample,
+        from_noise=from_noise,
         interpolant=lambda params: interpolant,
     )
     family = denoising.family(options, spec, optimizers, model)

@@ -30,6 +30,7 @@ SOLVERS: dict[str, Callable[[int], ode.Step]] = {  # of the number of steps
     "ancestral": lambda steps: sde.ancestral,
     "stochastic": sde.stochastic,
 }
+STOCHASTIC = ("ancestral", "stochastic")  # solvers that draw noise
 SEGMENTS = 32  # of a learned path
 
 
@@ -79,6 +80,7 @@ def model(options: Options, spec: core.Spec, regression: Regression) -> Model:
     target, weighting = regression.target, regression.weighting
 
     step, size = SOLVERS[options.solver](options.steps), math.prod(spec.image_shape)
+    stochastic = options.solver in STOCHASTIC
 
     def interpolant_of(params):
         return interpolants.learned(**params["schedule"]) if regression.learned else regression.interpolant
@@ -154,9 +156,11 @@ def model(options: Options, spec: core.Spec, regression: Regression) -> Model:
         interval = options.guidance_sigma_min, options.guidance_sigma_max
         return guide(denoiser(params, condition), less, options.guidance, interval)
 
-    def sample(params, condition, keys):
-        levels = regression.levels(interpolant_of(params))
-        return ode.sample(step, guided(params, condition), levels, keys, spec.image_shape)
+    def from_noise(params, condition, noise, keys):
+        return ode.from_noise(step, guided(params, condition), regression.levels(interpolant_of(params)), noise, keys)
+
+    def to_noise(params, condition, image):
+        return ode.to_noise(step, guided(params, condition), regression.levels(interpolant_of(params)), image)
 
     return Model(
         init=init,
@@ -164,7 +168,9 @@ def model(options: Options, spec: core.Spec, regression: Regression) -> Model:
         error=error,
         denoiser=denoiser,
         guided=guided,
-        sample=sample,
+        from_noise=from_noise,
+        to_noise=None if stochastic else to_noise,
+        stochastic=stochastic,
         interpolant=interpolant_of,
         bounded=regression.bounded,
         couple=regression.couple,

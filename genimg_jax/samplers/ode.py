@@ -49,10 +49,20 @@ def integrate(step: Step, denoise: Denoise, noisy: jax.Array, sigmas: jax.Array,
     return state.noisy
 
 
-def sample(step: Step, denoise: Denoise, sigmas: jax.Array, keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Images from pure noise at the first level, which must drown the data: each from its own key alone."""
-    # f32[steps + 1], key[B] -> [B, *shape]
-    return integrate(step, denoise, sigmas[0] * core.normal(core.fold_in(keys, 0), shape), sigmas, keys)
+def from_noise(step: Step, denoise: Denoise, sigmas: jax.Array, noise: jax.Array, keys: jax.Array) -> jax.Array:
+    """Images from standard normal noise, scaled to the first level, which must drown the data."""
+    # f32[steps + 1], [B, ...], key[B] -> [B, ...]
+    return integrate(step, denoise, sigmas[0] * noise, sigmas, keys)
+
+
+def to_noise(step: Step, denoise: Denoise, sigmas: jax.Array, image: jax.Array) -> jax.Array:
+    """The noise that `from_noise` takes to the image, by the same steps backwards (Song et al. 2021, section 4.3).
+
+    For steps that draw no noise. An approximation: up to the solver's error, and since the image is taken for its own
+    noisy version at the last level above 0.
+    """  # f32[steps + 1], [B, ...] -> [B, ...]
+    unused = core.per_example_keys(jax.random.key(0), jnp.arange(len(image)))
+    return integrate(step, denoise, image, sigmas[-2::-1], unused) / sigmas[0]
 
 
 def denoise_all(denoise: Denoise, noisy: jax.Array, sigma: jax.Array) -> jax.Array:
