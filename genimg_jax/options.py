@@ -42,7 +42,7 @@ def several(default: tuple, low: float, high: float = math.inf, empty: bool = Fa
 
 def names() -> Any:
     """A tuple of names, which may be empty."""
-    return dataclasses.field(default=(), metadata={"empty": True})
+    return dataclasses.field(default=(), metadata={"empty": True, "names": True})
 
 
 def leaves(kind: type, prefix: str = "") -> dict[str, dataclasses.Field]:
@@ -81,14 +81,14 @@ def inference_only(kind: type) -> list[str]:
     return [field.name for field in dataclasses.fields(kind) if field.metadata.get("inference_only")]
 
 
-def nearest(name: Any, names: Iterable[Any]) -> str:
-    """How to end a sentence about an unknown name: `; did you mean 'x'?`, or a full stop. Of flat keys such as
-    `train.steps`, one with the same last part comes first."""
+def nearest(name: Any, names: Iterable[Any], count: int = 1) -> str:
+    """How to end a sentence about an unknown name: `; did you mean 'x' or 'y'?`, with at most `count` names, or a full
+    stop. Of flat keys such as `train.steps`, those with the same last part come first."""
     name, names = str(name), [str(n) for n in names]
     last = name.rpartition(".")[2]
     near = [n for n in names if last.isidentifier() and n.endswith(f".{last}")]
-    near = near or difflib.get_close_matches(name, names, 1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else "."
+    near = near or difflib.get_close_matches(name, names, count, cutoff=0.5)
+    return f"; did you mean {' or '.join(map(repr, near[:count]))}?" if near else "."
 
 
 def parse(kind: type, values: Mapping[str, Any], where: str) -> Any:
@@ -123,6 +123,8 @@ def _check(where: str, value: Any, kind: Any, field: dataclasses.Field) -> Any:
         value = named(where, value)
     if type(value) is not kind:
         raise ConfigError(f"{where} is {value!r}, a {type(value).__name__}; it must be a {kind.__name__}.")
+    if field.metadata.get("names") and not value.isidentifier():
+        raise ConfigError(f"{where} is {value!r}, which is no name; write several as ('one', 'another').")
     if "choices" in field.metadata and value not in field.metadata["choices"]:
         choices = field.metadata["choices"]
         allowed = ", ".join(map(str, choices))

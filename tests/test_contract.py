@@ -113,7 +113,11 @@ def toy(fault: str, options: Options, spec: core.Spec, optimizers) -> core.Famil
         total = 0.0
         for name in options.conditions:
             flat = condition[name].reshape(len(condition[name]), -1)
-            total += flat @ jnp.sqrt(1.0 + jnp.arange(flat.shape[1])) * (name != "map" or fault != "ignores maps")
+            total += (
+                flat
+                @ (jnp.sqrt(1.0 + jnp.arange(flat.shape[1])) / flat.shape[1])
+                * (name != "map" or fault != "ignores maps")
+            )
         total += jnp.roll(total, 1) * (fault == "reads its neighbour's condition")
         return total.reshape(-1, 1, 1, 1)
 
@@ -155,7 +159,7 @@ def toy(fault: str, options: Options, spec: core.Spec, optimizers) -> core.Famil
         noise = core.normal(keys, spec.image_shape)
         if fault == "noise by position":
             noise = jax.random.normal(keys[0], noise.shape)
-        return jnp.tanh(weights.params["model"]["mean"][condition["label"]] + 0.1 * noise + 0.01 * told(condition))
+        return jnp.tanh(weights.params["model"]["mean"][condition["label"]] + 0.1 * noise + 0.05 * told(condition))
 
     def denoise(weights, noisy, sigma, condition):
         return noisy * (options.guidance + (fault == "guided by nothing")) * told(condition)

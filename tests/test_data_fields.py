@@ -193,6 +193,21 @@ def test_fields_are_identified_beside_the_images(tmp_path):
     assert identity.change(recorded, data.open_source(options, "train")).startswith("features ")
 
 
+def test_fields_of_other_images_are_those_that_a_model_can_take(tmp_path):
+    archive(tmp_path / "a.npz")
+    source = data.open_source(data.Options(source="npz", path=str(tmp_path / "a.npz"), fields=("map",)), "train")
+    for field, problem in (
+        (source.spec.fields["map"], False),
+        (core.Field((8, 8), 500), False),
+        (core.Field((8, 8), 2), True),
+        (core.Field((9, 8), 500), True),
+    ):
+        assert bool(identity.other_fields(("map",), {"map": field}, source)) == problem
+    assert identity.other_fields(("tokens",), {"tokens": core.Field((8,), 9)}, source).endswith(
+        "not in data.fields now"
+    )
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -284,7 +299,7 @@ def test_an_unknown_word_is_refused_with_the_nearest():
     assert (text.encode(made, "A Red Circle", 4) == text.encode(made, "a red  circle", 4)).all()
     with pytest.raises(ConfigError, match=r"the word 'circel' of 'a red circel' .* did you mean 'circle'"):
         text.encode(made, "a red circel", 8)
-    with pytest.raises(ConfigError, match=r"'xylophone' .* use words of the training captions"):
+    with pytest.raises(ConfigError, match=r"'xylophone' .* Use words of the training captions"):
         text.encode(made, "a xylophone", 8)
     with pytest.raises(ConfigError, match="has 3 tokens, and the model takes 2"):
         text.encode(made, "a red circle", 2)
@@ -362,6 +377,10 @@ def test_what_is_no_pair_is_an_error_that_names_it(tmp_path):
     refused("There is no folder '.*missing': set data.pairs.partner", pairs(tmp_path / "a", tmp_path / "missing"))
     write(tmp_path / "c", ["1.png"], (4, 5))
     refused("is 5 pixels wide", pairs(tmp_path / "c", "", fields=("source",)))
+    domains = data.Options(source="domains", path=str(tmp_path / "a"), fields=("source",))
+    write(tmp_path / "d", ["test/1.png"])
+    partner = DomainOptions(partner=str(tmp_path / "d"))
+    refused("images of the field 'source': There is no split 'train'", replaced(domains, domains=partner))
     refused("set data.domains.partner", data.Options(source="domains", path=str(tmp_path / "a")))
 
 
@@ -384,8 +403,10 @@ def test_domains_are_shuffled_independently(tmp_path):
     stacked = next(loading.train_batches(source, [3, 4], 5, 10))
     np.testing.assert_array_equal(stacked["source"][0], batches[5]["source"])
     np.testing.assert_array_equal(loading.rows(source, np.array([8]))["source"], others[[1]])
-    # More images of the other domain change nothing of this one's order.
+    # More images of the other domain are other data, and change nothing of this one's order.
+    listed = data.open_source(replaced(options, memory_mib=0), "train").fingerprint
     write(tmp_path / "b", [f"more{i}.png" for i in range(5)], (6, 6), "L", 2)
+    assert data.open_source(replaced(options, memory_mib=0), "train").fingerprint != listed
     longer = data.open_source(options, "train")
     np.testing.assert_array_equal(next(loading.train_batches(longer, 3, 5, 10))["image"], batches[5]["image"])
 
@@ -397,6 +418,8 @@ def test_options_of_a_section_are_checked_like_others():
         configs.experiment("vae", data={"captions": {"tokens": "word"}})
     with pytest.raises(ConfigError, match=r"config\.data\.fields\[0\] is 3"):
         configs.experiment("vae", data={"fields": (3,)})
+    with pytest.raises(ConfigError, match=r"config\.data\.fields\[0\] is 'tokens,map', .* write several as"):
+        configs.experiment("vae", data={"fields": ("tokens,map",)})
     made = configs.experiment("vae", data={"captions": {"length": 3}}).data.captions
     assert (made.length, made.tokens) == (3, "words")
 
@@ -427,6 +450,10 @@ def test_a_run_with_fields_resumes_with_its_own_vocabulary(tmp_path, capsys):
     source = data.open_source(options, data.Part.TRAIN)
     assert opened.program.spec == source.spec and source.spec.fields["tokens"].shape == (6,)
     assert opened.dataset["vocabulary"] == text.digest(text.load(options.captions.vocabulary))
+    # The vocabulary is that of the run directory, not one that is made anew: with another, tokens are others.
+    text.save(text.train(["nothing"], "words", 10), tmp_path / "cut")
+    assert train(tmp_path / "cut", *flags, "--config.train.steps=8") == 3
+    assert "tokens " in capsys.readouterr().err
     # Another caption is other training data, although the vocabulary and the images are the same.
     archive(path, image=image, caption=np.full(COUNT, "a new one"))
     assert train(tmp_path / "whole", *flags, "--config.train.steps=8") == 3

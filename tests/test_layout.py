@@ -85,6 +85,12 @@ def test_a_wrong_import_is_found(room, code, wrong):
     assert upward(room, code) == wrong
 
 
+@pytest.mark.parametrize(("module", "rooms"), [("difflib", {"options"}), ("hashlib", {"files", "data"})])
+def test_suggestions_and_digests_are_made_in_one_place(module, rooms):
+    """Data hash images as they are read; all else uses `files.digest`."""
+    assert {room for room, path in sources() if f"import {module}\n" in path.read_text()} == rooms
+
+
 # What is still longer: the families and the program, until each has been taken apart.
 EXEMPT = [
     "core.py",

@@ -58,7 +58,7 @@ def open_folder(options: Options) -> Stored:
     DataError where the folder is missing, unreadable or empty, holds images both in splits and beside them, or its
     metadata names files that are not there.
     """
-    root = os.path.expanduser(options.path)
+    root = options.path
     if not os.path.isdir(root):
         raise DataError(f"There is no folder '{root}': set data.path to a folder of images.")
     if os.path.isfile(os.path.join(root, ARCHIVE)):

@@ -62,13 +62,22 @@ def other_classes(recorded: Mapping[str, Any], source: Source) -> str:
     return f"class {place} was {was} of {len(then)} when the run began and is {is_} of {len(now)} now"
 
 
+def other_fields(names: Iterable[str], trained: Mapping[str, Any], source: Source) -> str:
+    """Why the fields `names` of a source cannot replace the `trained` ones, each a `core.Field`; "" if they can."""
+    for name in names:
+        given, wanted = source.spec.fields.get(name), trained[name]
+        if given is None or given.shape != wanted.shape or given.size > wanted.size:
+            return f"{name} was {wanted} when the run began and is {given or 'not in data.fields'} now"
+    return ""
+
+
 def content(source: Source) -> str:
     """The fingerprint of the pixels and labels, whether or not they are in memory: a streamed source is read for it."""
     return contents(source)["image"]
 
 
 def contents(source: Source) -> dict[str, str]:
-    """That of the pixels and labels as "image", and that of each field by its name."""
+    """The hash of pixels and labels as "image", and the hash of each field by its name."""
     if source.in_memory:
         return {"image": source.fingerprint, **source.field_hashes}
     if source.read not in CONTENTS:
@@ -77,8 +86,8 @@ def contents(source: Source) -> dict[str, str]:
 
 
 def hashes(image_shape: tuple[int, ...], chunks: Iterable[Mapping[str, np.ndarray]]) -> dict[str, str]:
-    """Of all rows, given in parts of any sizes: SHA-256 (16 hexadecimal digits) of the pixels and then the labels as
-    "image", and of each field."""
+    """SHA-256 (16 hexadecimal digits) of pixels and then labels as "image", and of each field by its name, over all
+    rows, which may come in parts of any size."""
     found, labels = {"image": hashlib.sha256(repr(image_shape).encode())}, []
     for rows in chunks:
         for name, array in rows.items():

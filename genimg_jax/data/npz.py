@@ -3,7 +3,7 @@ u8[N, H, W] and the fields below; or `train_image` and so on.
 
 | field      | array                                                          |
 | ---------- | -------------------------------------------------------------- |
-| `map`      | integers [N, H, W] from 0, the segments; where none is, `mask` |
+| `map`      | integers [N, H, W] from 0, the segments; otherwise `mask`      |
 | `features` | floats [N, D]                                                  |
 | `source`   | u8[N, h, w] or u8[N, h, w, 1 or 3], of any size                |
 
@@ -17,7 +17,6 @@ the archive, or, if they are compressed, in a temporary file, so that they may b
 
 import functools
 import math
-import os
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -54,7 +53,7 @@ def open_npz(options: Options) -> Stored:
     as only an archive made to exhaust memory does, or holds arrays that are larger than data.memory_mib and not images
     in C order.
     """
-    path = os.path.expanduser(options.path)
+    path = options.path
     try:
         shapes = _checked_shapes(path, options)
         keys = sorted(filter(_is_image, shapes))

@@ -1,15 +1,14 @@
-"""Images that come with other images: in pairs, for translation that is supervised, or as two domains, for one that
-is not."""
+"""Images that come with other images: pairs, for supervised translation, and two domains, for unpaired translation."""
 
 import dataclasses
 import functools
-import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from genimg_jax import files
 from genimg_jax.data import decode
 from genimg_jax.data.folder import files_below, open_folder
 from genimg_jax.data.types import Options, Stored
@@ -19,31 +18,31 @@ Read = Callable[[np.ndarray], dict[str, Sequence[np.ndarray]]]
 
 
 def open_pairs(options: Options) -> Stored:
-    """A folder of images as `open_folder` reads it. The partner of an image is the file of `pairs.partner` with its
-    name, whose ending may differ; where that is "", it is the half of the image's own file beside it.
+    """A folder of images, as `open_folder` reads it, each with a partner.
 
-    As the field `source` a partner is an image. As `map`, it is a grey or palette file whose values number segments.
-    Raises DataError naming the file where a partner is missing, is of another size than its image, or where a file
-    cannot be halved.
+    The partner is the file with the image's name in the folder `pairs.partner`; the ending of the name may differ. If
+    no such folder is given, each file holds an image and its partner side by side. The field `source` is the partner as
+    an image, and the field `map` is a partner in grey or palette colours whose values number segments. Raises DataError
+    naming the file if a partner is missing or has another size than its image, or if a file cannot be halved.
     """
     stored, wanted = open_folder(options), [name for name in ("source", "map") if name in options.fields]
     if not options.pairs.partner:
         read = functools.partial(_read_halves, stored, options.pairs.image_side == "right", wanted)
         return stored._replace(read=read, fields={"source": 0}, listing=f"{stored.listing} {options.pairs.image_side}")
-    root, other = os.path.expanduser(options.path), _folder(options.pairs.partner, "pairs")
+    root, other = options.path, _folder(options.pairs.partner, "pairs")
     images = stored.names(np.arange(sum(map(len, stored.splits.values()))))
     partners = _partners(images, root, other)
     sizes = [(os.path.relpath(path, other), os.path.getsize(path)) for path in partners]
     return stored._replace(
         read=functools.partial(_read_files, stored, partners, wanted, options.pixel_limit, options.pairs.segments),
         fields={"source": 0, "map": options.pairs.segments},
-        listing=hashlib.sha256(json.dumps([stored.listing, sizes]).encode()).hexdigest(),
+        listing=files.digest(json.dumps([stored.listing, sizes]), 64),
     )
 
 
 def open_domains(options: Options) -> Stored:
-    """Two folders of images without pairs, each as `open_folder` reads it: that of `path`, and of `domains.partner` as
-    the field `source`."""
+    """Two folders of unpaired images, each as `open_folder` reads it: `path`, and `domains.partner` as the field
+    `source`."""
     partner = _folder(options.domains.partner, "domains")
     return open_folder(options)._replace(domains={"source": open_folder(dataclasses.replace(options, path=partner))})
 

@@ -24,7 +24,7 @@ def open_prepared(options: Options) -> Stored:
     import tensorflow_datasets as tfds  # here, because importing it takes half a second
 
     # TensorFlow Datasets reads the variable when it is imported, which may be too early.
-    path = os.path.expanduser(options.path or os.environ.get("TFDS_DATA_DIR", ""))
+    path = options.path or os.path.expanduser(os.environ.get("TFDS_DATA_DIR", ""))
     name = VERSION.sub(r":\1", options.name)
     place = f" --data_dir={path}" if path else ""
     command = f"tfds build {name or '<name>'} --file_format=array_record{place}"

@@ -25,7 +25,7 @@ class Recipe(NamedTuple):
     options: Options
     substitutes: dict[int, int]  # unreadable example index -> the next one, as they are found
     vocabulary: "Tokenizer | None" = None  # where captions are read as tokens
-    first: Mapping[str, np.ndarray] = {}  # the first row, once it is read, whose shapes all have
+    first: Mapping[str, np.ndarray] = {}  # the first row, once it is read: all others have its shapes
 
 
 def load(recipe: Recipe) -> dict[str, np.ndarray]:
@@ -42,7 +42,7 @@ def load(recipe: Recipe) -> dict[str, np.ndarray]:
 
 
 def read(recipe: Recipe, indices: np.ndarray) -> dict[str, np.ndarray]:  # i64[B] -> {name: [B, ...]}
-    """The rows of `Source.read`, and where there are captions their `tokens` i32[B, T]."""
+    """The rows of some examples, as `Source.read` gives them."""
     options = recipe.options
     if options.bad_images == "skip":
         rows = [example(recipe, index) for index in indices.tolist()]
@@ -93,7 +93,7 @@ def _alike(recipe: Recipe, indices: np.ndarray) -> dict[str, list[np.ndarray]]: 
 
 
 def _conform(recipe: Recipe, name: str, value: np.ndarray, index: int) -> np.ndarray:
-    """Images and maps at the size asked for. Raises DataError where the shape is not that of the other examples."""
+    """Resizes images and maps by the options. Raises DataError if the shape differs from that of the first example."""
     options = recipe.options
     if value.ndim == 3:
         value = decode.conform(value, options.size, options.channels if name == "image" else 0)

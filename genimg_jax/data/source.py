@@ -2,13 +2,13 @@
 
 import dataclasses
 import functools
-import hashlib
 import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from genimg_jax import files
 from genimg_jax.data import classes, identity, rows, text
 from genimg_jax.data.digits import open_digits
 from genimg_jax.data.folder import open_folder
@@ -19,7 +19,7 @@ from genimg_jax.data.rows import Recipe
 from genimg_jax.data.shapes import open_shapes
 from genimg_jax.data.splits import Part, part, select
 from genimg_jax.data.types import Options, Source, Stored
-from genimg_jax.errors import ConfigError
+from genimg_jax.errors import ConfigError, DataError
 from genimg_jax.options import nearest
 
 if TYPE_CHECKING:
@@ -51,10 +51,7 @@ def open_source(options: Options, split: str | Part) -> Source:
     _check_fields(options, stored)
     vocabulary = _vocabulary(options, stored) if TOKENS in options.fields else None
     recipe, split_size, shown = _choose(stored, options, split, vocabulary)
-    # Images of another domain are read in the same way, but for what the options say of the source's own alone.
-    other = dataclasses.replace(options, fields=(), channels=0, binarize="none")
-    unpaired = [name for name in options.fields if name in stored.domains]
-    domains = {name: _choose(stored.domains[name], other, split, None) for name in unpaired}
+    domains = {name: _choose_domain(stored, name, options, split) for name in options.fields if name in stored.domains}
     needed = rows.size(recipe) + sum(rows.size(domain) for domain, *_ in domains.values())
     in_memory = needed <= options.memory_mib << 20
     return _source(recipe, split_size, shown, in_memory, {n: _source(*d, in_memory, {}) for n, d in domains.items()})
@@ -74,7 +71,7 @@ def _check_fields(options: Options, stored: Stored) -> None:
 
 
 def _vocabulary(options: Options, stored: Stored) -> "Tokenizer":
-    """That of the options, or one made from the captions of the examples that are trained on."""
+    """Loads the vocabulary that the options name, or trains one on the captions of the training examples."""
     if options.captions.vocabulary:
         return text.load(options.captions.vocabulary)
     positions, _ = part(options, Part.TRAIN, stored.splits, stored.labels)
@@ -96,6 +93,15 @@ def _choose(
     return recipe._replace(first=rows.example(recipe, 0)), split_size, split
 
 
+def _choose_domain(stored: Stored, name: str, options: Options, split: str | Part) -> tuple[Recipe, int, str]:
+    """`_choose` for another domain, whose images keep their channels and levels."""
+    options = dataclasses.replace(options, fields=(), channels=0, binarize="none")
+    try:
+        return _choose(stored.domains[name], options, split, None)
+    except DataError as error:
+        raise DataError(f"The images of the field {name!r}: {error}") from error
+
+
 def _source(recipe: Recipe, split_size: int, split: str, in_memory: bool, domains: Mapping[str, Source]) -> Source:
     from genimg_jax import core  # here, because it loads JAX, which naming the options does not need
 
@@ -112,7 +118,7 @@ def _source(recipe: Recipe, split_size: int, split: str, in_memory: bool, domain
     if options.fields:
         vocabulary = recipe.vocabulary and text.digest(recipe.vocabulary)
         become += repr((spec.fields, vocabulary, [domain.listing for domain in domains.values()]))
-    listing = hashlib.sha256(f"{stored.listing} {become}".encode() + positions.tobytes()).hexdigest()[:16]
+    listing = files.digest([f"{stored.listing} {become}", positions.tobytes()])
     labels = None if stored.labels is None else stored.labels[positions]
     if in_memory:
         held = rows.load(recipe)

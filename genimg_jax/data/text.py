@@ -1,15 +1,13 @@
-"""Captions as tokens, by a vocabulary that is made from the captions that a run is trained on.
+"""Captions as tokens: a vocabulary is trained on the captions of the training examples, and kept in the run directory.
 
-A caption is i32[T]: the ids of its tokens, then 0, which is none. The `tokenizers` library counts from 0, so that a
-token's id here is one more than there.
+A caption is i32[T]: the ids of its tokens, then zeros, which stand for no token. The `tokenizers` library counts ids
+from 0, so a token's id here is its id there plus 1.
 
-A vocabulary of words knows words in lower case and punctuation; a word that it lacks is read as `UNKNOWN`. One of byte
-pairs (Sennrich et al., 2016) or of bytes can write any text.
+A vocabulary of words holds words in lower case and punctuation, and reads any other word as `UNKNOWN`. A vocabulary of
+byte pairs (Sennrich et al., 2016) or of bytes represents any text.
 """
 
 import dataclasses
-import difflib
-import hashlib
 import os
 import pathlib
 from collections.abc import Iterable, Sequence
@@ -17,9 +15,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from genimg_jax import files
 from genimg_jax.data.types import Options
 from genimg_jax.errors import ConfigError, DataError
-from genimg_jax.files import write_atomic
+from genimg_jax.options import nearest
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -32,7 +31,10 @@ SHOWN = 3  # nearest words in a message
 
 
 def train(captions: Iterable[str], kind: str, most: int) -> "Tokenizer":
-    """A vocabulary of `most` tokens or fewer: a function of the captions' tokens and their counts alone."""
+    """Trains a vocabulary of at most `most` ids, no token included. The order of the captions does not matter.
+
+    `kind` is 'words', 'bpe' or 'bytes'; bytes need no training and always have 257 ids.
+    """
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
     if kind == "words":
@@ -53,27 +55,29 @@ def train(captions: Iterable[str], kind: str, most: int) -> "Tokenizer":
 
 
 def size(vocabulary: "Tokenizer") -> int:
-    """Ids are below it; 0 is none."""
+    """The number of ids, 0 for no token included."""
     return vocabulary.get_vocab_size() + 1
 
 
 def encode(vocabulary: "Tokenizer", caption: str, length: int) -> np.ndarray:  # -> i32[length]
-    """What a person asks for. Raises ConfigError, with the nearest words, for one that was never trained on, and where
-    there are more tokens than `length`."""
+    """The tokens of a caption that a person gives. Raises ConfigError for a word that is not in the vocabulary, with
+    the nearest words, and for a caption of more than `length` tokens."""
     found = vocabulary.encode(caption)
     for token, (start, stop) in zip(found.tokens, found.offsets, strict=True):
         if token == UNKNOWN:
             word = caption[start:stop]
-            near = difflib.get_close_matches(word.lower(), vocabulary.get_vocab(), SHOWN, cutoff=0.5)
-            hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "use words of the training captions."
-            raise ConfigError(f"the word {word!r} of {caption!r} is not in the model's vocabulary; {hint}")
+            near = nearest(word.lower(), vocabulary.get_vocab(), SHOWN)
+            raise ConfigError(
+                f"the word {word!r} of {caption!r} is not in the model's vocabulary{near} Use words of the training "
+                "captions."
+            )
     if len(found.ids) > length:
         raise ConfigError(f"{caption!r} has {len(found.ids)} tokens, and the model takes {length}; say it in fewer.")
     return _filled([found.ids], length)[0]
 
 
 def rows(vocabulary: "Tokenizer", captions: Sequence[str], names: Sequence[str], length: int) -> np.ndarray:
-    """The tokens of some examples' captions. Raises DataError naming the example whose caption is too long."""
+    """The tokens of the captions of examples. Raises DataError naming the example whose caption is too long."""
     # -> i32[B, length]
     ids = [found.ids for found in vocabulary.encode_batch(list(captions))]
     for name, caption, tokens in zip(names, captions, ids, strict=True):
@@ -90,16 +94,16 @@ def _filled(ids: Sequence[Sequence[int]], length: int) -> np.ndarray:  # -> i32[
 
 
 def digest(vocabulary: "Tokenizer") -> str:
-    """SHA-256 (16 hexadecimal digits) of all that decides which ids a caption has."""
-    return hashlib.sha256(vocabulary.to_str().encode()).hexdigest()[:16]
+    """SHA-256 (16 hexadecimal digits) of a vocabulary."""
+    return files.digest(vocabulary.to_str())
 
 
 def save(vocabulary: "Tokenizer", folder: pathlib.Path) -> None:
-    write_atomic(folder / FILE, vocabulary.to_str(pretty=True))
+    files.write_atomic(folder / FILE, vocabulary.to_str(pretty=True))
 
 
 def load(path: str) -> "Tokenizer":
-    """Raises ConfigError where the file is none that `save` wrote."""
+    """Raises ConfigError if `save` did not write the file."""
     from tokenizers import Tokenizer
 
     try:
@@ -109,7 +113,7 @@ def load(path: str) -> "Tokenizer":
 
 
 def with_vocabulary(options: Options, *folders: str | os.PathLike) -> Options:
-    """The options with the vocabulary of the first of these run directories that holds one ("": none)."""
+    """The options with the vocabulary of the first of these run directories that has one; "" is no directory."""
     found = [str(path) for folder in folders if folder and (path := pathlib.Path(folder) / FILE).is_file()]
     if not found:
         return options

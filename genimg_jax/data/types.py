@@ -93,13 +93,13 @@ class Source(NamedTuple):
     """SHA-256 (16 hexadecimal digits) of the pixels and labels if in memory, otherwise `listing`; `identity.content` is
     the former in either case."""
     field_hashes: Mapping[str, str]
-    """SHA-256 (16 hexadecimal digits) of each field if in memory; otherwise {}, since `listing` covers them."""
+    """SHA-256 (16 hexadecimal digits) of each field if in memory; {} if streamed, since `listing` covers them."""
     listing: str
     """SHA-256 (16 hexadecimal digits) of how the examples lie on disk, and of the shape and levels that they are given:
     the same in memory and streamed."""
     read: Callable[[np.ndarray], dict[str, np.ndarray]]
     domains: Mapping[str, Source]
-    """The fields that are not paired with images, each as the images of another source."""
+    """The fields that are not paired with images, each as a source of images."""
     stored_levels: int
     in_memory: bool
     classes: tuple[str, ...]
@@ -111,7 +111,7 @@ class Source(NamedTuple):
     captions: Callable[[np.ndarray], list[str]] | None
     """Example indices i64[B] -> captions; None where there are none."""
     vocabulary: Tokenizer | None
-    """How captions become `tokens`, see `text`; None where they do not."""
+    """The vocabulary of the field `tokens`, see `text`; None without that field."""
     annotations: Callable[[np.ndarray], dict[str, np.ndarray]] | None
     """Example indices i64[B] -> ground truth that a condition can be scored against: of `shapes` all of a scene, of an
     archive the `mask` that it holds; None elsewhere."""
@@ -140,8 +140,8 @@ class Stored(NamedTuple):
     """i32[positions] (-1: none), where they are known without reading images."""
     levels: int = 256
     fields: Mapping[str, int] = {}
-    """What `read` can give besides, with the number of values of its integers; 0: real numbers, or an image."""
+    """The fields that `read` can give, each with the number of values of its integers; 0: real numbers or an image."""
     domains: Mapping[str, Stored] = {}
-    """Fields that are not paired with the images: each is the images of another source."""
+    """The fields that are not paired with images, each as a source of images."""
     captions: Callable[[np.ndarray], list[str]] | None = None
     annotations: Callable[[np.ndarray], dict[str, np.ndarray]] | None = None

@@ -41,7 +41,7 @@ def named(text: str, options: data.Options, flag: str, split: str = "test") -> N
     kind, _, rest = text.partition(":")
     if kind == "tfds":
         name, said = TFDS.fullmatch(rest).groups()
-        path = "" if options.source in ("folder", "npz") else options.path
+        path = "" if options.source in ("folder", "npz", "pairs", "domains") else options.path
         return Named(dataclasses.replace(options, source=kind, name=name, path=path), said or split)
     if kind in ("digits", "shapes"):
         return Named(dataclasses.replace(options, source=kind, name=""), rest or split)

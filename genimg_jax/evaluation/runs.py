@@ -91,6 +91,9 @@ def _open(
     source = open_source(read, part)
     if "label" in program.family.conditions and (renamed := identity.other_classes(dataset, source)):
         raise DataError(f"the model's classes are not those of the images that it is evaluated on: {renamed}.")
+    conditions = [name for name in program.family.conditions if name in program.spec.fields]
+    if changed := identity.other_fields(conditions, program.spec.fields, source):
+        raise DataError(f"the model's conditions are not those of the images that it is evaluated on: {changed}.")
     if "classes" not in dataset and ("label" in program.family.conditions or read.limit):
         changed = identity.change(dataset, open_source(read, Part.TRAIN))
         if changed:

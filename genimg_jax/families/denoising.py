@@ -70,7 +70,7 @@ class Model(NamedTuple):
     guided: Callable[[core.Tree, Condition], ode.Denoise]
     """(parameters, condition) -> the denoiser of `denoise`."""
     from_noise: Callable[[core.Tree, Condition, jax.Array, jax.Array], jax.Array]
-    """(parameters, condition, standard normal noise f32[B, H, W, C], keys[B]) -> images f32[B, H, W, C], not clipped."""
+    """(parameters, condition, standard normal noise f32[B, H, W, C], keys[B]) -> images f32[B, H, W, C], unclipped."""
     interpolant: Callable[[core.Tree], Interpolant]
     to_noise: Callable[[core.Tree, Condition, jax.Array], jax.Array] | None = None
     """(parameters, condition, images) -> the noise that they are made from."""
