@@ -1,8 +1,10 @@
 """The smallest family: the mean image of each class, with noise. README, "Adding a family", explains it.
 
-    python experiments/class_mean.py train --config configs/vae_digits.py --workdir runs/class_mean
+    python experiments/class_mean.py train --config experiments/class_mean.py --workdir runs/class_mean
+    python experiments/class_mean.py sample --workdir runs/class_mean
 
-runs any command with it, as if it were a module of `genimg_jax/families` and had a line in its registry.
+runs any command with it, as if it were a module of `genimg_jax/families`, had a line in its registry and a file in
+`configs`.
 """
 
 import dataclasses
@@ -13,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from genimg_jax import core
+from genimg_jax.engine.config import SIX_STEPS, experiment
 from genimg_jax.options import bounded, names
 
 GROUPS = ("model",)  # the groups of parameters, each with an optimiser of its own
@@ -36,8 +39,8 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         return ((mean(params, batch) - batch["image"]) ** 2).sum((1, 2, 3))
 
     def init(key, batch):
-        classes = spec.num_classes if fields else 1
-        return core.init_state({"model": {"mean": jnp.zeros((classes, *spec.image_shape))}}, optimizers)
+        shape = (spec.num_classes if fields else 1, *spec.image_shape)
+        return core.init_state({"model": {"mean": 0.1 * jax.random.normal(key, shape)}}, optimizers)
 
     def train_step(state, batch, key):
         def loss(params, part, key):
@@ -54,8 +57,18 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         noise = options.noise * core.normal(keys, spec.image_shape)  # each image's from its own key
         return jnp.clip(mean(weights.params["model"], {"index": keys, **batch}) + noise, -1, 1)
 
-    return core.Family(
-        init, train_step, evaluate, objective=("loss",), sample=sample, conditions=options.conditions
+    return core.Family(init, train_step, evaluate, objective=("loss",), sample=sample, conditions=options.conditions)
+
+
+def get_config(variant: str = ""):
+    return experiment(
+        "class_mean",
+        model={"conditions": ("label",)},
+        data={"source": "digits"},
+        optimizer={"learning_rate": 1e-2},
+        train={"steps": 500, "batch_size": 64, "log_every": 50, "evaluate_every": 250, "checkpoint_every": 250},
+        variants={"tiny": SIX_STEPS},
+        variant=variant,
     )
 
 
