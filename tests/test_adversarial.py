@@ -65,6 +65,16 @@ def test_the_players_move_as_the_gradients_say(penalty, slope, every):
     np.testing.assert_allclose((state.params["generator"], state.params["discriminator"]), (b, w), rtol=1e-4)
 
 
+def test_a_penalty_is_of_the_mean_over_patches():
+    """Of 2x3 patches w x, the gradient is w / 6 in each of six places."""
+    optimizers = {group: core.Optimizer(optax.sgd(0.1)) for group in GROUPS}
+    game = scalar_game(Options(penalty="r1"), optimizers=optimizers)
+    state = core.init_state(dict.fromkeys(GROUPS, jnp.float32(0.3)), optimizers)
+    data = {"image": jnp.ones((4, 2, 3)), "index": jnp.arange(4)}
+    _, metrics = adversarial.train_discriminator(game, state, data, jax.random.key(0))
+    np.testing.assert_allclose(metrics["penalty"], 0.5 * 6 * (0.3 / 6) ** 2, rtol=1e-5)
+
+
 def test_evaluation_averages_patches_and_keeps_examples():
     game = scalar_game(Options(), non_saturating)
     x = np.random.default_rng(0).normal(size=(4, 2, 3)).astype(np.float32)
@@ -83,7 +93,7 @@ def test_only_the_cross_entropy_has_log_odds(name):
     assert scalar_game(Options(), LOSSES[name]).log_odds == expected
 
 
-# ------------------------------------------------------------------------------------------------ BiGAN, in a page
+# ------------------------------------------------------------------------------------------------------------ BiGAN
 
 
 def bigan(options, spec, optimizers):
@@ -129,7 +139,7 @@ def bigan(options, spec, optimizers):
     )
 
 
-# ------------------------------------------------------------------------------------------------ CycleGAN, in a page
+# --------------------------------------------------------------------------------------------------------- CycleGAN
 
 
 def cycle_gan(options, spec, optimizers):

@@ -220,6 +220,8 @@ def test_the_losses_of_a_vqgan_add_up():
     _, (fake, _), (real, _) = look(after.model_state["codebook"], True)
     hinge = np.maximum(0, 1 - np.asarray(real)).mean() + np.maximum(0, 1 + np.asarray(fake)).mean()
     np.testing.assert_allclose(metrics["loss_discriminator"], hinge, rtol=1e-3)
+    assert build(ADVERSARIAL).log_odds == ()
+    assert build(ADVERSARIAL, adversarial="non_saturating").log_odds == (("logit_real", "logit_fake"),)
 
 
 def test_equal_features_are_at_no_distance():

@@ -14,7 +14,7 @@ from genimg_jax import core
 from genimg_jax.families import adversarial
 from genimg_jax.families.adversarial import Discriminated, Game, Generated
 from genimg_jax.networks.conditioning import Fields
-from genimg_jax.networks.image import ImageDecoder, ImageEncoder
+from genimg_jax.networks.image import ImageDecoder, ImageEncoder, ProjectionDiscriminator
 from genimg_jax.objectives.adversarial import LOSSES
 from genimg_jax.options import bounded, choice, names
 
@@ -35,20 +35,27 @@ class Options(adversarial.Options):
     conditions: tuple[str, ...] = names()  # fields of the data that it is told: label, tokens, map, features, source
 
 
-def networks(options: Options, spec: core.Spec, fields: Fields) -> tuple[ImageDecoder, ImageEncoder]:
-    """Generator and discriminator; of its one logit a class, an image's own counts (Mescheder et al. 2018)."""
+def networks(
+    options: Options, spec: core.Spec, fields: Fields
+) -> tuple[ImageDecoder, ImageEncoder | ProjectionDiscriminator]:
+    """The generator and the discriminator.
+
+    A discriminator that is conditioned on the class alone has one logit a class, of which an image's own counts
+    (Mescheder et al. 2018). One that is conditioned on other fields projects on their vector.
+    """
     generator = ImageDecoder(
         options.network, options.width, options.depth, spec.image_shape, fields, options.generator_normalization
     )
+    projects = options.conditions not in ((), ("label",))
     discriminator = ImageEncoder(
         options.network,
         options.width,
         options.depth,
-        dict(fields)["label"].size if "label" in options.conditions else 1,
+        1 + options.width if projects else dict(fields)["label"].size if fields else 1,
         normalization=options.discriminator_normalization,
         spectral=options.spectral,
     )
-    return generator, discriminator
+    return generator, ProjectionDiscriminator(discriminator, fields) if projects else discriminator
 
 
 def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimizer]) -> core.Family:
@@ -68,10 +75,9 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
 
     def discriminate(params, model_state, image, batch, training):
         variables = {"params": params, "batch_stats": model_state["discriminator"]}
-        outputs, changed = discriminator.apply(variables, image, None, training, mutable=["batch_stats"])
-        logits = (
-            jnp.take_along_axis(outputs, batch["label"][:, None], axis=1) if "label" in options.conditions else outputs
-        )
+        logits, changed = discriminator.apply(variables, image, batch, training, mutable=["batch_stats"])
+        if logits.shape[1] > 1:  # one a class
+            logits = jnp.take_along_axis(logits, batch["label"][:, None], axis=1)
         return Discriminated((logits[:, 0].astype(jnp.float32),), {"discriminator": changed.get("batch_stats", {})})
 
     def init(key, batch):
@@ -79,7 +85,7 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         code = jnp.zeros((batch["image"].shape[0], options.latent))
         variables = {
             "generator": generator.init(first, code, batch, True),
-            "discriminator": discriminator.init(second, batch["image"], None, True),
+            "discriminator": discriminator.init(second, batch["image"], batch, True),
         }
         params = {group: tree["params"] for group, tree in variables.items()}
         statistics = {group: tree.get("batch_stats", {}) for group, tree in variables.items()}

@@ -41,6 +41,21 @@ class ImageEncoder(nn.Module):
         return network(image, training)
 
 
+class ProjectionDiscriminator(nn.Module):
+    """The logit of an image with its condition: one of the image alone, and the inner product of the image's features
+    with the condition's vector (Miyato and Koyama 2018, section 3)."""
+
+    encoder: ImageEncoder  # to 1 + the number of features
+    fields: Fields
+
+    @nn.compact
+    def __call__(self, image: jax.Array, condition: Condition, training: bool) -> jax.Array:  # [B, H, W, C] -> [B, 1]
+        logit, features = jnp.split(self.encoder(image, None, training), [1], axis=-1)
+        size = features.shape[-1]
+        vector = VectorEncoder(self.fields, size, scale=size**-0.5, name="condition")(condition, image.shape[0])
+        return logit + (features * vector).sum(axis=-1, keepdims=True)
+
+
 class ImageDecoder(nn.Module):
     """A vector or a grid of them, with a vector of what it is told beside each, to an image's raw outputs."""
 

@@ -15,7 +15,7 @@ from genimg_jax.sweeps.plan import Sweep
 from genimg_jax.sweeps.statistics import LEVEL, POWER, Comparison
 
 NAMED = 5  # settings in a sentence
-ANECDOTE = "fewer than 3 seeds: an anecdote"
+TOO_FEW_SEEDS = "fewer than 3 seeds: an anecdote"
 
 
 def write(sweep: Sweep, mixed: bool = False) -> str:
@@ -41,7 +41,7 @@ def verdict(sweep: Sweep, found: Findings) -> str:
     compared = [s for s in found.settings if s.comparison]
     if not compared:
         return f"Nothing can be compared with the baseline {sweep.baseline} yet."
-    sure = [s for s in compared if s.comparison.adjusted < LEVEL and not s.comparison.anecdote]
+    sure = [s for s in compared if s.comparison.adjusted < LEVEL and not s.comparison.too_few_seeds]
     sure.sort(key=lambda s: -abs(s.comparison.difference))
     better = [s.name for s in sure if (s.comparison.difference < 0) == (measure.better == "lower")]
     worse = [s.name for s in sure if s.name not in better]
@@ -92,7 +92,7 @@ def _row(sweep: Sweep, found: Findings, setting: Setting) -> list[str]:
     mean = _with_interval(summary.mean, summary.interval) + trained[sweep.measure.primary] if summary else ""
     also = [_mean(setting.values[name].values(), trained[name]) for name in sweep.measure.also]
     name = setting.name + (" (baseline)" if setting.name == sweep.baseline else "")
-    few = " *" if summary and summary.anecdote else ""
+    few = " *" if summary and summary.too_few_seeds else ""
     paired = setting.over_images
     images = [significance.shown(paired), _number(paired.p_value, ".2g")] if paired else ["", ""]
     selected = [setting.selected] * _selected(found)
@@ -134,8 +134,8 @@ def notes(sweep: Sweep, found: Findings) -> list[str]:
             "evaluation/ from the cells to have them evaluated anew."
         )
     parts += marks.legend(" ".join(cell for row in rows(sweep, found) for cell in row))
-    if any(s.summary and s.summary.anecdote for s in found.settings):
-        parts.append(f"\\* {ANECDOTE}, whatever p says.")
+    if any(s.summary and s.summary.too_few_seeds for s in found.settings):
+        parts.append(f"\\* {TOO_FEW_SEEDS}, whatever p says.")
     if found.mixture:
         parts.append(f"Metrics all the same, as asked: cells that do not share {', '.join(found.mixture)}.")
     missing = [s for s in found.settings if s.unfinished]

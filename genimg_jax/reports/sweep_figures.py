@@ -46,7 +46,7 @@ def scores(sweep: Sweep, found: Findings) -> str:
     """What each setting scored, and how far in pairs it is from the baseline: each seed, the mean, its interval."""
     metric = sweep.measure.primary
     scored = [s for s in found.settings if s.summary]
-    rows = [(s.name, list(s.values[metric].values()), s.summary.interval, s.summary.anecdote) for s in scored]
+    rows = [(s.name, list(s.values[metric].values()), s.summary.interval, s.summary.too_few_seeds) for s in scored]
     base = next((s for s in scored if s.name == sweep.baseline), None)
     line = base.summary.mean if base else None
     parts = [("scores", f"{metric}, {sweep.measure.better} is better", rows, line)]
@@ -55,7 +55,7 @@ def scores(sweep: Sweep, found: Findings) -> str:
             s.name,
             [v - base.values[metric][seed] for seed, v in s.values[metric].items() if seed in base.values[metric]],
             s.comparison.interval,
-            s.comparison.anecdote,
+            s.comparison.too_few_seeds,
         )
         for s in scored
         if s.comparison
@@ -71,10 +71,10 @@ def scores(sweep: Sweep, found: Findings) -> str:
 
 def _dots(name: str, rows: Sequence[tuple], line: float | None, baseline: str) -> str:
     def draw(axes: Any) -> None:
-        for at, (setting, values, interval, anecdote) in enumerate(rows):
+        for at, (setting, values, interval, too_few_seeds) in enumerate(rows):
             color = PLACES[0] if setting == baseline else INK
             axes.plot(values, [at] * len(values), "o", color=color, markersize=4.5, alpha=0.35, markeredgewidth=0)
-            if interval and not anecdote:
+            if interval and not too_few_seeds:
                 axes.plot([interval.low, interval.high], [at, at], color=color, linewidth=1.2)
             axes.plot([np.mean(values)], [at], "|", color=color, markersize=9, markeredgewidth=1.8)
         if line is not None:
@@ -96,7 +96,7 @@ def against(sweep: Sweep, found: Findings, key: str) -> str:
         for x, setting in zip(where, settings, strict=True):
             values = list(setting.values[sweep.measure.primary].values())
             axes.plot([x] * len(values), values, "o", color=INK, markersize=2.5, alpha=0.4, markeredgewidth=0)
-        sure = [(x, s.summary.interval) for x, s in zip(where, settings, strict=True) if not s.summary.anecdote]
+        sure = [(x, s.summary.interval) for x, s in zip(where, settings, strict=True) if not s.summary.too_few_seeds]
         for x, interval in sure:
             axes.plot([x, x], [interval.low, interval.high], color=PLACES[0], linewidth=1.2)
         if where.min() > 0 and where.max() / where.min() > 10:
