@@ -102,8 +102,6 @@ EXEMPT = [
     "meanflow.make",
     "pixelcnn.make",
     "prediction.model",
-    "standardized.standardized",
-    "vae.make",
     "vqgan.make",
 ]
 

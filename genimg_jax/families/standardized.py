@@ -27,11 +27,6 @@ def standardized(
     need the scale's Jacobian, and there is no use for one: `log_prob` is `None`.
     """
 
-    def measure(image):  # [B, H, W, C] -> {"mean": f32[C], "deviation": f32[]}
-        mean = average(image.mean(axis=(0, 1, 2)))
-        variance = average(jnp.square(image - per_channel(mean)).mean())
-        return {"mean": mean, "deviation": jnp.maximum(jnp.sqrt(variance), 1e-6)}  # codes may all be the same
-
     def shrunk(scale, image):
         return (image - per_channel(scale["mean"])) * (DEVIATION / scale["deviation"])
 
@@ -50,7 +45,7 @@ def standardized(
         return state.replace(model_state={"family": state.model_state, "scale": scale})
 
     def train_step(state, batch, key):
-        found = measure(batch["image"])
+        found = measure(batch["image"], average)
         scale = jax.tree.map(lambda new, old: jnp.where(state.step == 0, new, old), found, state.model_state["scale"])
         after, metrics = family.train_step(
             state.replace(model_state=state.model_state["family"]), shrink(scale, batch), key
@@ -78,6 +73,13 @@ def standardized(
         conditions=family.conditions,
         denoise=family.denoise and denoise,
     )
+
+
+def measure(image: jax.Array, average: Callable[[core.Tree], core.Tree]) -> core.Tree:
+    """The scale of a batch."""  # [B, H, W, C] -> {"mean": f32[C], "deviation": f32[]}
+    mean = average(image.mean(axis=(0, 1, 2)))
+    variance = average(jnp.square(image - per_channel(mean)).mean())
+    return {"mean": mean, "deviation": jnp.maximum(jnp.sqrt(variance), 1e-6)}  # codes may all be the same
 
 
 def per_channel(values: jax.Array) -> jax.Array:  # [C] -> [1, 1, 1, C]
