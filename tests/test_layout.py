@@ -97,7 +97,6 @@ EXEMPT = [
     "vmapped.build",
     "autoencoder.make",
     "autoregressive.autoregressive",
-    "denoising.family",
     "made.make",
     "meanflow.make",
     "pixelcnn.make",
