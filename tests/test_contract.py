@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import itertools
 
+import class_mean
 import contract
 import jax
 import jax.numpy as jnp
@@ -209,6 +210,15 @@ def test_the_objective_follows_the_options(name, changes, stated):
     made = made._replace(options=dataclasses.replace(made.options, **changes))
     contract.objective_is_stated(made)
     assert set(contract.family(made).objective) == stated
+
+
+TOLD = (contract.conditions_are_told, contract.nothing_is_told_at_guidance_0)  # it reads the class alone
+
+
+@pytest.mark.parametrize("check", [c for c in CHECKS if c not in TOLD], ids=lambda check: check.__name__)
+def test_the_readmes_family_keeps_the_contract(check):
+    options = class_mean.Options(conditions=("label",))
+    check(contract.Case(class_mean.make, options, class_mean.GROUPS))
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
