@@ -102,7 +102,6 @@ EXEMPT = [
     "meanflow.make",
     "pixelcnn.make",
     "prediction.model",
-    "vqgan.make",
 ]
 
 
