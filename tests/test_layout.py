@@ -101,7 +101,6 @@ EXEMPT = [
     "meanflow.make",
     "pixelcnn.make",
     "prediction.model",
-    "vqgan.make",
 ]
 
 
