@@ -105,12 +105,10 @@ EXEMPT = [
     "vmapped.build",
     "autoencoder.make",
     "autoregressive.autoregressive",
-    "denoising.family",
     "made.make",
     "meanflow.make",
     "pixelcnn.make",
     "prediction.model",
-    "vqgan.make",
 ]
 
 
