@@ -100,7 +100,6 @@ EXEMPT = [
     "made.make",
     "meanflow.make",
     "pixelcnn.make",
-    "prediction.model",
 ]
 
 
