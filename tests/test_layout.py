@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -10,7 +11,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "genimg_jax"
 
 # Modules of the package itself, from the ground up: each may import those before it, and every room all of them.
-MODULES = ("errors", "options", "files", "progress", "directions", "averages", "core")
+MODULES = ("errors", "backend", "options", "files", "progress", "directions", "averages", "core")
 # Rooms, from the ground up: each may import those named, and whatever these may import.
 ROOMS = {
     "data": (),
@@ -89,6 +90,13 @@ def test_a_wrong_import_is_found(room, code, wrong):
 def test_suggestions_and_digests_are_made_in_one_place(module, rooms):
     """Data hash images as they are read; all else uses `files.digest`."""
     assert {room for room, path in sources() if f"import {module}\n" in path.read_text()} == rooms
+
+
+@pytest.mark.parametrize("room", ["networks", "objectives", "samplers", "metrics", "families", "tasks"])
+def test_mathematics_names_no_device_and_no_compiler(room):
+    named = re.compile(r"\b(gpu|cpu|tpu|cudnn|xla)\b|default_backend|optimization_barrier", re.IGNORECASE)
+    found = {path.name: named.findall(path.read_text()) for name, path in sources() if name == room}
+    assert not {name: names for name, names in found.items() if names}, "this belongs in genimg_jax/backend.py"
 
 
 # What is still longer: the families and the program, until each has been taken apart.

@@ -7,6 +7,7 @@ import pytest
 from jax.test_util import check_grads
 from scipy.signal import convolve2d, correlate2d
 
+from genimg_jax.backend import downsample, upsample
 from genimg_jax.errors import ConfigError
 from genimg_jax.networks.layers import (
     Conv,
@@ -16,8 +17,6 @@ from genimg_jax.networks.layers import (
     SpectralScale,
     Upsample,
     activate,
-    downsample,
-    upsample,
 )
 
 

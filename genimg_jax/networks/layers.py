@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from genimg_jax import backend
 from genimg_jax.errors import ConfigError
 
 ACTIVATIONS = ("leaky_relu", "relu", "tanh", "silu", "gelu", "elu", "softplus")
@@ -52,14 +53,9 @@ class SpectralScale(nn.Module):
         return (kernel / _length(matrix @ vector)).astype(kernel.dtype)
 
 
-def flat_normal(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> jax.Array:  # -> [*shape]
-    """Standard normal, drawn flat: the same numbers, and XLA compiles a draw of four axes ten times slower on a CPU."""
-    return jax.random.normal(key, (math.prod(shape),), dtype).reshape(shape)
-
-
 def he_normal(key: jax.Array, shape: tuple[int, ...], fan_in: int) -> jax.Array:  # -> f32[*shape]
     """Variance 2 / fan in, as suits the rectifiers that follow (He et al. 2015, equation 10)."""
-    return math.sqrt(2 / fan_in) * flat_normal(key, shape)
+    return math.sqrt(2 / fan_in) * backend.normal(key, shape)
 
 
 def parameters(layer: nn.Module, x: jax.Array, window: tuple[int, ...], training: bool):
@@ -101,7 +97,9 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, training: bool) -> jax.Array:  # [B, H, W, C] -> [B, H, W, features]
         x, kernel, bias = parameters(self, x, (self.window, self.window), training)
-        return add(jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=DIMENSIONS), bias)
+        return add(
+            jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=backend.CHANNELS_LAST), bias
+        )
 
 
 class Downsample(nn.Module):
@@ -114,7 +112,7 @@ class Downsample(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, training: bool) -> jax.Array:  # [B, 2h, 2w, C] -> [B, h, w, features]
         x, kernel, bias = parameters(self, x, (4, 4), training)
-        return add(downsample(x, kernel), bias)
+        return add(backend.downsample(x, kernel), bias)
 
 
 class Upsample(nn.Module):
@@ -130,7 +128,7 @@ class Upsample(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:  # [B, h, w, C] -> [B, 2h, 2w, features]
         # Only 4 of the 16 taps reach an output pixel.
         kernel = self.param("kernel", he_normal, (4, 4, self.features, x.shape[-1]), 4 * x.shape[-1])
-        x = upsample(x.astype(kernel.dtype), kernel)
+        x = backend.upsample(x.astype(kernel.dtype), kernel)
         return add(x, self.param("bias", nn.initializers.zeros, (self.features,))) if self.use_bias else x
 
 
@@ -139,37 +137,6 @@ def unpatchify(patches: jax.Array, patch: int, height: int, width: int) -> jax.A
     # [B, ..., patch^2 C] -> [B, height, width, C]
     x = patches.reshape(patches.shape[0], height // patch, width // patch, patch, patch, -1)
     return x.swapaxes(2, 3).reshape(patches.shape[0], height, width, -1)
-
-
-DIMENSIONS = ("NHWC", "HWIO", "NHWC")
-
-
-def downsample(x: jax.Array, kernel: jax.Array) -> jax.Array:  # [B, 2h, 2w, C], [4, 4, C, D] -> [B, h, w, D]
-    return jax.lax.conv_general_dilated(x, kernel, (2, 2), ((1, 1), (1, 1)), dimension_numbers=DIMENSIONS)
-
-
-@jax.custom_vjp
-def upsample(x: jax.Array, kernel: jax.Array) -> jax.Array:  # [B, h, w, D], [4, 4, C, D] -> [B, 2h, 2w, C]
-    """The transpose of `downsample`, whose gradient is made of `downsample` and of its gradient.
-
-    Left to itself, JAX takes the kernel's gradient as a convolution over an input with zeros inserted, which the CPU
-    runs some twenty times slower.
-    """
-    return jax.lax.conv_transpose(x, kernel, (2, 2), "SAME", dimension_numbers=DIMENSIONS, transpose_kernel=True)
-
-
-def _upsample_forward(x: jax.Array, kernel: jax.Array):
-    return upsample(x, kernel), (x, kernel)
-
-
-def _upsample_backward(inputs: tuple[jax.Array, jax.Array], gradient: jax.Array):
-    # <double(x, k), g> = <x, halve(g, k)>, so both gradients are those of the right-hand side.
-    x, kernel = inputs
-    x_gradient, pull_back = jax.vjp(lambda k: downsample(gradient, k), kernel)
-    return x_gradient, *pull_back(x)
-
-
-upsample.defvjp(_upsample_forward, _upsample_backward)
 
 
 class Normalization(nn.Module):

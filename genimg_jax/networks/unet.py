@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from genimg_jax import backend
 from genimg_jax.errors import ConfigError
 from genimg_jax.networks.conditioning import Condition, Fields, maps, others
 from genimg_jax.networks.denoising import Modulator, SelfAttention, WithMaps, normal
@@ -30,8 +31,7 @@ def upsample(x: jax.Array) -> jax.Array:
     """Every pixel four times."""  # [B, h, w, C] -> [B, 2h, 2w, C]
     batch, height, width, channels = x.shape
     spread = jnp.broadcast_to(x[:, :, None, :, None], (batch, height, 2, width, 2, channels))
-    # Without the barrier the gradient's sum is fused with the convolution before it, which then runs on one core.
-    return jax.lax.optimization_barrier(spread.reshape(batch, 2 * height, 2 * width, channels))
+    return backend.materialize(spread.reshape(batch, 2 * height, 2 * width, channels))
 
 
 class ResidualBlock(nn.Module):
@@ -62,8 +62,7 @@ class ResidualBlock(nn.Module):
             heads = math.gcd(HEAD, self.features)
             y = SelfAttention(heads, nn.initializers.zeros, self.forward_mode_ad, name="attention")(y)
             x = (x + y.reshape(x.shape)) * math.sqrt(0.5)
-        # Without the barrier XLA recomputes sums of residual blocks in every consumer.
-        return jax.lax.optimization_barrier(x)
+        return backend.materialize(x)
 
 
 class UNet(nn.Module):
