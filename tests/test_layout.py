@@ -106,7 +106,6 @@ EXEMPT = [
     "made.make",
     "meanflow.make",
     "pixelcnn.make",
-    "prediction.model",
 ]
 
 
