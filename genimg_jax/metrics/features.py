@@ -54,7 +54,7 @@ class RandomConvolutions(nn.Module):
         x, features, level = image, [], 0
         while True:
             for _ in range(2):
-                x = nn.relu(Conv(self.width * min(2**level, 4))(x, False))
+                x = nn.relu(Conv(self.width * min(2**level, 4))(x))
             features.append(x.mean(axis=(1, 2)))
             if min(x.shape[1:3]) <= 2:
                 return jnp.concatenate(features, axis=1)

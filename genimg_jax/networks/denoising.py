@@ -41,8 +41,8 @@ class Modulator(nn.Module):
     def __call__(self, c_noise: jax.Array, condition: Condition, training: bool) -> jax.Array:
         # f32[B] or f32[B, K] -> [B, features]
         x = fourier_features(c_noise.astype(jnp.float32), self.features).reshape(c_noise.shape[0], -1)
-        x = Dense(self.features, name="noise_in")(x, training)
-        x = Dense(self.features, name="noise_out")(nn.silu(x), training)
+        x = Dense(self.features, name="noise_in")(x)
+        x = Dense(self.features, name="noise_out")(nn.silu(x))
         if self.fields:
             x = x + VectorEncoder(self.fields, self.features, nullable=True, name="fields")(condition, len(c_noise))
         return nn.silu(x)

@@ -127,7 +127,7 @@ class DiT(nn.Module):
         batch, height, width, _ = x.shape
         vector = Modulator(self.width, others(self.fields), name="condition")(c_noise, condition, training)
         x = WithMaps(maps(self.fields), name="maps")(x, condition)
-        x = Dense(self.width, name="first")(patchify(x, self.patch), training)
+        x = Dense(self.width, name="first")(patchify(x, self.patch))
         x = x + position_embedding(height // self.patch, width // self.patch, self.width).astype(x.dtype)[None]
         prefix_tokens = self.prefix_tokens(condition, batch)
         x = jnp.concatenate([*prefix_tokens, x], axis=1)

@@ -49,7 +49,7 @@ class ResidualBlock(nn.Module):
         resize = {"keep": lambda x: x, "halve": avg_pool, "double": upsample}[self.resize]
         y = resize(nn.silu(Normalization("group", name="norm_in")(x, training)))
         y = convolution(kernel_init=normal, name="conv_in")(y)
-        scale, shift = jnp.split(Dense(2 * self.features, name="modulation")(condition, training), 2, axis=-1)
+        scale, shift = jnp.split(Dense(2 * self.features, name="modulation")(condition), 2, axis=-1)
         y = Normalization("group", name="norm_out")(y, training)
         y = nn.silu(y * (1 + scale[:, None, None]) + shift[:, None, None])
         y = convolution(kernel_init=nn.initializers.zeros, name="conv_out")(y)
@@ -92,7 +92,7 @@ class UNet(nn.Module):
                 x, vector, training
             )
 
-        x = Conv(self.width, name="first")(WithMaps(maps(self.fields), name="maps")(x, condition), training)
+        x = Conv(self.width, name="first")(WithMaps(maps(self.fields), name="maps")(x, condition))
         skips = [x]
         for level in range(len(features)):
             if level:
