@@ -105,12 +105,12 @@ class Latents(NamedTuple):
 
 
 class Family(NamedTuple):
-    """A generative family. A capability that is `None` is one the family lacks.
+    """A generative family. A capability that the family lacks is `None`.
 
-    Batches hold `image` f32[B, H, W, C] in [-1, 1], `label` i32[B] where the data has classes, and `index` i32[B], the
-    example's position in the global batch (training) or in the dataset (evaluation): per-example noise comes from
-    `per_example_keys(key, batch["index"])`, so neither batch split nor device count changes it. `condition` is a dict
-    of arrays with leading axis B, such as {"label": i32[B]}; {} where nothing is asked for.
+    A batch holds `image` f32[B, H, W, C] in [-1, 1], `label` i32[B] if the data has classes, the fields of the data by
+    name, and `index` i32[B], the example's position in the global batch (training) or in the dataset (evaluation).
+    Noise comes from `per_example_keys(key, batch["index"])`, so that neither batch split nor device count changes it.
+    A condition is any batch that holds the keys of `conditions`.
     """
 
     init: Callable[[jax.Array, Batch], TrainState]
@@ -118,10 +118,10 @@ class Family(NamedTuple):
     train_step: Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]
     """(state, batch, key) -> (state, {name: f32[]}). One step, however many updates it holds."""
     evaluate: Callable[[Weights, Batch, jax.Array], Metrics]
-    """(weights, batch, key) -> {name: f32[B]}, per example, so that padding can be left out."""
+    """(weights, batch, key) -> {name: f32[B]}: values of each example, so that padding can be dropped."""
     objective: tuple[str, ...]
-    """What training optimises directly, which tables mark: names of metrics of `evaluate`, 'log_prob', or the name of a
-    feature network whose features the loss compares. A game against a discriminator optimises none, ()."""
+    """What training optimises directly; tables mark it. Names of metrics of `evaluate`, 'log_prob', or the name of a
+    feature network whose features the loss compares. () for a game against a discriminator."""
     log_odds: tuple[tuple[str, str], ...] = ()
     """Pairs of training metrics, a discriminator's mean logit of real and of generated inputs, where its loss makes the
     logits log odds: how well it tells the two apart then has a scale."""
@@ -132,25 +132,25 @@ class Family(NamedTuple):
     log_prob: Callable[[Weights, Batch, jax.Array], jax.Array] | None = None
     """(weights, batch, key) -> f32[B], the natural logarithm of the probability mass of each image."""
     log_prob_at_half: Callable[[Weights, Batch, jax.Array], jax.Array] | None = None
-    """`log_prob` of the same draws with half of its steps or samples: f32[B]. None: it depends on no such count, or in
-    its variance alone. What the halving changes is the error of an estimate, or how loose a bound is at least."""
+    """`log_prob` of the same draws with half of its steps or samples: f32[B]. The difference shows the error of an
+    estimate, or how loose a bound is at least. None if `log_prob` has no such count, or one for its variance alone."""
     likelihood_kind: str | None = None
-    """What `log_prob` is: 'exact', 'lower bound' (in expectation) or 'estimate'."""
+    """'exact', 'lower bound' (in expectation) or 'estimate'."""
     likelihood_spec: Spec | None = None
-    """What `log_prob` is the likelihood of, where that is an image of codes and not the image."""
+    """Spec of the latent image, if `log_prob` scores latents instead of pixels."""
     protocol: Mapping[str, Any] = {}
-    """What a reader of `log_prob` must know besides, such as {"importance samples": 500}."""
+    """What else a reader of `log_prob` must know, such as {"importance samples": 500}."""
     latents: tuple[Latents, ...] = ()
-    """The spaces of codes that its images are decoded from, the one that reconstructions are of first."""
+    """The spaces of codes that images are decoded from. Reconstructions use the first that encodes."""
     denoise: Callable[..., jax.Array] | None = None
-    """(weights, noisy f32[B, H, W, C], noise_level f32[B], condition) -> f32[B, H, W, C], the expected clean image,
-    where noisy = image + noise_level * standard normal noise."""
+    """(weights, noisy f32[B, H, W, C], sigma f32[B], condition) -> f32[B, H, W, C], the expected clean image, where
+    noisy = image + sigma * standard normal noise."""
     denoise_space: Latents | None = None
     """The space whose codes `denoise` takes and returns, instead of images; tokens as levels in [-1, 1]."""
     inpaint: Callable[..., jax.Array] | None = None
     """(weights, image f32[B, H, W, C], mask bool[B, H, W] of known pixels, keys[B], condition) -> f32[B, H, W, C]."""
     inpaint_method: str = ""
-    """How exactly `inpaint` draws, in words."""
+    """How `inpaint` draws, in words."""
 
 
 def space_with(family: Family, *capabilities: str) -> Latents | None:
