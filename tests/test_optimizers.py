@@ -1,4 +1,4 @@
-"""What makes an update of parameters: optimisers, and the two doors of `core`, `value_and_grad` and `update`."""
+"""Optimisers, and the only functions that change parameters: `value_and_grad`, `update` and `train_group` of `core`."""
 
 import jax
 import jax.numpy as jnp

@@ -43,7 +43,7 @@ def file(tmp_path, monkeypatch):
 def test_a_dry_run_plans_and_touches_nothing(file, tmp_path, capsys):
     assert main(["sweep", str(file), "--workdir", str(tmp_path / "sweep"), "--dry_run"]) == 0
     out = capsys.readouterr().out
-    assert "Is a wide network better?" in out and "4 cells: 4 waiting" in out
+    assert "Is a wide network better?" in out and "4 trials: 4 waiting" in out
     assert not (tmp_path / "sweep").exists()
 
 
@@ -55,7 +55,7 @@ def test_a_sweep_runs_in_parts_and_is_reported(file, tmp_path, capsys):
     assert main(command) == 0
     out = capsys.readouterr().out
     assert "[1/1]" in out and "| width=80 | 1 * |" in out
-    assert "2 cells: 2 done" in _status(sweep, capsys)
+    assert "2 trials: 2 done" in _status(sweep, capsys)
     assert {p.name for p in sweep.iterdir()} >= {"report.md", "report.html", plan.PLAN, plan.OUTCOMES}
     assert main(["sweep", "report", "--workdir", str(sweep), "--mixed"]) == 0
     first = {p: p.stat().st_mtime_ns for p in sweep.glob("cells/*/checkpoints/*")}
@@ -73,7 +73,7 @@ def test_failed_cells_are_named_and_the_code_says_so(file, tmp_path, capsys):
     sweep = tmp_path / "sweep"
     assert main(["sweep", f"{file}:broken", "--workdir", str(sweep), "--launcher", "local", "--workers", "1"]) == 1
     captured = capsys.readouterr()
-    assert "2 of 2 cells failed" in captured.err and "trian" in captured.out
+    assert "2 of 2 trials failed" in captured.err and "trian" in captured.out
     assert "2 failed" in _status(sweep, capsys)
 
 

@@ -12,8 +12,8 @@ from genimg_jax.engine.config_differences import differences
 from genimg_jax.errors import ConfigError
 from genimg_jax.sweeps import experiment as experiments
 from genimg_jax.sweeps import plan as plans
-from genimg_jax.sweeps.cells import Outcome
-from genimg_jax.sweeps.grid import chain, names, overlay, param, product, seeds, setting_names, zipped
+from genimg_jax.sweeps.grid import chain, configuration_names, names, overlay, param, product, seeds, zipped
+from genimg_jax.sweeps.trials import Outcome
 
 
 def base(**train):
@@ -36,7 +36,9 @@ def test_combinators_make_the_cells_they_say():
     ]
     assert chain(a, b) == a + b
     assert [p.replicate for p in seeds(2, "model.latent")] == [{"seed": i, "model.latent": i} for i in range(2)]
-    assert all(p.setting == {} for p in param("seed", 3, 4)), "a seed is never a setting, however it is swept"
+    assert all(p.configuration == {} for p in param("seed", 3, 4)), (
+        "a seed is never a configuration, however it is swept"
+    )
 
 
 @pytest.mark.parametrize(
@@ -44,7 +46,7 @@ def test_combinators_make_the_cells_they_say():
     [
         (lambda: param("model.beta"), "has no values"),
         (lambda: seeds(0), "empty grid"),
-        (lambda: zipped(param("a", 1, 2), seeds(3)), "2, 3 cells"),
+        (lambda: zipped(param("a", 1, 2), seeds(3)), "2, 3 trials"),
         (lambda: product(param("a", 1), param("a", 2)), "config.a is set by two grids"),
         (lambda: make(()), "the grid is empty"),
         (lambda: make(param("model.betta", 1.0)), "did you mean 'model.beta'"),
@@ -55,8 +57,8 @@ def test_combinators_make_the_cells_they_say():
         (lambda: make(seeds(2), settings={"train.stepps": 3}), "did you mean 'train.steps'"),
         (lambda: make(param("model.beta", 1.0, 1.0)), "are one run: nothing differs"),
         (lambda: make(param("train.keep", 1, 2)), "they differ in train.keep alone"),
-        (lambda: make(param("model.beta", 1.0, 2.0)), "is 2 settings"),
-        (lambda: make(param("model.beta", 1.0), {"model.beta": 3.0}), "is none of the settings"),
+        (lambda: make(param("model.beta", 1.0, 2.0)), "is 2 configurations"),
+        (lambda: make(param("model.beta", 1.0), {"model.beta": 3.0}), "is none of the configurations"),
         (lambda: make(param("model.beta", 1.0), {"model.bet": 1.0}), "did you mean 'model.beta'"),
         (lambda: make(seeds(2), better="lowest"), "did you mean 'lower'"),
         (lambda: make(seeds(2), better="higher"), "better is 'higher', but of loss lower is better; leave better out"),
@@ -87,9 +89,12 @@ def test_an_overlay_changes_its_keys_and_nothing_else():
 def test_an_argument_of_an_optimiser_is_swept_like_any_option():
     grid = product(param("optimizer.arguments.b1", 0.5, 0.9), seeds(2))
     found = make(grid, {"optimizer.arguments.b1": 0.9}, settings={"optimizer.arguments": {"b2": 0.99}})
-    assert found.baseline == "b1=0.9" and [cell.name for cell in found.cells][:2] == ["b1=0.5,seed=0", "b1=0.5,seed=1"]
-    assert [cell.values["optimizer"]["arguments"]["b1"] for cell in found.cells] == [0.5, 0.5, 0.9, 0.9]
-    assert all(cell.values["optimizer"]["arguments"]["b2"] == 0.99 for cell in found.cells)
+    assert found.baseline == "b1=0.9" and [trial.name for trial in found.trials][:2] == [
+        "b1=0.5,seed=0",
+        "b1=0.5,seed=1",
+    ]
+    assert [trial.values["optimizer"]["arguments"]["b1"] for trial in found.trials] == [0.5, 0.5, 0.9, 0.9]
+    assert all(trial.values["optimizer"]["arguments"]["b2"] == 0.99 for trial in found.trials)
 
 
 def test_what_is_better_is_known_of_a_metric():
@@ -106,8 +111,8 @@ def test_names_are_as_short_as_can_be_told_apart():
         seeds(1),
     )
     assert names(grid) == ["generator.learning_rate=0.001,discriminator.learning_rate=0.0001,loss=hinge,seed=0"]
-    assert setting_names(grid) == ["generator.learning_rate=0.001,discriminator.learning_rate=0.0001,loss=hinge"]
-    assert setting_names(seeds(2)) == ["base", "base"]
+    assert configuration_names(grid) == ["generator.learning_rate=0.001,discriminator.learning_rate=0.0001,loss=hinge"]
+    assert configuration_names(seeds(2)) == ["base", "base"]
     together = zipped(param("train.batch_size", 8, 16), param("train.steps", 20, 10))
     assert names(zipped(together, seeds(2, "model.latent"))) == ["batch_size=8,seed=0", "batch_size=16,seed=1"]
     apart = chain(param("train.batch_size", 8), param("train.steps", 20, 10))
@@ -118,13 +123,13 @@ def test_names_are_as_short_as_can_be_told_apart():
 def test_cells_are_complete_and_their_digest_is_the_runs():
     found = make(product(param("model.beta", 1.0, 4.0), seeds(2)), {"model.beta": 1.0}, settings={"train.steps": 7})
     assert found.baseline == "beta=1.0"
-    assert [cell.name for cell in found.cells] == [
+    assert [trial.name for trial in found.trials] == [
         "beta=1.0,seed=0",
         "beta=1.0,seed=1",
         "beta=4.0,seed=0",
         "beta=4.0,seed=1",
     ]
-    last = found.cells[-1]
+    last = found.trials[-1]
     config = configs.resolve(last.values)
     assert (config.model.beta, config.seed, config.train.steps) == (4.0, 1, 7)
     alone = base(steps=7)
@@ -155,8 +160,8 @@ def get_experiment(variant="full"):
 def test_a_file_is_an_experiment_and_its_mistakes_have_lines(tmp_path):
     file = tmp_path / "question.py"
     file.write_text(FILE)
-    assert len(experiments.load(str(file)).cells) == 10
-    assert len(experiments.load(f"{file}:tiny").cells) == 4
+    assert len(experiments.load(str(file)).trials) == 10
+    assert len(experiments.load(f"{file}:tiny").trials) == 4
     line = FILE.splitlines().index('            param("model.beta", 1.0, 4.0),') + 1
     file.write_text(FILE.replace('param("model.beta"', 'param("model.betta"'))
     with pytest.raises(ConfigError, match=rf"question.py:{line}: config.model.betta .* did you mean 'model.beta'"):
@@ -192,9 +197,9 @@ def test_shipped_experiments_are_ones_with_enough_seeds(name, variant):
     file = pathlib.Path(__file__).parents[1] / "experiments" / f"{name}.py"
     found = experiments.load(f"{file}:{variant}")
     seeds = {}
-    for cell in found.cells:
-        seeds.setdefault(cell.setting, set()).add(cell.values["seed"])
-    assert len(seeds) > 1 and len({frozenset(s) for s in seeds.values()}) == 1, "every seed in every setting"
+    for trial in found.trials:
+        seeds.setdefault(trial.configuration, set()).add(trial.values["seed"])
+    assert len(seeds) > 1 and len({frozenset(s) for s in seeds.values()}) == 1, "every seed in every configuration"
     assert variant == "tiny" or all(len(s) >= 5 for s in seeds.values())
 
 
@@ -209,7 +214,7 @@ def test_a_plan_is_read_back_as_it_was_made(tmp_path):
     read = plans.read(tmp_path)
     assert read == made
     assert {name: len(group) for name, group in read.by_setting().items()} == {"beta=1.0": 2, "beta=4.0": 2}
-    assert [cell.workdir.parent for cell in read.cells] == [tmp_path / "cells"] * 4
+    assert [trial.workdir.parent for trial in read.trials] == [tmp_path / "cells"] * 4
     with pytest.raises(ConfigError, match="holds no sweep"):
         plans.read(tmp_path / "cells")
 
@@ -221,15 +226,15 @@ def test_cells_may_be_added_and_keep_their_directories_under_any_name(tmp_path):
     assert default == 1.0
     second, missing = planned(tmp_path, grid, baseline={"model.beta": 1.0})
     assert not missing
-    places = {cell.digest: cell.workdir for cell in second.cells}
-    assert all(places[cell.digest] == cell.workdir for cell in first.cells)
+    places = {trial.digest: trial.workdir for trial in second.trials}
+    assert all(places[trial.digest] == trial.workdir for trial in first.trials)
     assert len(set(places.values())) == 6
 
 
 def test_cells_that_are_gone_from_the_file_are_left_and_come_back(tmp_path):
     whole, _ = planned(tmp_path, seeds(3))
     part, missing = planned(tmp_path, seeds(2))
-    assert missing == ["seed=2"] and len(part.cells) == len(plans.read(tmp_path).cells) == 2
+    assert missing == ["seed=2"] and len(part.trials) == len(plans.read(tmp_path).trials) == 2
     again, missing = planned(tmp_path, seeds(3))
     assert again == whole and not missing
 
@@ -237,7 +242,9 @@ def test_cells_that_are_gone_from_the_file_are_left_and_come_back(tmp_path):
 def test_planned_cells_are_not_changed(tmp_path):
     planned(tmp_path, seeds(2))
     before = (tmp_path / plans.PLAN).read_bytes()
-    with pytest.raises(ConfigError, match=r"another experiment: 2 of its cells.*\n.*model.beta +stored 1.0, given 2.0"):
+    with pytest.raises(
+        ConfigError, match=r"another experiment: 2 of its trials.*\n.*model.beta +stored 1.0, given 2.0"
+    ):
         plans.plan(make(seeds(2), settings={"model.beta": 2.0}), tmp_path)
     with pytest.raises(ConfigError, match=r"lacks seed=0 and has seed=2"):
         plans.plan(make(param("seed", 1, 2)), tmp_path)
@@ -245,7 +252,7 @@ def test_planned_cells_are_not_changed(tmp_path):
     with pytest.raises(ConfigError, match=r"train.steps +stored 10, given 20"):
         plans.plan(make(seeds(2), settings={"train.steps": 20}), tmp_path)
     safe, _ = plans.plan(make(seeds(2), settings={"train.log_every": 3}), tmp_path)
-    assert safe.cells[0].values["train"]["log_every"] == 3, "what changes no result may change"
+    assert safe.trials[0].values["train"]["log_every"] == 3, "what changes no result may change"
 
 
 def test_a_plan_with_relative_paths_is_the_same_plan_from_elsewhere(tmp_path, monkeypatch):
@@ -253,14 +260,14 @@ def test_a_plan_with_relative_paths_is_the_same_plan_from_elsewhere(tmp_path, mo
     grid = param("tokenizer.workdir", "runs/one", "runs/two")
     monkeypatch.chdir(tmp_path)
     sweep, _ = planned(tmp_path / "sweep", grid, baseline={"tokenizer.workdir": "runs/one"})
-    assert [cell.values["tokenizer"]["workdir"] for cell in sweep.cells] == [
+    assert [trial.values["tokenizer"]["workdir"] for trial in sweep.trials] == [
         str(tmp_path / "runs" / name) for name in ("one", "two")
     ]
     file = tmp_path / "sweep" / plans.PLAN
     stored = json.loads(file.read_text())
-    for cell, name in zip(stored["cells"], ("one", "two"), strict=True):
-        cell["values"]["tokenizer"]["workdir"], cell["digest"] = f"runs/{name}", name
-        del cell["values"]["train"]["keep"]
+    for trial, name in zip(stored["cells"], ("one", "two"), strict=True):
+        trial["values"]["tokenizer"]["workdir"], trial["digest"] = f"runs/{name}", name
+        del trial["values"]["train"]["keep"]
     file.write_text(json.dumps(stored))
     again, missing = plans.plan(make(grid, {"tokenizer.workdir": "runs/one"}), tmp_path / "sweep")
     assert again == sweep and not missing
@@ -273,7 +280,7 @@ def test_a_plan_with_relative_paths_is_the_same_plan_from_elsewhere(tmp_path, mo
 def test_names_that_no_directory_can_have_get_ones_of_their_own(tmp_path):
     long = "x" * 300
     sweep, _ = planned(tmp_path, param("init_from", "a/b", "a:b", "../../c", long), baseline={"init_from": long})
-    places = [cell.workdir for cell in sweep.cells]
+    places = [trial.workdir for trial in sweep.trials]
     assert len(set(places)) == 4 and all(place.parent == tmp_path / "cells" for place in places)
     for place in places:
         place.mkdir(parents=True)
@@ -281,7 +288,7 @@ def test_names_that_no_directory_can_have_get_ones_of_their_own(tmp_path):
 
 def test_outcomes_survive_a_line_that_was_cut_short(tmp_path):
     sweep, _ = planned(tmp_path, seeds(2))
-    one, two = sweep.cells
+    one, two = sweep.trials
     plans.record(tmp_path, Outcome(one, "failed", 1.5, "why\nand where"))
     with (tmp_path / plans.OUTCOMES).open("a") as file:
         file.write('{"digest": "ab')

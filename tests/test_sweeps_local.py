@@ -1,4 +1,4 @@
-"""Workers on this machine: what happens to one cell happens to no other, and nothing is lost when all are stopped.
+"""Workers on this machine: what happens to one trial happens to no other, and nothing is lost when all are stopped.
 
 Most of it with workers that train nothing; at the end real ones, against the same training in this process.
 """
@@ -16,9 +16,9 @@ import tiny_runs
 
 from genimg_jax.engine import config_files, run
 from genimg_jax.errors import ConfigError, Preempted
-from genimg_jax.sweeps import cells, driver, experiment, local, plan, scores
-from genimg_jax.sweeps.cells import Cell
+from genimg_jax.sweeps import driver, experiment, local, plan, scores, trials
 from genimg_jax.sweeps.grid import chain, param, product, seeds
+from genimg_jax.sweeps.trials import Trial
 
 TESTS = pathlib.Path(__file__).parent
 FOREVER = 300.0  # seconds: nothing that works takes as long
@@ -30,13 +30,13 @@ def fake(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), str(tiny_runs.ROOT)]))
 
 
-def cell(workdir: pathlib.Path, how: str, name: str = "", **runtime) -> Cell:
+def trial(workdir: pathlib.Path, how: str, name: str = "", **runtime) -> Trial:
     name = name or how
-    return Cell(name, {}, {"how": how, "runtime": runtime}, name, workdir / name)
+    return Trial(name, {}, {"how": how, "runtime": runtime}, name, workdir / name)
 
 
-def attempts(found: Cell) -> list[str]:
-    return (found.workdir / cells.LOG).read_text().splitlines()
+def attempts(found: Trial) -> list[str]:
+    return (found.workdir / trials.LOG).read_text().splitlines()
 
 
 def wait_for(path: pathlib.Path) -> None:
@@ -48,8 +48,8 @@ def wait_for(path: pathlib.Path) -> None:
 
 def test_each_cell_ends_for_itself(fake, tmp_path):
     kinds = ["done", "failed", "exit", "killed", "killed once", "failed for good"]
-    chosen = [cell(tmp_path, how) for how in kinds] + [cell(tmp_path, "done", f"done {i}") for i in range(4)]
-    found = {outcome.cell.name: outcome for outcome in local.launcher(2)(chosen)}
+    chosen = [trial(tmp_path, how) for how in kinds] + [trial(tmp_path, "done", f"done {i}") for i in range(4)]
+    found = {outcome.trial.name: outcome for outcome in local.launcher(2)(chosen)}
     assert set(found) == {c.name for c in chosen}
     assert {name for name, outcome in found.items() if outcome.status == "failed"} == {
         "failed", "exit", "killed", "failed for good",
@@ -62,11 +62,11 @@ def test_each_cell_ends_for_itself(fake, tmp_path):
 
 
 def test_workers_stay_and_share_the_cores(fake, tmp_path):
-    chosen = [cell(tmp_path, "done", f"done {i}") for i in range(12)]
+    chosen = [trial(tmp_path, "done", f"done {i}") for i in range(12)]
     list(local.launcher(2)(chosen))
     shares = {json.loads((c.workdir / "cores.json").read_text())[0] for c in chosen}
     processes = {line for c in chosen for line in attempts(c)}
-    assert 1 <= len(processes) <= 2, "a process takes one cell after another"
+    assert 1 <= len(processes) <= 2, "a process takes one trial after another"
     assert shares <= {",".join(map(str, share)) for share in local.core_shares(2)}
 
 
@@ -84,15 +84,15 @@ def test_shares_are_disjoint_and_nearly_equal(monkeypatch, cores, workers):
 
 
 def test_a_cell_of_another_runtime_gets_another_process(fake, tmp_path):
-    one, two = cell(tmp_path, "done", "one", host_devices=1), cell(tmp_path, "done", "two", host_devices=2)
-    three = cell(tmp_path, "done", "three", host_devices=2)
+    one, two = trial(tmp_path, "done", "one", host_devices=1), trial(tmp_path, "done", "two", host_devices=2)
+    three = trial(tmp_path, "done", "three", host_devices=2)
     list(local.launcher(1)([one, two, three]))
     assert attempts(one) != attempts(two) == attempts(three)
 
 
 def test_stopping_saves_what_runs_and_starts_nothing_more(fake, tmp_path):
-    running, waiting = cell(tmp_path, "until told"), cell(tmp_path, "done", "never")
-    outcomes = local.launcher(1)([cell(tmp_path, "done"), running, waiting])
+    running, waiting = trial(tmp_path, "until told"), trial(tmp_path, "done", "never")
+    outcomes = local.launcher(1)([trial(tmp_path, "done"), running, waiting])
     assert next(outcomes).status == "done"
     wait_for(running.workdir / "waiting")
     outcomes.close()
@@ -110,7 +110,7 @@ def test_no_cells_and_no_sense(fake):
 # ---------------------------------------------------------------------------------------------------- real workers
 
 
-def settings(**changes):
+def configurations(**changes):
     return {"train.steps": 6, "parallel.devices": 1, **changes}
 
 
@@ -118,7 +118,7 @@ def tiny(workdir: pathlib.Path, grid, baseline=None, **changes) -> plan.Sweep:
     made = experiment.experiment(
         question="?",
         base=config_files.load(tiny_runs.name_of("made_digits")),
-        settings=settings(**changes),
+        configurations=configurations(**changes),
         grid=grid,
         metric="negative_log_likelihood",
         better="lower",
@@ -132,8 +132,8 @@ def tiny(workdir: pathlib.Path, grid, baseline=None, **changes) -> plan.Sweep:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A sweep of two settings by two seeds, one of them with a learning rate that no network stands, and a data set
-    that is not there; trained by one real worker."""
+    """A sweep of two configurations by two seeds, one with a learning rate that no network stands, and a data set that
+    is not there; trained by one real worker."""
     workdir = tmp_path_factory.mktemp("sweep")
     grid = chain(
         product(param("optimizer.learning_rate", 1e-3, 1e30), seeds(2)),
@@ -143,9 +143,9 @@ def finished(tmp_path_factory):
     patch = pytest.MonkeyPatch()
     for name, value in tiny_runs.environment().items():
         patch.setenv(name, value)
-    outcomes = driver.run_cells(sweep, sweep.cells, local.launcher(1))
+    outcomes = driver.run_cells(sweep, sweep.trials, local.launcher(1))
     patch.undo()
-    return sweep, {outcome.cell.name: outcome for outcome in outcomes}
+    return sweep, {outcome.trial.name: outcome for outcome in outcomes}
 
 
 def test_what_fails_says_why_and_stops_no_other(finished):
@@ -156,7 +156,7 @@ def test_what_fails_says_why_and_stops_no_other(finished):
     }  # fmt: skip
     assert "overflow" in outcomes["learning_rate=1e+30,seed=0"].message
     assert "trian" in outcomes["train_split=trian"].message
-    states = {state.cell.name: state for state in driver.states(sweep)}
+    states = {state.trial.name: state for state in driver.states(sweep)}
     assert {name for name, s in states.items() if s.status == "failed"} == {
         name for name, o in outcomes.items() if o.status == "failed"
     }
@@ -167,8 +167,8 @@ def test_what_fails_says_why_and_stops_no_other(finished):
 
 def test_a_cell_is_the_run_that_it_would_be_alone(finished, tmp_path):
     sweep, _ = finished
-    one = sweep.cells[1]
-    overrides = [f"--config.{key}={value}" for key, value in {**settings(), **one.overrides}.items()]
+    one = sweep.trials[1]
+    overrides = [f"--config.{key}={value}" for key, value in {**configurations(), **one.overrides}.items()]
     code = (
         "import sys; from genimg_jax.__main__ import main; "
         f"sys.exit(main(['train', '--config', {tiny_runs.name_of('made_digits')!r}, '--workdir', {str(tmp_path)!r}, "
@@ -187,10 +187,10 @@ def test_the_same_again_trains_only_what_is_missing(finished):
         asked.append([c.name for c in chosen])
         yield from ()
 
-    driver.run_cells(sweep, sweep.cells, launcher)
+    driver.run_cells(sweep, sweep.trials, launcher)
     driver.run_cells(sweep, driver.select(sweep, "*seed=1"), launcher)
-    driver.run_cells(sweep, sweep.cells, launcher, most=1)
-    failed = [c.name for c in sweep.cells if outcomes[c.name].status == "failed"]
+    driver.run_cells(sweep, sweep.trials, launcher, most=1)
+    failed = [c.name for c in sweep.trials if outcomes[c.name].status == "failed"]
     assert asked == [failed, ["learning_rate=1e+30,seed=1"], failed[:1]]
 
 
@@ -200,7 +200,7 @@ def test_only_names_cells_or_is_refused(finished):
     with pytest.raises(ConfigError, match="did you mean 'train_split=trian'"):
         driver.select(sweep, "train_split=train")
     named = ("train_split=train[:25%],seed=0", "train_split=train[:25%],seed=1", "arguments={},seed=*", "seed=0")
-    sweep = sweep._replace(cells=tuple(sweep.cells[0]._replace(name=name) for name in named))
+    sweep = sweep._replace(trials=tuple(sweep.trials[0]._replace(name=name) for name in named))
     for name in named:
         assert [c.name for c in driver.select(sweep, name)] == [name], "the very name that is printed"
     assert [c.name for c in driver.select(sweep, "*train[:25%],*")] == list(named[:2])
@@ -208,7 +208,7 @@ def test_only_names_cells_or_is_refused(finished):
 
 def test_an_evaluation_older_than_the_training_does_not_count(finished):
     sweep, _ = finished
-    one = sweep.cells[0]
+    one = sweep.trials[0]
     file = scores.path(one, sweep.measure)
     assert scores.evaluated(one, sweep.measure)
     since = file.stat()
@@ -226,7 +226,7 @@ def get_experiment():
     return experiment(
         question="?",
         base=load(CONFIG),
-        settings={
+        configurations={
             "train.steps": 4000, "train.evaluate_every": 0, "train.sample_every": 0, "train.checkpoint_every": 500,
             "train.best": "", "parallel.devices": 1,
         },
@@ -251,16 +251,16 @@ def test_a_sweep_that_is_stopped_in_any_way_goes_on_to_the_same_bits(tmp_path, n
 
     options = {"env": tiny_runs.environment(), "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     stopped = subprocess.Popen(command("stopped"), **options)
-    cell = tmp_path / "stopped" / "cells" / "seed=0"
+    trial = tmp_path / "stopped" / "cells" / "seed=0"
     until = time.monotonic() + FOREVER
-    while not run.read_metrics(cell):
+    while not run.read_metrics(trial):
         assert time.monotonic() < until
         time.sleep(0.05)
     stopped.send_signal(number)
     assert stopped.wait() == (Preempted.exit_code if number == signal.SIGTERM else -number)
     again = plan.read(tmp_path / "stopped")
-    assert not cells.trained(again.cells[0]), "it was still under way"
+    assert not trials.trained(again.trials[0]), "it was still under way"
     assert subprocess.run(command("stopped"), check=False, **options).returncode == 0
     assert subprocess.run(command("alone"), check=False, **options).returncode == 0
-    tiny_runs.assert_same_state(cell, tmp_path / "alone" / "cells" / "seed=0")
-    assert "resuming" in (cell / cells.LOG).read_text()
+    tiny_runs.assert_same_state(trial, tmp_path / "alone" / "cells" / "seed=0")
+    assert "resuming" in (trial / trials.LOG).read_text()

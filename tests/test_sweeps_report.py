@@ -18,8 +18,8 @@ from genimg_jax.metrics import significance
 from genimg_jax.reports import sweep as report
 from genimg_jax.reports import sweep_figures, sweep_plan
 from genimg_jax.sweeps import driver, experiment, findings, plan, scores, statistics
-from genimg_jax.sweeps.cells import Outcome
 from genimg_jax.sweeps.grid import chain, param, product, seeds
+from genimg_jax.sweeps.trials import Outcome
 
 METRIC, STEPS = "negative_log_likelihood", 20
 
@@ -35,22 +35,22 @@ def made(workdir, grid, baseline, **changes):
     return sweep
 
 
-def finish(sweep, cell, value, digest="abc", log_prob=None, about_report=(), **manifest):
-    """What training and evaluating a cell would have left; `log_prob` f64[N], of single images, or none as once."""
+def finish(sweep, trial, value, digest="abc", log_prob=None, about_report=(), **manifest):
+    """What training and evaluating a trial would have left; `log_prob` f64[N], of single images, or none as once."""
     for part in ("state", "about"):
-        (cell.workdir / "checkpoints" / str(STEPS) / part).mkdir(parents=True, exist_ok=True)
-    files.write_json(cell.workdir / "config.json", dict(cell.values))
+        (trial.workdir / "checkpoints" / str(STEPS) / part).mkdir(parents=True, exist_ok=True)
+    files.write_json(trial.workdir / "config.json", dict(trial.values))
     about = {
         "git": {"commit": "c0ffee", "diff_hash": None},
         "dataset": {"fingerprint": "f1"},
         "cores": 1,
         "devices": ["cpu"],
     }
-    files.write_json(cell.workdir / "manifest.json", {**about, "command": cell.name, **manifest})
+    files.write_json(trial.workdir / "manifest.json", {**about, "command": trial.name, **manifest})
     metrics = {METRIC: {"value": value, "digest": digest}, "kl": {"value": 2.0, "digest": "def"}}
-    files.write_json(cell.workdir / "evaluation" / "best.json", {"metrics": metrics, **dict(about_report)})
+    files.write_json(trial.workdir / "evaluation" / "best.json", {"metrics": metrics, **dict(about_report)})
     if log_prob is not None:
-        np.savez(cell.workdir / "evaluation" / "best-log_prob.npz", log_prob=log_prob, digest=digest)
+        np.savez(trial.workdir / "evaluation" / "best-log_prob.npz", log_prob=log_prob, digest=digest)
     lines = [
         {
             "step": step,
@@ -63,26 +63,26 @@ def finish(sweep, cell, value, digest="abc", log_prob=None, about_report=(), **m
         for step in range(5, STEPS + 1, 5)
         for split in ("train", "evaluation")
     ]
-    (cell.workdir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    images.save_png(cell.workdir / "samples" / f"{STEPS}.png", np.full((8, 8, 1), 100, np.uint8))
-    plan.record(sweep.workdir, Outcome(cell, "done", 30.0))
+    (trial.workdir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    images.save_png(trial.workdir / "samples" / f"{STEPS}.png", np.full((8, 8, 1), 100, np.uint8))
+    plan.record(sweep.workdir, Outcome(trial, "done", 30.0))
 
 
 def scored(workdir, effects=(0.0, -3.0, 0.0), count=5, **changes):
-    """Three settings whose seeds are shared noise of size 10, and own noise of size 0.1."""
+    """Three configurations whose seeds are shared noise of size 10, and own noise of size 0.1."""
     betas = (1.0, 2.0, 4.0)
     sweep = made(workdir, product(param("model.beta", *betas), seeds(count)), {"model.beta": 1.0}, **changes)
     rng = np.random.default_rng(0)
     shared = 10 * rng.normal(size=count)
-    for cell in sweep.cells:
-        effect = effects[betas.index(cell.overrides["model.beta"])]
-        finish(sweep, cell, 100 + shared[cell.overrides["seed"]] + effect + 0.1 * rng.normal())
+    for trial in sweep.trials:
+        effect = effects[betas.index(trial.overrides["model.beta"])]
+        finish(sweep, trial, 100 + shared[trial.overrides["seed"]] + effect + 0.1 * rng.normal())
     return sweep
 
 
 def test_pairs_of_equal_seed_show_what_the_spread_over_seeds_hides(tmp_path):
     sweep = scored(tmp_path)
-    found = {setting.name: setting for setting in findings.find(sweep).settings}
+    found = {configuration.name: configuration for configuration in findings.find(sweep).configurations}
     helps, does_not = found["beta=2.0"].comparison, found["beta=4.0"].comparison
     assert found["beta=1.0"].comparison is None
     assert helps.adjusted < 1e-3 and does_not.adjusted > 0.05
@@ -112,15 +112,15 @@ def test_over_images_trained_models_are_told_apart_and_no_setting_is_called_bett
     rng, images = np.random.default_rng(0), 1000
     shared, each = 30 * rng.normal(size=images), 10 * rng.normal(size=count)
     stored = {}
-    for cell in sweep.cells:
-        beta, seed = cell.overrides["model.beta"], cell.overrides["seed"]
+    for trial in sweep.trials:
+        beta, seed = trial.overrides["model.beta"], trial.overrides["seed"]
         stored[beta, seed] = shared + each[seed] + 0.05 * rng.normal(size=images) + (0.01 if beta == 2 else 0)
-        finish(sweep, cell, -stored[beta, seed].mean(), log_prob=stored[beta, seed])
+        finish(sweep, trial, -stored[beta, seed].mean(), log_prob=stored[beta, seed])
     found = findings.find(sweep)
-    paired = found.settings[1].over_images
+    paired = found.configurations[1].over_images
     differences = np.mean([stored[1.0, seed] - stored[2.0, seed] for seed in range(count)], axis=0)
     reference = scipy.stats.ttest_1samp(differences, 0)
-    assert found.settings[0].over_images is None and paired.pairs == images
+    assert found.configurations[0].over_images is None and paired.pairs == images
     assert paired.p_value == pytest.approx(reference.pvalue) and paired.p_value < 1e-3
     assert paired.interval[1:3] == pytest.approx(reference.confidence_interval())
     text = report.markdown(sweep, found)
@@ -134,12 +134,12 @@ def test_images_of_other_protocols_or_not_stored_are_not_paired(tmp_path):
     sweep = scored(tmp_path, count=3)
     text = report.markdown(sweep, findings.find(sweep))
     assert "over images [" not in text and "Without differences over images" in text and "Remove evaluation/" in text
-    for i, cell in enumerate(sweep.cells):
-        finish(sweep, cell, 1.5, log_prob=np.full(4, -1.5), digest=f"protocol {i % 2}")
-    assert not any(setting.over_images for setting in findings.find(sweep, mixed=True).settings)
+    for i, trial in enumerate(sweep.trials):
+        finish(sweep, trial, 1.5, log_prob=np.full(4, -1.5), digest=f"protocol {i % 2}")
+    assert not any(configuration.over_images for configuration in findings.find(sweep, mixed=True).configurations)
     other = scored(tmp_path / "other", count=3, metric="kl", also=())
-    for cell in other.cells:
-        finish(other, cell, 1.5, log_prob=np.full(4, -1.5))
+    for trial in other.trials:
+        finish(other, trial, 1.5, log_prob=np.full(4, -1.5))
     assert "over images" not in report.markdown(other, findings.find(other))
 
 
@@ -147,9 +147,9 @@ def test_what_was_trained_on_and_selected_is_marked(tmp_path):
     sweep = scored(tmp_path, count=2)
     assert "selected among" not in report.markdown(sweep, findings.find(sweep))
     about = {"trained_on": [METRIC], "split": "test"}
-    for candidates, cell in enumerate(sweep.cells[2:], 11):
+    for candidates, trial in enumerate(sweep.trials[2:], 11):
         selection = {"split": "validation" if candidates < 14 else "test", "metric": "loss", "candidates": candidates}
-        finish(sweep, cell, 1.5, about_report=about | {"selection": selection})
+        finish(sweep, trial, 1.5, about_report=about | {"selection": selection})
     text = report.markdown(sweep, findings.find(sweep))
     rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("|")]
     assert rows[0][-2:] == ["kl", "selected among"]
@@ -161,10 +161,10 @@ def test_what_was_trained_on_and_selected_is_marked(tmp_path):
 def test_later_evaluations_count(tmp_path):
     sweep = scored(tmp_path, count=2)
     about = {"selection": {"evaluated": 2}, "protocol": {"data": "digits"}}
-    finish(sweep, cell := sweep.cells[0], 1.5, about_report=about)
-    assert scores.report(cell, sweep.measure)["selection"]["evaluated"] == 2
-    files.write_json(cell.workdir / results.EVALUATED, {"digits": ["a", "b", "c"]})
-    assert scores.report(cell, sweep.measure)["selection"]["evaluated"] == 3
+    finish(sweep, trial := sweep.trials[0], 1.5, about_report=about)
+    assert scores.report(trial, sweep.measure)["selection"]["evaluated"] == 2
+    files.write_json(trial.workdir / results.EVALUATED, {"digits": ["a", "b", "c"]})
+    assert scores.report(trial, sweep.measure)["selection"]["evaluated"] == 3
 
 
 def test_the_markdown_table_has_a_row_a_setting(tmp_path):
@@ -177,13 +177,13 @@ def test_the_markdown_table_has_a_row_a_setting(tmp_path):
 
 def test_cells_without_a_score_are_counted_and_their_pairs_left_out(tmp_path):
     sweep = scored(tmp_path)
-    one, two = sweep.cells[5], sweep.cells[6]
+    one, two = sweep.trials[5], sweep.trials[6]
     finish(sweep, one, "nan")
     (two.workdir / "checkpoints" / str(STEPS) / "state").rmdir()
-    found = {setting.name: setting for setting in findings.find(sweep).settings}
+    found = {configuration.name: configuration for configuration in findings.find(sweep).configurations}
     assert found["beta=2.0"].unfinished == 2 and found["beta=2.0"].comparison.pairs == 3
     text = report.markdown(sweep, findings.find(sweep))
-    assert "3 of 5" in text and "2 cells have no value" in text
+    assert "3 of 5" in text and "2 trials have no value" in text
 
 
 def test_nothing_done_yet_is_a_report_too(tmp_path):
@@ -197,16 +197,16 @@ def test_nothing_done_yet_is_a_report_too(tmp_path):
     [
         (
             {"dataset": {"fingerprint": "f2"}},
-            r"do not share their data: dataset.fingerprint is f1 in 14 cells.*f2 in 1",
+            r"do not share their data: dataset.fingerprint is f1 in 14 trials.*f2 in 1",
         ),
         ({"git": {"commit": "decaf", "diff_hash": None}}, "do not share their code: git.commit is c0ffee"),
         ({"git": {"commit": "c0ffee", "diff_hash": "d1"}}, "do not share their code: git.diff_hash is None"),
-        ({"resumed": [{"git": {"commit": "decaf"}}]}, "code: git.commit is .*c0ffee, then decaf in 1 cell"),
+        ({"resumed": [{"git": {"commit": "decaf"}}]}, "code: git.commit is .*c0ffee, then decaf in 1 trial"),
     ],
 )
 def test_other_data_or_code_is_not_compared_unless_told(tmp_path, manifest, message):
     sweep = scored(tmp_path)
-    finish(sweep, sweep.cells[3], 100.0, **manifest)
+    finish(sweep, sweep.trials[3], 100.0, **manifest)
     with pytest.raises(DataError, match=message):
         report.write(sweep)
     text = report.write(sweep, mixed=True)
@@ -215,7 +215,7 @@ def test_other_data_or_code_is_not_compared_unless_told(tmp_path, manifest, mess
 
 def test_two_protocols_are_not_compared_unless_told(tmp_path):
     sweep = scored(tmp_path)
-    finish(sweep, sweep.cells[0], 100.0, digest="other")
+    finish(sweep, sweep.trials[0], 100.0, digest="other")
     with pytest.raises(DataError, match=f"{METRIC} was measured under 2 protocols"):
         findings.find(sweep)
     assert findings.find(sweep, mixed=True).mixture == (f"the protocol of {METRIC}",)
@@ -223,16 +223,16 @@ def test_two_protocols_are_not_compared_unless_told(tmp_path):
 
 def test_other_differences_are_shown_and_what_passes_is_not(tmp_path):
     sweep = scored(tmp_path)
-    finish(sweep, sweep.cells[0], 100.0, cores=2, started="later")
+    finish(sweep, sweep.trials[0], 100.0, cores=2, started="later")
     found = findings.find(sweep)
-    assert found.differences == {"cores": {"2": [sweep.cells[0].name], "1": [c.name for c in sweep.cells[1:]]}}
+    assert found.differences == {"cores": {"2": [sweep.trials[0].name], "1": [c.name for c in sweep.trials[1:]]}}
 
 
 def test_a_metric_that_is_not_measured_is_named_with_the_nearest(tmp_path):
     sweep = scored(tmp_path, metric="negative_log_likelyhood")
     with pytest.raises(ConfigError, match="did you mean 'negative_log_likelihood'"):
         findings.find(sweep)
-    again, stopped = sweep.cells[0], []
+    again, stopped = sweep.trials[0], []
 
     def launcher(chosen):
         try:
@@ -242,7 +242,7 @@ def test_a_metric_that_is_not_measured_is_named_with_the_nearest(tmp_path):
             stopped.append(True)
 
     with pytest.raises(ConfigError, match="did you mean 'negative_log_likelihood'"):
-        driver.run_cells(sweep, sweep.cells, launcher)
+        driver.run_cells(sweep, sweep.trials, launcher)
     assert stopped
 
 
@@ -254,7 +254,7 @@ def test_what_was_swept_is_what_settings_differ_in(tmp_path):
     two = made(tmp_path / "2", chain(param("model.beta", 1.0), param("model.width", 8)), {"model.beta": 1.0})
     found = findings.find(two)
     assert found.swept == ("model.width",) and two.baseline == "beta=1.0"
-    assert [setting.options["model.width"] for setting in found.settings][1] == 8
+    assert [configuration.options["model.width"] for configuration in found.configurations][1] == 8
 
 
 def test_a_band_is_the_range_and_the_mean_of_what_was_logged():
@@ -294,7 +294,7 @@ def test_the_page_is_whole_fetches_nothing_and_escapes(tmp_path):
     assert links and all(link.startswith(("data:image/png;base64,", "#")) for link in links)
     assert not re.search(r"@import|url\((?!#)|<script", text)
     assert "Does <beta> help?" in page.words and "<beta>" not in text
-    names = {cell.name for cell in sweep.cells}
+    names = {trial.name for trial in sweep.trials}
     assert names <= set(page.words)
     pictures = [a["alt"] for tag, a in page.tags if tag == "img"]
     assert pictures == [f"beta={b}, seed {s}" for s in (0, 1) for b in ("1.0", "2.0", "4.0")], "at equal seeds"
@@ -304,8 +304,8 @@ def test_the_page_is_whole_fetches_nothing_and_escapes(tmp_path):
 def test_two_options_make_a_heat_map_and_the_best_cell_is_the_darkest(tmp_path):
     grid = product(param("model.beta", 1.0, 4.0), param("model.latent", 2, 4, 8), seeds(3))
     sweep = made(tmp_path, grid, {"model.beta": 1.0, "model.latent": 2})
-    for i, cell in enumerate(sweep.cells):
-        finish(sweep, cell, 100.0 - i // 3)
+    for i, trial in enumerate(sweep.trials):
+        finish(sweep, trial, 100.0 - i // 3)
     page = Page(sweep_figures.swept(sweep, findings.find(sweep)))
     shades = {a["title"]: float(re.search(r"(\d+)%", a["style"])[1]) for tag, a in page.tags if tag == "td"}
     assert len(shades) == 6
@@ -314,15 +314,15 @@ def test_two_options_make_a_heat_map_and_the_best_cell_is_the_darkest(tmp_path):
 
 def test_states_tell_apart_what_files_tell(tmp_path):
     sweep = made(tmp_path, seeds(5), {})
-    done, failed, stopped, running, waiting = sweep.cells
+    done, failed, stopped, running, waiting = sweep.trials
     finish(sweep, done, 100.0)
     plan.record(tmp_path, Outcome(failed, "failed", 3.0, "it broke\nthere"))
-    for cell in (stopped, running):
-        cell.workdir.mkdir(parents=True)
+    for trial in (stopped, running):
+        trial.workdir.mkdir(parents=True)
         line = {"step": 10, "images": 10, "split": "train", "loss": 1.0}
-        (cell.workdir / "metrics.jsonl").write_text(json.dumps(line) + '\n{"step": 1')
+        (trial.workdir / "metrics.jsonl").write_text(json.dumps(line) + '\n{"step": 1')
     with run.lock(running.workdir):
-        states = {state.cell.name: state for state in driver.states(sweep)}
+        states = {state.trial.name: state for state in driver.states(sweep)}
     assert [s.status for s in states.values()] == ["done", "failed", "stopped", "running", "waiting"]
     assert states[stopped.name].step == 10 and states[stopped.name].estimate == pytest.approx(15.0), "half of 30 s"
     assert states[waiting.name].estimate == pytest.approx(30.0)

@@ -1,4 +1,4 @@
-"""A real Slurm of one node: a sweep of which one cell is preempted ends with the bits that it would have had here."""
+"""A real Slurm of one node: a sweep of which one trial is preempted ends with the bits that it would have had here."""
 
 import os
 import pathlib
@@ -16,7 +16,7 @@ from genimg_jax.engine import config as configs
 from genimg_jax.engine import config_files
 from genimg_jax.errors import ConfigError
 from genimg_jax.sweeps import launchers, local, slurm
-from genimg_jax.sweeps.cells import LOG, Cell
+from genimg_jax.sweeps.trials import LOG, Trial
 
 START = pathlib.Path(__file__).parent / "start_slurm.sh"
 FOREVER = 900.0  # seconds: nothing that works takes as long
@@ -50,13 +50,13 @@ def cluster(tmp_path, monkeypatch):
     subprocess.run([START, "stop", directory], check=False, timeout=60)
 
 
-def cells(workdir: pathlib.Path, *seeds: int) -> list[Cell]:
+def trials(workdir: pathlib.Path, *seeds: int) -> list[Trial]:
     found = []
     for seed in seeds:
         values = config_files.load(tiny_runs.name_of("made_digits")).to_dict()
         values["train"] |= {"steps": 4000, "checkpoint_every": 4000, "evaluate_every": 0, "sample_every": 0, "best": ""}
         values |= {"seed": seed}
-        found.append(Cell(f"seed={seed}", {}, values, configs.digest(values), workdir / "cells" / f"seed={seed}"))
+        found.append(Trial(f"seed={seed}", {}, values, configs.digest(values), workdir / "cells" / f"seed={seed}"))
     return found
 
 
@@ -69,8 +69,8 @@ def wait_for(condition) -> None:
 
 @pytest.mark.slow
 def test_a_preempted_cell_is_requeued_and_ends_with_the_same_bits(cluster, tmp_path, capfd):
-    """Four cells, of which the first is warned in the middle of its training."""
-    there, here = cells(tmp_path / "there", *range(4)), cells(tmp_path / "here", *range(4))
+    """Four trials, of which the first is warned in the middle of its training."""
+    there, here = trials(tmp_path / "there", *range(4)), trials(tmp_path / "here", *range(4))
     job = {}
 
     def preempt():
@@ -88,10 +88,10 @@ def test_a_preempted_cell_is_requeued_and_ends_with_the_same_bits(cluster, tmp_p
     watcher.start()
     outcomes = list(launchers.choose("slurm", 2, {"time": 60})(there))
     watcher.join()
-    assert {o.cell.name: (o.status, o.message) for o in outcomes} == {c.name: ("done", "") for c in there}
+    assert {o.trial.name: (o.status, o.message) for o in outcomes} == {c.name: ("done", "") for c in there}
     log = (there[0].workdir / LOG).read_text()
     assert "stopped and saved at step" in log and "resuming" in log
-    assert all("resuming" not in (cell.workdir / LOG).read_text() for cell in there[1:])
+    assert all("resuming" not in (trial.workdir / LOG).read_text() for trial in there[1:])
     assert {o.status for o in local.launcher(1)(here)} == {"done"}
     for one, two in zip(there, here, strict=True):
         tiny_runs.assert_same_state(one.workdir, two.workdir)
@@ -109,15 +109,15 @@ def state(task: str) -> str:
 @pytest.mark.slow
 def test_what_slurm_ends_has_failed_and_what_it_refuses_is_said(cluster, tmp_path):
     """A task that is killed without a word; a parameter that sbatch does not know, a partition that is not there."""
-    [cell] = cells(tmp_path, 0)
+    [trial] = trials(tmp_path, 0)
 
     def kill():
-        wait_for((cell.workdir / "metrics.jsonl").exists)
-        os.kill(int((cell.workdir / "lock").read_text().split()[1]), signal.SIGKILL)
+        wait_for((trial.workdir / "metrics.jsonl").exists)
+        os.kill(int((trial.workdir / "lock").read_text().split()[1]), signal.SIGKILL)
 
     threading.Thread(target=kill).start()
-    [outcome] = slurm.launcher(0, {"time": 60})([cell])
+    [outcome] = slurm.launcher(0, {"time": 60})([trial])
     assert outcome.status == "failed" and "Slurm ended task" in outcome.message
     for parameters in ({"partition": "nowhere"}, {"colour": "red"}):
         with pytest.raises(ConfigError, match="Slurm does not take these jobs"):
-            list(slurm.launcher(0, parameters)([cell]))
+            list(slurm.launcher(0, parameters)([trial]))

@@ -62,8 +62,8 @@ def test_identical_settings_are_told_apart_as_often_as_promised(shared_noise):
 
 def test_holm_keeps_the_chance_of_any_false_claim_below_the_level_though_all_share_a_baseline():
     base = rng(4).normal(size=(SIMULATIONS, 1, 5))
-    cells = rng(5).normal(size=(SIMULATIONS, 8, 5))
-    p_values = significance.p_value(cells - base)
+    trials = rng(5).normal(size=(SIMULATIONS, 8, 5))
+    p_values = significance.p_value(trials - base)
     assert np.mean((p_values < 0.05).any(axis=-1)) > 0.15, "without it there are many"
     wrong = np.mean((significance.holm(p_values) < 0.05).any(axis=-1))
     assert 0.02 < wrong < 0.05

@@ -16,7 +16,7 @@ from genimg_jax.engine import config_files, parallel, run, training, vmapped
 from genimg_jax.engine.config_differences import differences
 from genimg_jax.errors import NumericsError, Preempted
 from genimg_jax.sweeps import launchers, local, vectorised, worker
-from genimg_jax.sweeps.cells import LOG, Cell
+from genimg_jax.sweeps.trials import LOG, Trial
 
 SETTINGS = {  # of each run: a seed of its own, and float options of the model and of the optimisers
     "vae_digits": [
@@ -124,8 +124,8 @@ def test_the_ordinary_commands_take_a_run_up(trained, capsys):
 
 def runs_in(workdir: pathlib.Path, count: int = 3, **changes) -> list[tuple[dict, pathlib.Path]]:
     changed = {key.replace("__", "."): value for key, value in changes.items()}
-    settings = [{**SETTINGS["vae_digits"][i], "train.sample_every": 0, **changed} for i in range(count)]
-    return [(values_of("vae_digits", s), workdir / str(i)) for i, s in enumerate(settings)]
+    configurations = [{**SETTINGS["vae_digits"][i], "train.sample_every": 0, **changed} for i in range(count)]
+    return [(values_of("vae_digits", s), workdir / str(i)) for i, s in enumerate(configurations)]
 
 
 @pytest.fixture(scope="module")
@@ -195,33 +195,33 @@ def test_a_directory_that_is_held_fails_alone(tmp_path, monkeypatch):
 # ------------------------------------------------------------------------------------------------ what is grouped
 
 
-def cell(config: str = "vae_digits", **changes) -> Cell:
+def trial(config: str = "vae_digits", **changes) -> Trial:
     changed = {key.replace("__", "."): value for key, value in changes.items()}
     name = ",".join(f"{k}={v}" for k, v in changed.items())
-    return Cell(name, changed, values_of(config, changed), name, pathlib.Path(name))
+    return Trial(name, changed, values_of(config, changed), name, pathlib.Path(name))
 
 
 def test_cells_that_differ_in_shape_are_apart():
-    cells = [cell(seed=s, model__beta=b, model__latent=z) for z in (4, 5) for b in (1.0, 2.0) for s in (0, 1)]
-    odd = cell(seed=0, model__latent=6)
-    split = [cell(seed=s, parallel__compile="pmap") for s in range(2)]
-    found = vectorised.groups([*cells, odd, *split])
-    assert found.together == [cells[:4], cells[4:]] and found.alone == [odd, *split]
-    assert "4 cells as one program: they differ in model.beta, seed." in found.sentence
+    trials = [trial(seed=s, model__beta=b, model__latent=z) for z in (4, 5) for b in (1.0, 2.0) for s in (0, 1)]
+    odd = trial(seed=0, model__latent=6)
+    split = [trial(seed=s, parallel__compile="pmap") for s in range(2)]
+    found = vectorised.groups([*trials, odd, *split])
+    assert found.together == [trials[:4], trials[4:]] and found.alone == [odd, *split]
+    assert "4 trials as one program: they differ in model.beta, seed." in found.sentence
     assert f"{odd.name} alone, whose model.latent no other shares." in found.sentence
     assert "alone, because parallel.compile is 'pmap'." in found.sentence
 
 
 def test_an_option_that_is_off_shapes_the_program():
-    off, on, more = (cell(optimizer__ema_half_life=value) for value in (0.0, 10.0, 20.0))
+    off, on, more = (trial(optimizer__ema_half_life=value) for value in (0.0, 10.0, 20.0))
     found = vectorised.groups([off, on, more])
     assert found.together == [[on, more]] and found.alone == [off]
     assert "optimizer.ema_half_life" in found.sentence
 
 
 def test_convolutions_on_a_cpu_are_left_to_workers():
-    plain = [cell(seed=s) for s in range(2)]
-    convolutions = [cell(seed=s, model__network="conv") for s in range(2)]
+    plain = [trial(seed=s) for s in range(2)]
+    convolutions = [trial(seed=s, model__network="conv") for s in range(2)]
     assert vectorised.groups([*plain, *convolutions]).together == [plain, convolutions]
     found = vectorised.groups([*plain, *convolutions], without_convolutions=True)
     assert (found.together, found.alone) == ([plain], convolutions)
@@ -241,7 +241,7 @@ def test_what_may_differ_is_what_families_prove():
     ("count", "workers", "sizes"), [(16, 2, [8, 8]), (5, 2, [2, 3]), (2, 4, [1, 1]), (130, 1, [43, 43, 44])]
 )
 def test_workers_share_a_group(count, workers, sizes):
-    group = [cell(seed=i) for i in range(count)]
+    group = [trial(seed=i) for i in range(count)]
     found = vectorised.parts(group, workers)
     assert [len(part) for part in found] == sizes and [c for part in found for c in part] == group
 
@@ -251,9 +251,9 @@ def test_what_a_dead_worker_held_is_tried_by_itself(tmp_path, monkeypatch):
     tests = pathlib.Path(__file__).parent
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tests), str(tiny_runs.ROOT)]))
     kinds = ("done", "killed", "failed", "failed for good")
-    chosen = [Cell(how, {}, {"how": how, "runtime": {}}, how, tmp_path / how) for how in kinds]
-    launch = local.job_launcher(1, lambda cells, _: [list(cells)])
-    found = {outcome.cell.name: outcome.status for outcome in launch(chosen)}
+    chosen = [Trial(how, {}, {"how": how, "runtime": {}}, how, tmp_path / how) for how in kinds]
+    launch = local.job_launcher(1, lambda trials, _: [list(trials)])
+    found = {outcome.trial.name: outcome.status for outcome in launch(chosen)}
     assert found == {"done": "done", "killed": "failed", "failed": "failed", "failed for good": "failed"}
     tries = {c.name: len(set((c.workdir / LOG).read_text().splitlines())) for c in chosen}
     assert tries == {"done": 2, "killed": 2, "failed": 1, "failed for good": 1}, "the job ended with the second"
@@ -266,11 +266,11 @@ def test_the_launcher_trains_groups_and_the_rest(whole, tmp_path, monkeypatch, c
     runs = runs_in(tmp_path, parallel__devices=1)
     changes = {"model.latent": 5, "train.sample_every": 0}
     runs.append((values_of("vae_digits", changes, devices=1), tmp_path / "other"))
-    chosen = [Cell(w.name, {}, values, configs.digest(values), w) for values, w in runs]
+    chosen = [Trial(w.name, {}, values, configs.digest(values), w) for values, w in runs]
     outcomes = list(launchers.choose("auto", 1)(chosen))
-    assert {o.cell.name: (o.status, o.message) for o in outcomes} == dict.fromkeys("012", ("done", "")) | {
+    assert {o.trial.name: (o.status, o.message) for o in outcomes} == dict.fromkeys("012", ("done", "")) | {
         "other": ("done", "")
     }
-    assert "3 cells as one program" in capsys.readouterr().out
+    assert "3 trials as one program" in capsys.readouterr().out
     for one, (_, two) in zip(whole, runs, strict=False):
         assert_close(one, two, 1e-3)  # compiled otherwise: Adam makes a step of what is rounding on a gradient near 0

@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from genimg_jax.engine import config as configs
 from genimg_jax.engine import config_files
 from genimg_jax.sweeps import local, vectorised
-from genimg_jax.sweeps.cells import Cell, Launcher
+from genimg_jax.sweeps.trials import Cell, Launcher
 
 KEYS = ("evaluate_every", "checkpoint_every", "sample_every")
 

@@ -8,7 +8,7 @@ from genimg_jax.commands import command_line
 from genimg_jax.errors import ConfigError, Failure
 from genimg_jax.options import absolute
 
-ABOUT = """runs an experiment: plans its cells, trains and evaluates what is missing, writes a report.
+ABOUT = """runs an experiment: plans its trials, trains and evaluates what is missing, writes a report.
 
   genimg sweep experiments/beta_vae.py --workdir runs/beta_vae --dry_run
   genimg sweep experiments/beta_vae.py --workdir runs/beta_vae
@@ -16,7 +16,7 @@ ABOUT = """runs an experiment: plans its cells, trains and evaluates what is mis
   genimg sweep status --workdir runs/beta_vae
   genimg sweep report --workdir runs/beta_vae
 
-The same command goes on where it was cut. Exit codes: those of genimg train; 1 where a cell failed."""
+The same command goes on where it was cut. Exit codes: those of genimg train; 1 where a trial failed."""
 KINDS = ("auto", "local", "slurm", "vectorised")
 
 
@@ -24,15 +24,15 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("workdir", None, "directory of the sweep, made if need be (required)", flag_values=values)
     flags.DEFINE_bool("dry_run", False, "show the plan and stop", flag_values=values)
     flags.DEFINE_string(
-        "only", "", "train only the cells of this name, in which * stands for anything", flag_values=values
+        "only", "", "train only the trials of this name, in which * stands for anything", flag_values=values
     )
-    flags.DEFINE_integer("max_runs", 0, "train at most so many cells this time; 0: all", flag_values=values)
-    flags.DEFINE_enum("launcher", "auto", KINDS, "where cells are trained", flag_values=values)
+    flags.DEFINE_integer("max_runs", 0, "train at most so many trials this time; 0: all", flag_values=values)
+    flags.DEFINE_enum("launcher", "auto", KINDS, "where trials are trained", flag_values=values)
     flags.DEFINE_integer("workers", 0, "processes on this machine; 0: one a core", flag_values=values)
     flags.DEFINE_multi_string(
         "slurm", [], "a cluster's, such as partition=gpu,time=600,gpus_per_node=1", flag_values=values
     )
-    flags.DEFINE_bool("mixed", False, "compare cells of different data or code all the same", flag_values=values)
+    flags.DEFINE_bool("mixed", False, "compare trials of different data or code all the same", flag_values=values)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str]) -> None:
     print(f"{sweep.question}\n\n{sweep_plan.table(driver.states(sweep))}")
     if left_out:
         print(
-            f"\n{len(left_out)} cells planned before are no more in {what}, and are left as they are: {left_out[0]}..."
+            f"\n{len(left_out)} trials planned before are no more in {what}, and are left as they are: {left_out[0]}..."
         )
     if values.dry_run:
         return
@@ -72,9 +72,9 @@ def main(arguments: Sequence[str]) -> None:
         plan.write(sweep, absolute(what))
         outcomes = driver.run_cells(sweep, chosen, launcher, values.max_runs)
         print(f"\n{report.write(sweep, values.mixed)}")
-    failed = [outcome.cell.name for outcome in outcomes if outcome.status == "failed"]
+    failed = [outcome.trial.name for outcome in outcomes if outcome.status == "failed"]
     if failed:
         raise Failure(
-            f"{len(failed)} of {len(outcomes)} cells failed: {'; '.join(failed)}. The same command tries them again, "
+            f"{len(failed)} of {len(outcomes)} trials failed: {'; '.join(failed)}. The same command tries them again, "
             f"--only '{failed[0]}' that one alone."
         )

@@ -10,16 +10,16 @@ from genimg_jax.metrics.specs import LIKELIHOODS
 from genimg_jax.reports.sweep_page import page
 from genimg_jax.reports.sweep_plan import duration
 from genimg_jax.sweeps import findings
-from genimg_jax.sweeps.findings import Findings, Setting
+from genimg_jax.sweeps.findings import Configuration, Findings
 from genimg_jax.sweeps.plan import Sweep
 from genimg_jax.sweeps.statistics import LEVEL, POWER, Comparison
 
-NAMED = 5  # settings in a sentence
+NAMED = 5  # configurations in a sentence
 TOO_FEW_SEEDS = "fewer than 3 seeds: too few to compare"
 
 
 def write(sweep: Sweep, mixed: bool = False) -> str:
-    """Writes both, and returns the table with where they are. Raises `DataError` where cells do not compare."""
+    """Writes both, and returns the table with where they are. Raises `DataError` where trials do not compare."""
     found = findings.find(sweep, mixed)
     table = markdown(sweep, found)
     write_atomic(sweep.workdir / "report.md", f"{table}\n")
@@ -38,7 +38,7 @@ def markdown(sweep: Sweep, found: Findings) -> str:
 def verdict(sweep: Sweep, found: Findings) -> str:
     """One sentence on what is shown and what is not."""
     measure = sweep.measure
-    compared = [s for s in found.settings if s.comparison]
+    compared = [s for s in found.configurations if s.comparison]
     if not compared:
         return f"Nothing can be compared with the baseline {sweep.baseline} yet."
     sure = [s for s in compared if s.comparison.adjusted < LEVEL and not s.comparison.too_few_seeds]
@@ -58,7 +58,7 @@ def _listed(names: Sequence[str]) -> str:
 
 def header(sweep: Sweep, found: Findings) -> list[str]:
     return [
-        "setting",
+        "configuration",
         "seeds",
         f"{directions.arrow(sweep.measure.primary)} [95 %]",
         "difference [95 %]",
@@ -73,29 +73,29 @@ def header(sweep: Sweep, found: Findings) -> list[str]:
 
 
 def _over_images(found: Findings) -> bool:
-    return any(setting.over_images for setting in found.settings)
+    return any(configuration.over_images for configuration in found.configurations)
 
 
 def _selected(found: Findings) -> bool:
-    return any(setting.selected for setting in found.settings)
+    return any(configuration.selected for configuration in found.configurations)
 
 
 def rows(sweep: Sweep, found: Findings) -> list[list[str]]:
-    return [_row(sweep, found, setting) for setting in found.settings]
+    return [_row(sweep, found, configuration) for configuration in found.configurations]
 
 
-def _row(sweep: Sweep, found: Findings, setting: Setting) -> list[str]:
-    summary, comparison = setting.summary, setting.comparison
-    count = len(setting.cells)
-    seeds = f"{count - setting.unfinished} of {count}" if setting.unfinished else str(count)
-    trained = {name: marks.trained(setting.trained_on, name) for name in setting.values}
+def _row(sweep: Sweep, found: Findings, configuration: Configuration) -> list[str]:
+    summary, comparison = configuration.summary, configuration.comparison
+    count = len(configuration.trials)
+    seeds = f"{count - configuration.unfinished} of {count}" if configuration.unfinished else str(count)
+    trained = {name: marks.trained(configuration.trained_on, name) for name in configuration.values}
     mean = _with_interval(summary.mean, summary.interval) + trained[sweep.measure.primary] if summary else ""
-    also = [_mean(setting.values[name].values(), trained[name]) for name in sweep.measure.also]
-    name = setting.name + (" (baseline)" if setting.name == sweep.baseline else "")
+    also = [_mean(configuration.values[name].values(), trained[name]) for name in sweep.measure.also]
+    name = configuration.name + (" (baseline)" if configuration.name == sweep.baseline else "")
     few = " *" if summary and summary.too_few_seeds else ""
-    paired = setting.over_images
+    paired = configuration.over_images
     images = [significance.shown(paired), _number(paired.p_value, ".2g")] if paired else ["", ""]
-    selected = [setting.selected] * _selected(found)
+    selected = [configuration.selected] * _selected(found)
     return [name, f"{seeds}{few}", mean, *_compared(comparison), *images * _over_images(found), *also, *selected]
 
 
@@ -117,35 +117,35 @@ def notes(sweep: Sweep, found: Findings) -> list[str]:
     digests = ", ".join(f"{name} `{digest}`" for name, digest in found.protocols.items() if digest)
     parts = [
         f"Means over seeds with Student's intervals. Differences from {sweep.baseline} in pairs of equal seed, with "
-        "the paired t test; Holm: p corrected for all settings compared. Effect: mean difference in standard "
+        "the paired t test; Holm: p corrected for all configurations compared. Effect: mean difference in standard "
         "deviations of a pair's, corrected for few pairs (Hedges). Detectable: the true difference that so many pairs "
         f"would show at p < {LEVEL:g} with a chance of {POWER:.0%}.",
         f"Checkpoint {measure.checkpoint}, suite {measure.suite}. " + (f"Protocols: {digests}." if digests else ""),
     ]
-    if pairs := {s.over_images.pairs for s in found.settings if s.over_images}:
+    if pairs := {s.over_images.pairs for s in found.configurations if s.over_images}:
         parts.append(
             f"Over images: the difference in nats an image, over the seeds that both have, paired by the same "
             f"{pairs.pop()} images with Student's interval and test, p not corrected. It tells what other images would "
-            "change of these trained models, and nothing of other seeds: no setting is called better by it."
+            "change of these trained models, and nothing of other seeds: no configuration is called better by it."
         )
-    elif measure.primary in LIKELIHOODS and any(s.comparison for s in found.settings):
+    elif measure.primary in LIKELIHOODS and any(s.comparison for s in found.configurations):
         parts.append(
-            "Without differences over images: the cells' evaluations did not store the images' log-likelihoods. Remove "
-            "evaluation/ from the cells to have them evaluated anew."
+            "Without differences over images: the trials' evaluations stored no log-likelihoods of images. Remove "
+            "evaluation/ from the trials to have them evaluated anew."
         )
-    parts += marks.legend(" ".join(cell for row in rows(sweep, found) for cell in row))
-    if any(s.summary and s.summary.too_few_seeds for s in found.settings):
+    parts += marks.legend(" ".join(trial for row in rows(sweep, found) for trial in row))
+    if any(s.summary and s.summary.too_few_seeds for s in found.configurations):
         parts.append(f"\\* {TOO_FEW_SEEDS}, whatever p says.")
     if found.mixture:
-        parts.append(f"Metrics all the same, as asked: cells that do not share {', '.join(found.mixture)}.")
-    missing = [s for s in found.settings if s.unfinished]
+        parts.append(f"Metrics all the same, as asked: trials that do not share {', '.join(found.mixture)}.")
+    missing = [s for s in found.configurations if s.unfinished]
     if missing:
         parts.append(
-            f"{sum(s.unfinished for s in missing)} cells have no value: seeds that failed or are yet to run are left "
+            f"{sum(s.unfinished for s in missing)} trials have no value: seeds that failed or are yet to run are left "
             "out, and what is left may be the lucky ones."
         )
-    spent = sum(s.seconds for s in found.settings)
-    parts.append(f"Training took {duration(spent)} in all, as the sum over cells.")
+    spent = sum(s.seconds for s in found.configurations)
+    parts.append(f"Training took {duration(spent)} in all, as the sum over trials.")
     return [part.strip() for part in parts]
 
 

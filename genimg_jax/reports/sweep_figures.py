@@ -11,19 +11,19 @@ from genimg_jax.engine import run
 from genimg_jax.reports.curves import is_record, scale, series
 from genimg_jax.reports.drawing import INK, drawing
 from genimg_jax.reports.html import text
-from genimg_jax.sweeps.findings import Findings, Setting
+from genimg_jax.sweeps.findings import Configuration, Findings
 from genimg_jax.sweeps.grid import written
 from genimg_jax.sweeps.plan import Sweep
 
-LINES = 8  # settings in one drawing, the baseline and the best others: more colours cannot be told apart
+LINES = 8  # configurations in one drawing, the baseline and the best others: more colours cannot be told apart
 POINTS = 200  # of a curve
 PLACES = [f"#0400{i:02d}" for i in range(LINES)]  # drawn with, and replaced by the page's colours
-COLORS = {place: f"var(--setting-{i})" for i, place in enumerate(PLACES)}
+COLORS = {place: f"var(--configuration-{i})" for i, place in enumerate(PLACES)}
 # Okabe and Ito's colours, which the colour-blind can tell apart, and lighter ones on dark.
 LIGHT = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#7a4bb5", "#555b66")
 DARK = ("#5aa9e6", "#ff8c4b", "#34c79b", "#e79cc4", "#e6c34a", "#9bd4f5", "#b493ea", "#aab2bd")
 STYLE = "".join(
-    f"{opening} {{ {' '.join(f'--setting-{i}: {color};' for i, color in enumerate(colors))} }}{closing}\n"
+    f"{opening} {{ {' '.join(f'--configuration-{i}: {color};' for i, color in enumerate(colors))} }}{closing}\n"
     for opening, colors, closing in (
         (":root", LIGHT, ""),
         ("@media (prefers-color-scheme: dark) { :root", DARK, " }"),
@@ -31,21 +31,21 @@ STYLE = "".join(
 )
 
 
-def chosen(sweep: Sweep, found: Findings) -> list[Setting]:
-    """The baseline and the settings that scored best, as many as fit into one drawing, in the plan's order."""
+def chosen(sweep: Sweep, found: Findings) -> list[Configuration]:
+    """The baseline and the configurations that scored best, as many as fit into one drawing, in the plan's order."""
     sign = 1 if sweep.measure.better == "lower" else -1
     order = sorted(
-        found.settings,
+        found.configurations,
         key=lambda s: (s.name != sweep.baseline, sign * s.summary.mean if s.summary else math.inf),
     )
-    names = {setting.name for setting in order[:LINES]}
-    return [setting for setting in found.settings if setting.name in names]
+    names = {configuration.name for configuration in order[:LINES]}
+    return [configuration for configuration in found.configurations if configuration.name in names]
 
 
 def scores(sweep: Sweep, found: Findings) -> str:
-    """What each setting scored, and how far in pairs it is from the baseline: each seed, the mean, its interval."""
+    """Scores of each configuration, and its paired differences from the baseline: each seed, the mean, its interval."""
     metric = sweep.measure.primary
-    scored = [s for s in found.settings if s.summary]
+    scored = [s for s in found.configurations if s.summary]
     rows = [(s.name, list(s.values[metric].values()), s.summary.interval, s.summary.too_few_seeds) for s in scored]
     base = next((s for s in scored if s.name == sweep.baseline), None)
     line = base.summary.mean if base else None
@@ -71,15 +71,15 @@ def scores(sweep: Sweep, found: Findings) -> str:
 
 def _dots(name: str, rows: Sequence[tuple], line: float | None, baseline: str) -> str:
     def draw(axes: Any) -> None:
-        for at, (setting, values, interval, too_few_seeds) in enumerate(rows):
-            color = PLACES[0] if setting == baseline else INK
+        for at, (configuration, values, interval, too_few_seeds) in enumerate(rows):
+            color = PLACES[0] if configuration == baseline else INK
             axes.plot(values, [at] * len(values), "o", color=color, markersize=4.5, alpha=0.35, markeredgewidth=0)
             if interval and not too_few_seeds:
                 axes.plot([interval.low, interval.high], [at, at], color=color, linewidth=1.2)
             axes.plot([np.mean(values)], [at], "|", color=color, markersize=9, markeredgewidth=1.8)
         if line is not None:
             axes.axvline(line, color=PLACES[0], linewidth=0.9, linestyle=":")
-        axes.set_yticks(range(len(rows)), [setting for setting, *_ in rows])
+        axes.set_yticks(range(len(rows)), [configuration for configuration, *_ in rows])
         axes.set_ylim(len(rows) - 0.4, -0.6)
 
     return drawing(name, (5.0, 0.6 + 0.24 * len(rows)), draw, COLORS)
@@ -87,21 +87,23 @@ def _dots(name: str, rows: Sequence[tuple], line: float | None, baseline: str) -
 
 def against(sweep: Sweep, found: Findings, key: str) -> str:
     """The primary metric against the one swept option, a number."""
-    settings = sorted((s for s in found.settings if s.summary), key=lambda s: s.options[key])
-    where = np.array([s.options[key] for s in settings], np.float64)
+    configurations = sorted((s for s in found.configurations if s.summary), key=lambda s: s.options[key])
+    where = np.array([s.options[key] for s in configurations], np.float64)
 
     def draw(axes: Any) -> None:
-        means = np.array([s.summary.mean for s in settings])
+        means = np.array([s.summary.mean for s in configurations])
         axes.plot(where, means, color=PLACES[0], linewidth=1.2, marker="o", markersize=3.5)
-        for x, setting in zip(where, settings, strict=True):
-            values = list(setting.values[sweep.measure.primary].values())
+        for x, configuration in zip(where, configurations, strict=True):
+            values = list(configuration.values[sweep.measure.primary].values())
             axes.plot([x] * len(values), values, "o", color=INK, markersize=2.5, alpha=0.4, markeredgewidth=0)
-        sure = [(x, s.summary.interval) for x, s in zip(where, settings, strict=True) if not s.summary.too_few_seeds]
+        sure = [
+            (x, s.summary.interval) for x, s in zip(where, configurations, strict=True) if not s.summary.too_few_seeds
+        ]
         for x, interval in sure:
             axes.plot([x, x], [interval.low, interval.high], color=PLACES[0], linewidth=1.2)
         if where.min() > 0 and where.max() / where.min() > 10:
             axes.set_xscale("log")
-        axes.set_xticks(where, [written(s.options[key]) for s in settings])
+        axes.set_xticks(where, [written(s.options[key]) for s in configurations])
         axes.minorticks_off()
         axes.set_xlabel(key)
         axes.set_ylabel(sweep.measure.primary)
@@ -113,20 +115,20 @@ def heat_maps(sweep: Sweep, found: Findings) -> str:
     """Tables of the primary metric over the first two swept options, one for each combination of the others."""
     across, down = _axes(found)
     rest = [key for key in found.swept if key not in (across, down)]
-    groups: dict[tuple, list[Setting]] = {}
-    for setting in found.settings:
-        groups.setdefault(tuple(written(setting.options[key]) for key in rest), []).append(setting)
-    means = [s.summary.mean for s in found.settings if s.summary]
+    groups: dict[tuple, list[Configuration]] = {}
+    for configuration in found.configurations:
+        groups.setdefault(tuple(written(configuration.options[key]) for key in rest), []).append(configuration)
+    means = [s.summary.mean for s in found.configurations if s.summary]
     sign = 1 if sweep.measure.better == "lower" else -1
     ranks = {mean: i / max(len(means) - 1, 1) for i, mean in enumerate(sorted(means, key=lambda m: -sign * m))}
     tables = []
     for values, group in groups.items():
         title = ", ".join(f"{key}={value}" for key, value in zip(rest, values, strict=True))
-        cells = {(written(s.options[down]), written(s.options[across])): s for s in group}
-        columns = list(dict.fromkeys(column for _, column in cells))
+        trials = {(written(s.options[down]), written(s.options[across])): s for s in group}
+        columns = list(dict.fromkeys(column for _, column in trials))
         body = "".join(
-            f"<tr><th>{escape(row)}</th>{''.join(_heat(cells.get((row, c)), ranks) for c in columns)}</tr>"
-            for row in dict.fromkeys(row for row, _ in cells)
+            f"<tr><th>{escape(row)}</th>{''.join(_heat(trials.get((row, c)), ranks) for c in columns)}</tr>"
+            for row in dict.fromkeys(row for row, _ in trials)
         )
         head = "".join(f"<th>{escape(column)}</th>" for column in columns)
         tables.append(
@@ -138,25 +140,25 @@ def heat_maps(sweep: Sweep, found: Findings) -> str:
 
 def _axes(found: Findings) -> tuple[str, str]:
     """The option across and the one down: the two with the most values."""
-    count = {key: len({written(s.options[key]) for s in found.settings}) for key in found.swept}
+    count = {key: len({written(s.options[key]) for s in found.configurations}) for key in found.swept}
     most = sorted(found.swept, key=lambda key: -count[key])[:2]
     down, across = (key for key in found.swept if key in most)
     return across, down
 
 
-def _heat(setting: Setting | None, ranks: Mapping[float, float]) -> str:
-    if setting is None or setting.summary is None:
+def _heat(configuration: Configuration | None, ranks: Mapping[float, float]) -> str:
+    if configuration is None or configuration.summary is None:
         return "<td></td>"
-    summary = setting.summary
+    summary = configuration.summary
     half = "" if summary.interval is None else f" ± {(summary.interval.high - summary.interval.low) / 2:.2g}"
-    shade = f"background: color-mix(in srgb, var(--setting-2) {70 * ranks[summary.mean]:.0f}%, transparent)"
-    return f'<td style="{shade}" title="{escape(setting.name)}">{summary.mean:.4g}<small>{half}</small></td>'
+    shade = f"background: color-mix(in srgb, var(--configuration-2) {70 * ranks[summary.mean]:.0f}%, transparent)"
+    return f'<td style="{shade}" title="{escape(configuration.name)}">{summary.mean:.4g}<small>{half}</small></td>'
 
 
 def curves(sweep: Sweep, found: Findings) -> str:
-    """A panel a metric: of every chosen setting the mean over its seeds, and their range."""
-    settings = chosen(sweep, found)
-    logged = {s.name: [_logged(cell) for cell in s.cells] for s in settings}
+    """A panel a metric: of every chosen configuration the mean over its seeds, and their range."""
+    configurations = chosen(sweep, found)
+    logged = {s.name: [_logged(trial) for trial in s.trials] for s in configurations}
     splits = {
         name: split
         for split in ("train", "evaluation")  # held-out ones come last, and are shown where there are both
@@ -165,26 +167,30 @@ def curves(sweep: Sweep, found: Findings) -> str:
         for name in found_in.get(split, {})
         if "/" not in name and name != "images_per_second"
     }
-    color = {s.name: PLACES[i] for i, s in enumerate(settings)}
+    color = {s.name: PLACES[i] for i, s in enumerate(configurations)}
     panels, constant = [], []
     for name, split in sorted(splits.items(), key=lambda item: (item[1] == "train", item[0])):
-        lines = {setting: [r.get(split, {}).get(name, []) for r in runs] for setting, runs in logged.items()}
+        lines = {
+            configuration: [r.get(split, {}).get(name, []) for r in runs] for configuration, runs in logged.items()
+        }
         values = [[value for _, value in points] for runs in lines.values() for points in runs if points]
         if all(len(v) > 1 and len(set(v)) == 1 for v in values):
             constant.append(name)
             continue
         title = f"<figcaption><b>{escape(name)}</b> {'held-out' if split != 'train' else 'training'}</figcaption>"
         panels.append(f"<figure>{title}{_band_panel(name, lines, color)}</figure>")
-    legend = " ".join(f'<span style="color: {COLORS[color[s.name]]}">&#9632; {escape(s.name)}</span>' for s in settings)
-    left_out = len(found.settings) - len(settings)
+    legend = " ".join(
+        f'<span style="color: {COLORS[color[s.name]]}">&#9632; {escape(s.name)}</span>' for s in configurations
+    )
+    left_out = len(found.configurations) - len(configurations)
     note = f" The {left_out} others scored worse and are left out." if left_out else ""
     note += f" Constant in every run: {escape(', '.join(constant))}." if constant else ""
     about = f'<p>Mean and range over seeds.{note}</p><p class="legend">{legend}</p>'
     return f'{about}<div class="panels">{"".join(panels)}</div>'
 
 
-def _logged(cell) -> dict[str, dict[str, list[tuple[float, float]]]]:
-    return series([line for line in run.read_metrics(cell.workdir) if is_record(line)])
+def _logged(trial) -> dict[str, dict[str, list[tuple[float, float]]]]:
+    return series([line for line in run.read_metrics(trial.workdir) if is_record(line)])
 
 
 def _band_panel(name: str, lines: Mapping[str, Sequence[Sequence]], color: Mapping[str, str]) -> str:
@@ -192,11 +198,11 @@ def _band_panel(name: str, lines: Mapping[str, Sequence[Sequence]], color: Mappi
 
     def draw(axes: Any) -> None:
         drawn = [np.zeros(0)]
-        for setting, runs in lines.items():
+        for configuration, runs in lines.items():
             steps, low, mean, high = band(runs)
             thin = slice(None, None, max(1, len(steps) // POINTS))
-            axes.fill_between(steps[thin], low[thin], high[thin], color=color[setting], alpha=0.18, linewidth=0)
-            axes.plot(steps[thin], mean[thin], color=color[setting], linewidth=1.2)
+            axes.fill_between(steps[thin], low[thin], high[thin], color=color[configuration], alpha=0.18, linewidth=0)
+            axes.plot(steps[thin], mean[thin], color=color[configuration], linewidth=1.2)
             drawn += [low, high]
         scale(axes, np.concatenate(drawn))
         axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=True))
@@ -219,7 +225,7 @@ def band(runs: Sequence[Sequence[tuple[float, float]]]) -> tuple[np.ndarray, np.
 
 def swept(sweep: Sweep, found: Findings) -> str:
     """What fits the options that were swept: a line over one number, heat maps over two options and more."""
-    scored = [s for s in found.settings if s.summary]
+    scored = [s for s in found.configurations if s.summary]
     if not scored:
         return ""
     if len(found.swept) >= 2:

@@ -10,9 +10,9 @@ from genimg_jax.reports import sweep_figures as figures
 from genimg_jax.reports.html import absent, picture, table
 from genimg_jax.reports.sweep_plan import duration
 from genimg_jax.sweeps import driver
-from genimg_jax.sweeps.cells import Cell
 from genimg_jax.sweeps.findings import Findings
 from genimg_jax.sweeps.plan import Sweep
+from genimg_jax.sweeps.trials import Trial
 
 STYLE = """
 .heat td, .heat th { padding: .3rem .6rem; border: 1px solid var(--surface); text-align: right; color: var(--ink); }
@@ -45,7 +45,7 @@ def page(
         "Samples": _samples(sweep, found),
         "Differences": _differences(found),
         "Compute": _compute(found),
-        "Cells": _cells(sweep),
+        "Trials": _cells(sweep),
     }
     return html.PAGE.format(
         title=escape(sweep.workdir.resolve().name),
@@ -63,28 +63,28 @@ def page(
 
 
 def _scored(found: Findings) -> bool:
-    return any(setting.summary for setting in found.settings)
+    return any(configuration.summary for configuration in found.configurations)
 
 
 def _cards(sweep: Sweep, found: Findings) -> str:
-    done = sum(len(s.cells) - s.unfinished for s in found.settings)
+    done = sum(len(s.trials) - s.unfinished for s in found.configurations)
     cards = {
         f"primary metric, {sweep.measure.better} is better": sweep.measure.primary.replace("_", " "),
         "baseline": sweep.baseline.replace(",", ", "),
-        "settings": str(len(found.settings)),
-        "cells with a score": f"{done} of {len(sweep.cells)}",
-        "training, sum over cells": duration(sum(s.seconds for s in found.settings)),
+        "settings": str(len(found.configurations)),
+        "trials with a score": f"{done} of {len(sweep.trials)}",
+        "training, sum over trials": duration(sum(s.seconds for s in found.configurations)),
     }
     return "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in cards.items())
 
 
 def _samples(sweep: Sweep, found: Findings) -> str:
-    """The last sample grids of every setting, side by side for the seeds that most of them have."""
+    """The last sample grids of every configuration, side by side for the seeds that most of them have."""
     drawn = {
-        (setting.name, sweep.seeds[cell.digest]): grid
-        for setting in found.settings[:SETTINGS_DRAWN]
-        for cell in setting.cells
-        if (grid := _last_grid(cell)) is not None
+        (configuration.name, sweep.seeds[trial.digest]): grid
+        for configuration in found.configurations[:SETTINGS_DRAWN]
+        for trial in configuration.trials
+        if (grid := _last_grid(trial)) is not None
     }
     if not drawn:
         return absent("No sample grids have been drawn yet.")
@@ -98,45 +98,47 @@ def _samples(sweep: Sweep, found: Findings) -> str:
             if its == seed
         )
         parts.append(f'<h3>Seed {seed}</h3><div class="samples">{pictures}</div>')
-    left_out = len(found.settings) - SETTINGS_DRAWN
-    return "".join(parts) + (f"<p>{left_out} more settings are left out.</p>" if left_out > 0 else "")
+    left_out = len(found.configurations) - SETTINGS_DRAWN
+    return "".join(parts) + (f"<p>{left_out} more configurations are left out.</p>" if left_out > 0 else "")
 
 
-def _last_grid(cell: Cell) -> pathlib.Path | None:
-    grids = [p for p in (cell.workdir / "samples").glob("*.png") if p.stem.isdecimal()]
+def _last_grid(trial: Trial) -> pathlib.Path | None:
+    grids = [p for p in (trial.workdir / "samples").glob("*.png") if p.stem.isdecimal()]
     return max(grids, key=lambda p: int(p.stem), default=None)
 
 
 def _differences(found: Findings) -> str:
     if not found.manifests:
-        return absent("No cell is done yet.")
+        return absent("No trial is done yet.")
     if not found.differences:
-        return "<p>The cells share their code, packages, machine and data.</p>"
+        return "<p>The trials share their code, packages, machine and data.</p>"
     rows = [
         (key, value, len(names), ", ".join(names[:3]) + ("..." if len(names) > 3 else ""))
         for key, values in found.differences.items()
         for value, names in values.items()
     ]
     return (
-        "<p>Where the cells' manifests, of code, packages, machine and data, differ: in all else they are alike.</p>"
-        f"{table(rows, ('of the manifest', 'is', 'cells', 'such as'))}"
+        "<p>Where the trials' manifests, of code, packages, machine and data, differ: in all else they are alike.</p>"
+        f"{table(rows, ('of the manifest', 'is', 'trials', 'such as'))}"
     )
 
 
 def _compute(found: Findings) -> str:
-    rows = [(s.name, len(s.cells), duration(s.seconds), duration(s.seconds / len(s.cells))) for s in found.settings]
+    rows = [
+        (s.name, len(s.trials), duration(s.seconds), duration(s.seconds / len(s.trials))) for s in found.configurations
+    ]
     machines = {
         f"{manifest.get('cores')} core{'s' * (manifest.get('cores') != 1)}, {', '.join(manifest.get('devices', []))}"
         for manifest in found.manifests.values()
     }
-    return f"<p>A cell had {escape(' or '.join(sorted(machines)))}.</p>" * bool(machines) + table(
-        rows, ("setting", "cells", "training", "a cell")
+    return f"<p>A trial had {escape(' or '.join(sorted(machines)))}.</p>" * bool(machines) + table(
+        rows, ("configuration", "trials", "training", "a trial")
     )
 
 
 def _cells(sweep: Sweep) -> str:
     rows = [
-        (s.cell.name, s.status, f"{s.step:,}", duration(s.seconds), s.cell.digest, s.message.splitlines()[-1:] or "")
+        (s.trial.name, s.status, f"{s.step:,}", duration(s.seconds), s.trial.digest, s.message.splitlines()[-1:] or "")
         for s in driver.states(sweep)
     ]
-    return table(rows, ("cell", "state", "step", "training", "digest", "message"))
+    return table(rows, ("trial", "state", "step", "training", "digest", "message"))

@@ -6,18 +6,18 @@ from genimg_jax.sweeps.driver import State
 
 
 def table(states: Sequence[State]) -> str:
-    """A line a cell, and what all of it takes."""
-    width = max(len("cell"), *(len(state.cell.name) for state in states))
-    lines = [f"{'cell':{width}}  {'state':8} {'step':>15} {'spent':>8} {'to go':>8}"]
+    """A line a trial, and what all of it takes."""
+    width = max(len("trial"), *(len(state.trial.name) for state in states))
+    lines = [f"{'trial':{width}}  {'state':8} {'step':>15} {'spent':>8} {'to go':>8}"]
     for s in states:
-        step = f"{s.step} of {s.cell.values['train']['steps']}"
+        step = f"{s.step} of {s.trial.values['train']['steps']}"
         to_go = "" if s.status == "done" else "?" if s.estimate is None else duration(s.estimate)
         spent = duration(s.seconds) if s.seconds else ""
         shown = s.status + ("" if s.evaluated or s.status != "done" else ", not evaluated")
-        lines.append(f"{s.cell.name:{width}}  {shown:8} {step:>15} {spent:>8} {to_go:>8}".rstrip())
+        lines.append(f"{s.trial.name:{width}}  {shown:8} {step:>15} {spent:>8} {to_go:>8}".rstrip())
         lines += [f"    {text}" for text in s.message.splitlines()]
     counts = {status: sum(s.status == status for s in states) for status in dict.fromkeys(s.status for s in states)}
-    lines += ["", f"{len(states)} cells: " + ", ".join(f"{count} {status}" for status, count in counts.items())]
+    lines += ["", f"{len(states)} trials: " + ", ".join(f"{count} {status}" for status, count in counts.items())]
     rest = [s for s in states if s.status != "done"]
     if rest and all(s.estimate is not None for s in rest):
         lines[-1] += f"; {duration(sum(s.estimate for s in rest))} of training to go, one after another"

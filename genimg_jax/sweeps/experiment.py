@@ -21,7 +21,7 @@ BETTER, SUITES = ("lower", "higher"), ("likelihood", "full")
 
 
 class Measure(NamedTuple):
-    """What an experiment looks at: metrics as `genimg evaluate` names them, of one checkpoint of each cell."""
+    """What an experiment looks at: metrics as `genimg evaluate` names them, of one checkpoint of each trial."""
 
     primary: str
     better: str  # 'lower' or 'higher'
@@ -31,10 +31,10 @@ class Measure(NamedTuple):
 
 
 class Planned(NamedTuple):
-    """A cell before it has a directory."""
+    """A trial before it has a directory."""
 
     name: str
-    setting: str  # the name of what its seeds have in common
+    configuration: str  # the name of what its seeds have in common
     point: Overrides
     values: Mapping[str, Any]  # the complete configuration, as JSON has it
     digest: str
@@ -43,8 +43,8 @@ class Planned(NamedTuple):
 class Experiment(NamedTuple):
     question: str
     measure: Measure
-    baseline: str  # the setting that the others are compared with
-    cells: tuple[Planned, ...]
+    baseline: str  # the configuration that the others are compared with
+    trials: tuple[Planned, ...]
 
 
 def experiment(
@@ -61,10 +61,10 @@ def experiment(
 ) -> Experiment:
     """The checked experiment: `settings` over `base`, and over that each point of `grid`.
 
-    `baseline` holds what the setting to compare with sets, or as much of it as singles it out; {} where nothing but the
-    seed is swept. `better` is needed only for a metric of which directions.py does not say it. Raises
-    `ConfigError` for an unknown key, a value that a key cannot have, an empty grid, two cells that are one run, and a
-    baseline that is not one setting.
+    `baseline` holds what the configuration to compare with sets, or as much of it as singles it out; {} where nothing
+    but the seed is swept. `better` is needed only for a metric of which directions.py does not say it. Raises
+    `ConfigError` for an unknown key, a value that a key cannot have, an empty grid, two trials that are one run, and a
+    baseline that is not one configuration.
     """
     declared = directions.of(metric).better
     better = better or declared
@@ -77,11 +77,11 @@ def experiment(
         raise ConfigError("the grid is empty; a grid of `seeds(5)` repeats the base configuration.")
     common = grids.overlay(_plain(base.to_dict()), settings or {})
     configs.resolve(common)
-    names, settings_of = grids.names(grid), grids.setting_names(grid)
-    cells = tuple(_cell(common, *about) for about in zip(grid, names, settings_of, strict=True))
-    _refuse_repeated(cells)
+    names, configurations_of = grids.names(grid), grids.configuration_names(grid)
+    trials = tuple(_cell(common, *about) for about in zip(grid, names, configurations_of, strict=True))
+    _refuse_repeated(trials)
     measure = Measure(metric, better, tuple(also), checkpoint, suite)
-    return Experiment(question, measure, _find_baseline(cells, baseline), cells)
+    return Experiment(question, measure, _find_baseline(trials, baseline), trials)
 
 
 def load(path: str) -> Experiment:
@@ -99,34 +99,36 @@ def _plain(values: Any) -> Any:
     return list(values) if isinstance(values, tuple) else values
 
 
-def _cell(common: Mapping[str, Any], point: Overrides, name: str, setting: str) -> Planned:
+def _cell(common: Mapping[str, Any], point: Overrides, name: str, configuration: str) -> Planned:
     values = _plain(configs.located(grids.overlay(common, point.overrides)))
     configs.resolve(values)
-    return Planned(name, setting, point, values, configs.digest(values))
+    return Planned(name, configuration, point, values, configs.digest(values))
 
 
-def _refuse_repeated(cells: Sequence[Planned]) -> None:
+def _refuse_repeated(trials: Sequence[Planned]) -> None:
     first: dict[str, Planned] = {}
-    for cell in cells:
-        other = first.setdefault(cell.digest, cell)
-        if other is cell:
+    for trial in trials:
+        other = first.setdefault(trial.digest, trial)
+        if other is trial:
             continue
-        found = differences(other.values, cell.values)
+        found = differences(other.values, trial.values)
         how = f"they differ in {', '.join(d.key for d in found)} alone, which changes nothing that is computed"
-        raise ConfigError(f"the cells {other.name} and {cell.name} are one run: {how if found else 'nothing differs'}.")
+        raise ConfigError(
+            f"the trials {other.name} and {trial.name} are one run: {how if found else 'nothing differs'}."
+        )
 
 
-def _find_baseline(cells: Sequence[Planned], baseline: Mapping[str, Any]) -> str:
-    settings = {cell.setting: configs.flatten(cell.values) for cell in cells}
-    swept = list(dict.fromkeys(key for cell in cells for key in cell.point.setting))
+def _find_baseline(trials: Sequence[Planned], baseline: Mapping[str, Any]) -> str:
+    configurations = {trial.configuration: configs.flatten(trial.values) for trial in trials}
+    swept = list(dict.fromkeys(key for trial in trials for key in trial.point.configuration))
     for key in baseline:
         if key not in swept:
-            raise ConfigError(f"the baseline sets {key}, which no cell does{nearest(key, swept)}")
+            raise ConfigError(f"the baseline sets {key}, which no trial does{nearest(key, swept)}")
     wanted = configs.flatten(baseline)
-    found = [name for name, flat in settings.items() if all(flat.get(k) == v for k, v in wanted.items())]
-    exact = [cell.setting for cell in cells if configs.flatten(cell.point.setting) == wanted]
+    found = [name for name, flat in configurations.items() if all(flat.get(k) == v for k, v in wanted.items())]
+    exact = [trial.configuration for trial in trials if configs.flatten(trial.point.configuration) == wanted]
     found = exact[:1] or found
     if len(found) != 1:
-        which = f"{len(found)} settings ({'; '.join(found)})" if found else "none of the settings"
-        raise ConfigError(f"the baseline {dict(baseline)} is {which}; it must be one of: {'; '.join(settings)}.")
+        which = f"{len(found)} configurations ({'; '.join(found)})" if found else "none of the configurations"
+        raise ConfigError(f"the baseline {dict(baseline)} is {which}; it must be one of: {'; '.join(configurations)}.")
     return found[0]

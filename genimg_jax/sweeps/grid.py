@@ -1,7 +1,7 @@
-"""The cells of an experiment, put together from few parts: `product(param("model.beta", 1.0, 4.0), seeds(5))`.
+"""The trials of an experiment, put together from few parts: `product(param("model.beta", 1.0, 4.0), seeds(5))`.
 
 A grid is a tuple of `Overrides`, each of which sets some keys over the base configuration. These are checked against
-that configuration later, by `overlay`, once for every cell and before anything starts.
+that configuration later, by `overlay`, once for every trial and before anything starts.
 """
 
 import copy
@@ -15,21 +15,21 @@ from genimg_jax.options import nearest
 
 
 class Overrides(NamedTuple):
-    """What one cell sets, by flat key such as "optimizer.learning_rate"."""
+    """What one trial sets, by flat key such as "optimizer.learning_rate"."""
 
-    setting: Mapping[str, Any]  # what is asked about
+    configuration: Mapping[str, Any]  # what is asked about
     replicate: Mapping[str, Any]  # what only repeats it: the seed, and whatever goes with it
 
     @property
     def overrides(self) -> dict[str, Any]:
-        return {**self.setting, **self.replicate}
+        return {**self.configuration, **self.replicate}
 
 
 Grid = tuple[Overrides, ...]
 
 
 def param(key: str, *values: Any) -> Grid:
-    """One cell a value of the key. The key "seed" counts as a repetition, as in `seeds`."""
+    """One trial a value of the key. The key "seed" counts as a repetition, as in `seeds`."""
     if not values:
         raise ConfigError(f"param({key!r}) has no values; give at least one.")
     return tuple(Overrides({}, {key: v}) if key == "seed" else Overrides({key: v}, {}) for v in values)
@@ -38,7 +38,7 @@ def param(key: str, *values: Any) -> Grid:
 def seeds(count: int, *also: str) -> Grid:
     """The same experiment `count` times, with seeds 0 to `count` - 1; keys in `also` are set to the seed too.
 
-    Cells of equal seed are compared in pairs: they start from the same random streams and see the same order of data.
+    Trials of equal seed are compared in pairs: they start from the same random streams and see the same order of data.
     """
     if count < 1:
         raise ConfigError(f"seeds({count}) is an empty grid; give at least 1.")
@@ -46,7 +46,7 @@ def seeds(count: int, *also: str) -> Grid:
 
 
 def product(*grids: Grid) -> Grid:
-    """Every combination of a cell of each; the last grid varies fastest."""
+    """Every combination of a trial of each; the last grid varies fastest."""
     points: Grid = (Overrides({}, {}),)
     for grid in grids:
         points = tuple(_merge(one, two) for one in points for two in grid)
@@ -54,10 +54,10 @@ def product(*grids: Grid) -> Grid:
 
 
 def zipped(*grids: Grid) -> Grid:
-    """The first cells of all together, then the second ones, and so on."""
+    """The first trials of all together, then the second ones, and so on."""
     lengths = [len(grid) for grid in grids]
     if len(set(lengths)) > 1:
-        raise ConfigError(f"zipped grids have {', '.join(map(str, lengths))} cells; they must have equally many.")
+        raise ConfigError(f"zipped grids have {', '.join(map(str, lengths))} trials; they must have equally many.")
     merged = grids[0] if grids else ()
     for grid in grids[1:]:
         merged = tuple(_merge(one, two) for one, two in zip(merged, grid, strict=True))
@@ -65,7 +65,7 @@ def zipped(*grids: Grid) -> Grid:
 
 
 def chain(*grids: Grid) -> Grid:
-    """The cells of one grid after those of another; a key that only some of them set has the base's value elsewhere."""
+    """The trials of one grid after those of another. A key that only some set has the base's value elsewhere."""
     return tuple(point for grid in grids for point in grid)
 
 
@@ -73,7 +73,7 @@ def _merge(one: Overrides, two: Overrides) -> Overrides:
     twice = [key for key in one.overrides if key in two.overrides]
     if twice:
         raise ConfigError(f"config.{twice[0]} is set by two grids that are combined; let one of them set it.")
-    return Overrides({**one.setting, **two.setting}, {**one.replicate, **two.replicate})
+    return Overrides({**one.configuration, **two.configuration}, {**one.replicate, **two.replicate})
 
 
 def overlay(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -98,14 +98,14 @@ def names(points: Sequence[Overrides]) -> list[str]:
 
     A key that goes with an earlier one, as in `zipped`, is left out.
     """
-    short = _short([point.setting for point in points]) | _short([point.replicate for point in points])
+    short = _short([point.configuration for point in points]) | _short([point.replicate for point in points])
     return [_name(point.overrides, short) for point in points]
 
 
-def setting_names(points: Sequence[Overrides]) -> list[str]:
+def configuration_names(points: Sequence[Overrides]) -> list[str]:
     """The same without what only repeats; "base" where nothing else is set."""
-    short = _short([point.setting for point in points])
-    return [_name(point.setting, short) for point in points]
+    short = _short([point.configuration for point in points])
+    return [_name(point.configuration, short) for point in points]
 
 
 def determines(overrides: Sequence[Mapping[str, Any]], one: str, other: str) -> bool:

@@ -5,7 +5,7 @@ from typing import Any
 
 from genimg_jax.errors import ConfigError
 from genimg_jax.options import nearest
-from genimg_jax.sweeps.cells import Launcher
+from genimg_jax.sweeps.trials import Launcher
 
 NAMES = ("auto", "local", "slurm", "vectorised")
 
@@ -13,7 +13,7 @@ NAMES = ("auto", "local", "slurm", "vectorised")
 def choose(name: str, workers: int, parameters: Mapping[str, Any] | None = None) -> Launcher:
     """'auto' is 'vectorised' where it pays; either trains what is no part of one program as 'local' does.
 
-    `workers` are processes on this machine, or cells at a time on a cluster; 0: as many as fit. `parameters` are
+    `workers` are processes on this machine, or trials at a time on a cluster; 0: as many as fit. `parameters` are
     Slurm's alone, see `slurm.launcher`.
     """
     if parameters and name != "slurm":

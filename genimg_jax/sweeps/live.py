@@ -1,4 +1,4 @@
-"""How far the cells of a sweep have come, shown while they are trained, wherever that is: from their metrics.jsonl."""
+"""How far the trials of a sweep have come, shown while they are trained, wherever that is: from their metrics.jsonl."""
 
 import contextlib
 import json
@@ -9,22 +9,22 @@ from collections.abc import Iterator, Sequence
 from tqdm import tqdm
 
 from genimg_jax import progress
-from genimg_jax.sweeps.cells import Cell, trained
+from genimg_jax.sweeps.trials import Trial, trained
 
 TAIL = 8192  # bytes at the end of metrics.jsonl, which hold its last line
 EVERY = 1.0  # seconds between looks
-SHOWN = 12  # running cells with a line of their own
+SHOWN = 12  # running trials with a line of their own
 
 
-def last_step(cell: Cell) -> int:
+def last_step(trial: Trial) -> int:
     """The last step that the run has logged; 0 before the first."""
-    return _last(cell)[0]
+    return _last(trial)[0]
 
 
-def _last(cell: Cell) -> tuple[int, str]:
+def _last(trial: Trial) -> tuple[int, str]:
     """The last logged step, and the losses of the last line about training."""
     try:
-        with (cell.workdir / "metrics.jsonl").open("rb") as file:
+        with (trial.workdir / "metrics.jsonl").open("rb") as file:
             file.seek(max(file.seek(0, 2) - TAIL, 0))
             lines = file.read().splitlines()
     except OSError:
@@ -40,18 +40,18 @@ def _last(cell: Cell) -> tuple[int, str]:
     return 0, ""
 
 
-def _images(cell: Cell, step: int) -> int:
-    return min(step, cell.values["train"]["steps"]) * cell.values["train"]["batch_size"]
+def _images(trial: Trial, step: int) -> int:
+    return min(step, trial.values["train"]["steps"]) * trial.values["train"]["batch_size"]
 
 
 @contextlib.contextmanager
-def shown(cells: Sequence[Cell]) -> Iterator[None]:
-    """While it is open: a bar of all images of the cells on stderr and, on a screen, a line for each running one."""
-    if not cells:
+def shown(trials: Sequence[Trial]) -> Iterator[None]:
+    """While it is open: a bar of all images of the trials on stderr and, on a screen, a line for each running one."""
+    if not trials:
         yield
         return
     over = threading.Event()
-    watcher = threading.Thread(target=_watch, args=(cells, over), daemon=True)
+    watcher = threading.Thread(target=_watch, args=(trials, over), daemon=True)
     watcher.start()
     try:
         yield
@@ -68,14 +68,14 @@ def say(line: str) -> None:
         print(line, flush=True)
 
 
-def _watch(cells: Sequence[Cell], over: threading.Event) -> None:
-    steps = {cell.digest: last_step(cell) for cell in cells}
+def _watch(trials: Sequence[Trial], over: threading.Event) -> None:
+    steps = {trial.digest: last_step(trial) for trial in trials}
     begun = dict(steps)
     bars: dict[str, tqdm] = {}
     total = progress.bar(
         "sweep",
-        total=sum(_images(cell, cell.values["train"]["steps"]) for cell in cells),
-        initial=sum(_images(cell, steps[cell.digest]) for cell in cells),
+        total=sum(_images(trial, trial.values["train"]["steps"]) for trial in trials),
+        initial=sum(_images(trial, steps[trial.digest]) for trial in trials),
         unit="image",
         unit_scale=True,
         smoothing=0,
@@ -83,25 +83,25 @@ def _watch(cells: Sequence[Cell], over: threading.Event) -> None:
     with total:
         while True:
             last_look = over.wait(EVERY)
-            for cell in cells:
-                step, losses = _last(cell)
-                if step != steps[cell.digest]:
-                    steps[cell.digest] = step
+            for trial in trials:
+                step, losses = _last(trial)
+                if step != steps[trial.digest]:
+                    steps[trial.digest] = step
                     if sys.stderr.isatty():
-                        _line(cell, step, losses, begun[cell.digest], bars)
-            for digest in [d for d in bars if trained(next(c for c in cells if c.digest == d))]:
+                        _line(trial, step, losses, begun[trial.digest], bars)
+            for digest in [d for d in bars if trained(next(c for c in trials if c.digest == d))]:
                 bars.pop(digest).close()
-            total.update(sum(_images(cell, steps[cell.digest]) for cell in cells) - total.n)
+            total.update(sum(_images(trial, steps[trial.digest]) for trial in trials) - total.n)
             if last_look:
                 break
         for bar in bars.values():
             bar.close()
 
 
-def _line(cell: Cell, step: int, losses: str, begun: int, bars: dict[str, tqdm]) -> None:
-    if cell.digest not in bars and len(bars) < SHOWN:
-        steps = cell.values["train"]["steps"]
-        bars[cell.digest] = progress.bar(cell.name, leave=False, total=steps, initial=begun, unit="step")
-    if cell.digest in bars:
-        bars[cell.digest].set_postfix_str(losses, refresh=False)
-        bars[cell.digest].update(step - bars[cell.digest].n)
+def _line(trial: Trial, step: int, losses: str, begun: int, bars: dict[str, tqdm]) -> None:
+    if trial.digest not in bars and len(bars) < SHOWN:
+        steps = trial.values["train"]["steps"]
+        bars[trial.digest] = progress.bar(trial.name, leave=False, total=steps, initial=begun, unit="step")
+    if trial.digest in bars:
+        bars[trial.digest].set_postfix_str(losses, refresh=False)
+        bars[trial.digest].update(step - bars[trial.digest].n)

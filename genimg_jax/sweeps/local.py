@@ -1,4 +1,4 @@
-"""Cells on this machine: a few long-lived processes, each on cores of its own."""
+"""Trials on this machine: a few long-lived processes, each on cores of its own."""
 
 import contextlib
 import json
@@ -15,30 +15,30 @@ from typing import Any
 
 from genimg_jax.engine import runtime
 from genimg_jax.errors import ConfigError
-from genimg_jax.sweeps.cells import Cell, Launcher, Outcome, log_tail
+from genimg_jax.sweeps.trials import Launcher, Outcome, Trial, log_tail
 
 ATTEMPTS = 2
 WORKER = "genimg_jax.sweeps.worker"
 
 
 def launcher(workers: int = 0) -> Launcher:
-    """Trains cells in `workers` processes at a time; 0: one a core, or a single one where an accelerator may be in use.
+    """Trains trials in `workers` processes at a time; 0: one a core, or a single one if an accelerator may be in use.
 
     The cores are shared out evenly, and a run's manifest tells how many it had. What failed is tried once more in a new
     process, from its last checkpoint, unless it would fail just so again. Workers share what they have compiled. A
-    worker whose parent is gone saves its cell and leaves.
+    worker whose parent is gone saves its trial and leaves.
     """
-    return job_launcher(workers, lambda cells, _: [[cell] for cell in cells])
+    return job_launcher(workers, lambda trials, _: [[trial] for trial in trials])
 
 
-def job_launcher(workers: int, divide: Callable[[Sequence[Cell], int], list[list[Cell]]]) -> Launcher:
-    """`divide` makes jobs of cells and the number of workers: the cells of a job are trained as one program."""
+def job_launcher(workers: int, divide: Callable[[Sequence[Trial], int], list[list[Trial]]]) -> Launcher:
+    """`divide` makes jobs of trials and the number of workers: the trials of a job are trained as one program."""
     if workers < 0:
         raise ConfigError(f"--workers is {workers}; it must be at least 0.")
     environment = dict(os.environ)  # as it is now: evaluating a run in this process may change it
 
-    def launch(cells: Sequence[Cell]) -> Iterator[Outcome]:
-        jobs = divide(cells, workers or default_workers())
+    def launch(trials: Sequence[Trial]) -> Iterator[Outcome]:
+        jobs = divide(trials, workers or default_workers())
         shares = core_shares(min(workers or default_workers(), len(jobs) or 1))
         slots = [_Slot(share, environment) for share in shares]
         idle: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
@@ -46,7 +46,7 @@ def job_launcher(workers: int, divide: Callable[[Sequence[Cell], int], list[list
             idle.put(slot)
         pool = ThreadPoolExecutor(len(slots))
 
-        def train(job: Sequence[Cell]) -> list[Outcome]:
+        def train(job: Sequence[Trial]) -> list[Outcome]:
             slot = idle.get()
             try:
                 return slot.train(job)
@@ -80,7 +80,7 @@ def core_shares(workers: int) -> list[list[int]]:
 
 
 class _Slot:
-    """A place for one worker process, which is started for its first cell and again when it has died."""
+    """A place for one worker process, which is started for its first trial and again when it has died."""
 
     def __init__(self, cores: Sequence[int], environment: Mapping[str, str]):
         self.cores, self.environment = cores, environment
@@ -89,7 +89,7 @@ class _Slot:
         self.stopping = False
         self.starting = threading.Lock()
 
-    def train(self, job: Sequence[Cell]) -> list[Outcome]:
+    def train(self, job: Sequence[Trial]) -> list[Outcome]:
         """What failed in a job is tried again by itself."""
         spent = dict.fromkeys(range(len(job)), 0.0)
         replies: dict[int, dict[str, Any]] = {}
@@ -103,13 +103,13 @@ class _Slot:
             if not attempts or self.stopping:
                 break
             self.close()  # whatever went wrong is not handed on
-        return [Outcome(cell, replies[i]["status"], spent[i], replies[i]["message"]) for i, cell in enumerate(job)]
+        return [Outcome(trial, replies[i]["status"], spent[i], replies[i]["message"]) for i, trial in enumerate(job)]
 
-    def _attempt(self, job: Sequence[Cell]) -> list[dict[str, Any]]:
+    def _attempt(self, job: Sequence[Trial]) -> list[dict[str, Any]]:
         since = time.monotonic()
         with contextlib.suppress(BrokenPipeError, ValueError):  # it has died, or was just told to leave
             if self._start(job[0].values["runtime"]):
-                request = [{"values": dict(cell.values), "workdir": str(cell.workdir)} for cell in job]
+                request = [{"values": dict(trial.values), "workdir": str(trial.workdir)} for trial in job]
                 self.process.stdin.write(json.dumps(request) + "\n")
                 self.process.stdin.flush()
                 if line := self.process.stdout.readline():
@@ -122,7 +122,7 @@ class _Slot:
         return [{"status": "failed", "seconds": seconds, "message": message, "again": True}] * len(job)
 
     def _start(self, wanted: Mapping[str, Any]) -> bool:
-        """Whether there is a process whose settings are the cell's: they can be made once, before JAX starts."""
+        """Whether there is a process whose configurations are the trial's: they can be made once, before JAX starts."""
         if self.process and (self.process.poll() is not None or self.runtime != wanted):
             self.close()
         with self.starting:

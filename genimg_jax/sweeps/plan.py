@@ -1,8 +1,8 @@
-"""A sweep's directory: `sweep.json` says which cells there are, `outcomes.jsonl` how their trainings ended.
+"""A sweep's directory: `sweep.json` says which trials there are, `outcomes.jsonl` how their trainings ended.
 
     SWEEP/sweep.json  outcomes.jsonl  cells/NAME/ (run directories)  report.md  report.html
 
-A cell is known by the digest of its configuration. An experiment may come to have more cells, whatever they are then
+A trial is known by the digest of its configuration. An experiment may come to have more trials, whatever they are then
 called; it may not change those that were planned.
 """
 
@@ -19,8 +19,8 @@ from genimg_jax.engine import run
 from genimg_jax.engine.config_differences import differences, table
 from genimg_jax.engine.old_configs import complete
 from genimg_jax.errors import ConfigError
-from genimg_jax.sweeps.cells import Cell, Outcome
 from genimg_jax.sweeps.experiment import Experiment, Measure, Planned
+from genimg_jax.sweeps.trials import Outcome, Trial
 
 PLAN, OUTCOMES = "sweep.json", "outcomes.jsonl"
 LONGEST_NAME = 120  # of a directory
@@ -32,58 +32,60 @@ class Sweep(NamedTuple):
     workdir: pathlib.Path
     question: str
     measure: Measure
-    baseline: str  # a setting
-    cells: tuple[Cell, ...]
-    settings: Mapping[str, str]  # by a cell's digest
+    baseline: str  # a configuration
+    trials: tuple[Trial, ...]
+    configurations: Mapping[str, str]  # by a trial's digest
     seeds: Mapping[str, int]  # the same
 
-    def by_setting(self) -> dict[str, list[Cell]]:
-        found: dict[str, list[Cell]] = {}
-        for cell in self.cells:
-            found.setdefault(self.settings[cell.digest], []).append(cell)
+    def by_setting(self) -> dict[str, list[Trial]]:
+        found: dict[str, list[Trial]] = {}
+        for trial in self.trials:
+            found.setdefault(self.configurations[trial.digest], []).append(trial)
         return found
 
 
 def plan(experiment: Experiment, workdir: pathlib.Path) -> tuple[Sweep, list[str]]:
-    """The experiment in its directory, and the names of cells planned there that it has no more. Writes nothing.
+    """The experiment in its directory, and the names of trials planned there that it has no more. Writes nothing.
 
-    Raises `ConfigError` where cells that were planned are now others.
+    Raises `ConfigError` where trials that were planned are now others.
     """
     before = _read(workdir)["cells"] if (workdir / PLAN).is_file() else []
     known = {record["digest"]: record for record in before}
-    planned = {cell.digest: cell for cell in experiment.cells}
+    planned = {trial.digest: trial for trial in experiment.trials}
     missing = [record for record in before if record["digest"] not in planned]
-    added = [cell for cell in experiment.cells if cell.digest not in known]
+    added = [trial for trial in experiment.trials if trial.digest not in known]
     if missing and added:
         raise ConfigError(_changed(workdir, missing, added))
     taken = {record["directory"] for record in before}
-    cells = []
-    for cell in experiment.cells:
-        directory = known[cell.digest]["directory"] if cell.digest in known else _directory(cell, taken)
+    trials = []
+    for trial in experiment.trials:
+        directory = known[trial.digest]["directory"] if trial.digest in known else _directory(trial, taken)
         taken.add(directory)
-        cells.append(Cell(cell.name, cell.point.overrides, cell.values, cell.digest, _place(workdir, directory)))
-    settings = {cell.digest: cell.setting for cell in experiment.cells}
-    seeds = {cell.digest: cell.values["seed"] for cell in experiment.cells}
-    sweep = Sweep(workdir, experiment.question, experiment.measure, experiment.baseline, tuple(cells), settings, seeds)
+        trials.append(Trial(trial.name, trial.point.overrides, trial.values, trial.digest, _place(workdir, directory)))
+    configurations = {trial.digest: trial.configuration for trial in experiment.trials}
+    seeds = {trial.digest: trial.values["seed"] for trial in experiment.trials}
+    sweep = Sweep(
+        workdir, experiment.question, experiment.measure, experiment.baseline, tuple(trials), configurations, seeds
+    )
     return sweep, [record["name"] for record in missing]
 
 
 def write(sweep: Sweep, source: str) -> None:
-    """`sweep.json`, keeping what cells it had besides. `source` is the experiment's file."""
+    """`sweep.json`, keeping what trials it had besides. `source` is the experiment's file."""
     before = _read(sweep.workdir)["cells"] if (sweep.workdir / PLAN).is_file() else []
     records = [
         {
-            "name": cell.name,
-            "setting": sweep.settings[cell.digest],
-            "seed": sweep.seeds[cell.digest],
-            "digest": cell.digest,
-            "directory": cell.workdir.name,
-            "overrides": dict(cell.overrides),
-            "values": dict(cell.values),
+            "name": trial.name,
+            "setting": sweep.configurations[trial.digest],
+            "seed": sweep.seeds[trial.digest],
+            "digest": trial.digest,
+            "directory": trial.workdir.name,
+            "overrides": dict(trial.overrides),
+            "values": dict(trial.values),
         }
-        for cell in sweep.cells
+        for trial in sweep.trials
     ]
-    now = {cell.digest for cell in sweep.cells}
+    now = {trial.digest for trial in sweep.trials}
     left_out = [{**record, "left_out": True} for record in before if record["digest"] not in now]
     about = {
         "experiment": source,
@@ -105,7 +107,7 @@ def read(workdir: pathlib.Path) -> Sweep:
         Measure(**measure),
         plan["baseline"],
         tuple(
-            Cell(r["name"], r["overrides"], r["values"], r["digest"], _place(workdir, r["directory"])) for r in records
+            Trial(r["name"], r["overrides"], r["values"], r["digest"], _place(workdir, r["directory"])) for r in records
         ),
         {record["digest"]: record["setting"] for record in records},
         {record["digest"]: record["seed"] for record in records},
@@ -117,28 +119,28 @@ def _read(workdir: pathlib.Path) -> dict[str, Any]:
         raise ConfigError(f"{workdir} holds no sweep: it has no {PLAN}; start one with genimg sweep experiments/...")
     plan = run.read_json(workdir, PLAN)
     # Digests as they are now: a version before this one may have recorded relative paths, or lacked an option.
-    cells = [{**cell, "digest": configs.digest(complete(cell["values"]))} for cell in plan["cells"]]
-    return {**plan, "cells": cells}
+    trials = [{**trial, "digest": configs.digest(complete(trial["values"]))} for trial in plan["cells"]]
+    return {**plan, "cells": trials}
 
 
 def _place(workdir: pathlib.Path, directory: str) -> pathlib.Path:
     return workdir / "cells" / directory
 
 
-def _directory(cell: Planned, taken: set[str]) -> str:
-    name = re.sub(r"[^\w.=,+-]+", "_", cell.name)
+def _directory(trial: Planned, taken: set[str]) -> str:
+    name = re.sub(r"[^\w.=,+-]+", "_", trial.name)
     fits = len(name) <= LONGEST_NAME and name not in taken
-    return name if fits else f"{name[: LONGEST_NAME - 17]}-{cell.digest}"
+    return name if fits else f"{name[: LONGEST_NAME - 17]}-{trial.digest}"
 
 
 def _changed(workdir: pathlib.Path, missing: Sequence[Mapping], added: Sequence[Planned]) -> str:
-    """Says what became of the first cell that has kept its name, or that there is none."""
+    """Says what became of the first trial that has kept its name, or that there is none."""
     old = {record["name"]: record for record in missing}
-    same = [cell for cell in added if cell.name in old]
+    same = [trial for trial in added if trial.name in old]
     if same:
         differing = differences(old[same[0].name]["values"], same[0].values)
-        found = [d for d in differing if not d.safe] or differing  # of a trained cell, such as more steps
-        how = f"{len(same)} of its cells, such as {same[0].name}, are others now:\n{table(found)}"
+        found = [d for d in differing if not d.safe] or differing  # of a trained trial, such as more steps
+        how = f"{len(same)} of its trials, such as {same[0].name}, are others now:\n{table(found)}"
     else:
         how = f"it lacks {missing[0]['name']} and has {added[0].name}, which was not planned."
     return (
@@ -150,8 +152,8 @@ def _changed(workdir: pathlib.Path, missing: Sequence[Mapping], added: Sequence[
 def record(workdir: pathlib.Path, outcome: Outcome) -> None:
     """Adds one line to the sweep's outcomes."""
     line = {
-        "cell": outcome.cell.name,
-        "digest": outcome.cell.digest,
+        "cell": outcome.trial.name,
+        "digest": outcome.trial.digest,
         "status": outcome.status,
         "seconds": round(outcome.seconds, 3),
         "ended": run.now(),
@@ -165,7 +167,7 @@ def record(workdir: pathlib.Path, outcome: Outcome) -> None:
 
 
 def outcomes(workdir: pathlib.Path) -> dict[str, list[dict[str, Any]]]:
-    """Every recorded outcome, by the cell's digest, oldest first."""
+    """Every recorded outcome, by the trial's digest, oldest first."""
     found: dict[str, list[dict[str, Any]]] = {}
     for line in files.read_json_lines(workdir / OUTCOMES):
         found.setdefault(line["digest"], []).append(line)

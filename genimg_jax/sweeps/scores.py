@@ -1,4 +1,4 @@
-"""What the cells of a sweep came to: the metrics of one checkpoint of each, from its `evaluation/` directory."""
+"""What the trials of a sweep came to: the metrics of one checkpoint of each, from its `evaluation/` directory."""
 
 import json
 import math
@@ -9,40 +9,40 @@ from typing import Any
 from genimg_jax.errors import ConfigError
 from genimg_jax.evaluation import results
 from genimg_jax.options import nearest
-from genimg_jax.sweeps.cells import Cell, last_checkpoint
 from genimg_jax.sweeps.experiment import Measure
+from genimg_jax.sweeps.trials import Trial, last_checkpoint
 
 
-def evaluate(cell: Cell, measure: Measure) -> None:
-    """Writes the evaluation of a trained cell. Raises a `Failure` where it cannot be made."""
+def evaluate(trial: Trial, measure: Measure) -> None:
+    """Writes the evaluation of a trained trial. Raises a `Failure` where it cannot be made."""
     from genimg_jax.evaluation import runs
 
-    runs.evaluate_run(cell.workdir, cell.values, measure.checkpoint, measure.suite)
+    runs.evaluate_run(trial.workdir, trial.values, measure.checkpoint, measure.suite)
 
 
-def path(cell: Cell, measure: Measure) -> pathlib.Path:
+def path(trial: Trial, measure: Measure) -> pathlib.Path:
     suffix = "" if measure.suite == "likelihood" else f"-{measure.suite}"
-    return cell.workdir / "evaluation" / f"{measure.checkpoint}{suffix}.json"
+    return trial.workdir / "evaluation" / f"{measure.checkpoint}{suffix}.json"
 
 
-def report(cell: Cell, measure: Measure) -> Mapping[str, Any]:
-    """A cell's evaluation; {} where it has not been evaluated since it was trained to the end."""
-    file = path(cell, measure)
+def report(trial: Trial, measure: Measure) -> Mapping[str, Any]:
+    """A trial's evaluation; {} where it has not been evaluated since it was trained to the end."""
+    file = path(trial, measure)
     try:
-        since = last_checkpoint(cell).stat().st_mtime
+        since = last_checkpoint(trial).stat().st_mtime
         found = json.loads(file.read_text()) if file.stat().st_mtime >= since else {}
     except (OSError, ValueError):
         return {}
-    return results.recounted(found, cell.workdir) if isinstance(found, dict) and "metrics" in found else {}
+    return results.recounted(found, trial.workdir) if isinstance(found, dict) and "metrics" in found else {}
 
 
-def evaluation(cell: Cell, measure: Measure) -> Mapping[str, Any]:
-    """The metrics of a cell's report, each with its value and the digest of its protocol; {} where there is none."""
-    return report(cell, measure).get("metrics", {})
+def evaluation(trial: Trial, measure: Measure) -> Mapping[str, Any]:
+    """The metrics of a trial's report, each with its value and the digest of its protocol; {} where there is none."""
+    return report(trial, measure).get("metrics", {})
 
 
-def evaluated(cell: Cell, measure: Measure) -> bool:
-    return bool(evaluation(cell, measure))
+def evaluated(trial: Trial, measure: Measure) -> bool:
+    return bool(evaluation(trial, measure))
 
 
 def check_measured(measure: Measure, measured: Iterable[str]) -> None:
@@ -51,7 +51,7 @@ def check_measured(measure: Measure, measured: Iterable[str]) -> None:
     for name in (measure.primary, *measure.also):
         if measured and name not in measured:
             raise ConfigError(
-                f"the experiment looks at {name}, which the evaluation {measure.suite!r} of its cells does not measure"
+                f"the experiment looks at {name}, which the evaluation {measure.suite!r} of its trials does not measure"
                 f"{nearest(name, measured)} Measured: {', '.join(measured)}."
             )
 

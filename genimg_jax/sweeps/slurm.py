@@ -1,4 +1,4 @@
-"""Cells on a Slurm cluster, through submitit: an array job, one cell a task.
+"""Trials on a Slurm cluster, through submitit: an array job, one trial a task.
 
 A task that is warned by SIGUSR2, because its time is nearly up or because it is about to be preempted, saves itself and
 is put back into the queue, from where it goes on. At SIGTERM it saves itself and leaves: Slurm requeues by itself what
@@ -16,7 +16,7 @@ from typing import Any
 
 from genimg_jax.errors import ConfigError
 from genimg_jax.sweeps import worker
-from genimg_jax.sweeps.cells import Cell, Launcher, Outcome, log_tail
+from genimg_jax.sweeps.trials import Launcher, Outcome, Trial, log_tail
 
 EVERY = 2.0  # seconds between looks at the queue
 PATIENCE = 120.0  # seconds for cancelled tasks to save themselves
@@ -26,8 +26,8 @@ DEFAULTS = {"job_name": "genimg", "time": 24 * 60}  # minutes
 class Task:
     """What a task of the array does. submitit pickles it: a configuration and a path, nothing else."""
 
-    def __init__(self, cell: Cell):
-        self.job = {"values": dict(cell.values), "workdir": str(cell.workdir.absolute())}
+    def __init__(self, trial: Trial):
+        self.job = {"values": dict(trial.values), "workdir": str(trial.workdir.absolute())}
 
     def __call__(self) -> dict[str, Any]:
         [reply] = worker.do([self.job])
@@ -44,7 +44,7 @@ class Task:
 
 
 def launcher(workers: int = 0, parameters: Mapping[str, Any] | None = None) -> Launcher:
-    """Trains `workers` cells at a time, 0: as many as there is room for.
+    """Trains `workers` trials at a time, 0: as many as there is room for.
 
     `parameters` are submitit's of `SlurmExecutor`, such as {"partition": "gpu", "time": 600, "gpus_per_node": 1}, where
     time is in minutes. Raises `ConfigError` where there is no Slurm, or no submitit, or such a parameter is unknown.
@@ -56,44 +56,44 @@ def launcher(workers: int = 0, parameters: Mapping[str, Any] | None = None) -> L
     except ImportError as error:
         raise ConfigError("--launcher slurm needs submitit; pip install 'genimg_jax[slurm]'.") from error
 
-    def launch(cells: Sequence[Cell]) -> Iterator[Outcome]:
-        if not cells:
+    def launch(trials: Sequence[Trial]) -> Iterator[Outcome]:
+        if not trials:
             return
         # Being requeued is no failure, however often it happens.
-        executor = submitit.SlurmExecutor(cells[0].workdir.absolute().parents[1] / "slurm", max_num_timeout=10**6)
+        executor = submitit.SlurmExecutor(trials[0].workdir.absolute().parents[1] / "slurm", max_num_timeout=10**6)
         try:
             executor.update_parameters(**DEFAULTS, **({"array_parallelism": workers} if workers else {}))
             executor.update_parameters(**(parameters or {}))
-            jobs = executor.submit_array([Task(cell) for cell in cells])
+            jobs = executor.submit_array([Task(trial) for trial in trials])
         except (ValueError, submitit.core.utils.FailedJobError) as error:
             raise ConfigError(f"Slurm does not take these jobs: {' '.join(str(error).split())}") from error
-        waiting = dict(zip((job.job_id for job in jobs), zip(jobs, cells, strict=True), strict=True))
-        print(f"Slurm job {jobs[0].job_id.partition('_')[0]}: {len(cells)} cells")
+        waiting = dict(zip((job.job_id for job in jobs), zip(jobs, trials, strict=True), strict=True))
+        print(f"Slurm job {jobs[0].job_id.partition('_')[0]}: {len(trials)} trials")
         try:
             while waiting:
                 time.sleep(EVERY)
                 queued = _queued(waiting)  # asked first: one that ends in between has left its result
                 for number in list(waiting):
-                    job, cell = waiting[number]
+                    job, trial = waiting[number]
                     if job.paths.result_pickle.exists():
                         del waiting[number]
-                        yield _outcome(job, cell)
+                        yield _outcome(job, trial)
                     elif number not in queued:
                         del waiting[number]
-                        yield Outcome(cell, "failed", 0.0, f"Slurm ended task {number}.\n{log_tail(cell.workdir)}")
+                        yield Outcome(trial, "failed", 0.0, f"Slurm ended task {number}.\n{log_tail(trial.workdir)}")
         finally:
             _cancel(waiting)
 
     return launch
 
 
-def _outcome(job: Any, cell: Cell) -> Outcome:
+def _outcome(job: Any, trial: Trial) -> Outcome:
     """Where training reports nothing, as for a module that is missing, the task's own traceback does."""
     error = job.exception()
     if error is not None:
-        return Outcome(cell, "failed", 0.0, "\n".join(str(error).splitlines()[-8:]))
+        return Outcome(trial, "failed", 0.0, "\n".join(str(error).splitlines()[-8:]))
     reply = job.result()
-    return Outcome(cell, reply["status"], reply["seconds"], reply["message"])
+    return Outcome(trial, reply["status"], reply["seconds"], reply["message"])
 
 
 def _queued(numbers: Sequence[str]) -> set[str]:

@@ -17,7 +17,7 @@ POWER = 0.8
 
 
 class Summary(NamedTuple):
-    """A setting's values over its seeds."""
+    """A configuration's values over its seeds."""
 
     count: int
     mean: float
@@ -27,7 +27,7 @@ class Summary(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """A setting less the baseline, over the seeds that both have."""
+    """A configuration less the baseline, over the seeds that both have."""
 
     pairs: int
     difference: float
@@ -52,14 +52,14 @@ def summarize(values: np.ndarray) -> Summary:  # [N]
     )
 
 
-def compare(settings: Mapping[str, Mapping[int, float]], baseline: str) -> dict[str, Comparison]:
-    """Each setting but the baseline against it, from {setting: {seed: value}} with finite values alone.
+def compare(configurations: Mapping[str, Mapping[int, float]], baseline: str) -> dict[str, Comparison]:
+    """Each configuration but the baseline against it, from {configuration: {seed: value}} with finite values alone.
 
-    A setting without a seed in common with the baseline is left out.
+    A configuration without a seed in common with the baseline is left out.
     """
-    base = settings.get(baseline, {})
+    base = configurations.get(baseline, {})
     pairs: dict[str, np.ndarray] = {}
-    for name, values in settings.items():
+    for name, values in configurations.items():
         shared = sorted(base.keys() & values.keys())
         if name != baseline and shared:
             pairs[name] = np.array([values[seed] - base[seed] for seed in shared], np.float64)

@@ -1,8 +1,8 @@
 """A process that does one job after another: `python -m genimg_jax.sweeps.worker CORE,CORE...`.
 
-A job is a cell, or several that are trained as one program. It stays up between jobs, since starting Python and JAX
-takes longer than many a cell. A line of JSON on its standard input holds the configuration and run directory of each
-cell of a job, a line on its standard output says how each ended; what training prints goes to the log of the first
+A job is a trial, or several that are trained as one program. It stays up between jobs, since starting Python and JAX
+takes longer than many a trial. A line of JSON on its standard input holds the configuration and run directory of each
+trial of a job, a line on its standard output says how each ended; what training prints goes to the log of the first
 one, to which those of the others refer. Where its standard input ends, whoever started it is gone: it saves and leaves.
 """
 
@@ -23,7 +23,7 @@ from typing import Any, TextIO
 from genimg_jax.engine import config as configs
 from genimg_jax.engine import run, runtime
 from genimg_jax.errors import ConfigError, Failure, NumericsError, Preempted, ResourceError
-from genimg_jax.sweeps.cells import LOG, log_tail
+from genimg_jax.sweeps.trials import LOG, log_tail
 
 Run = tuple[dict[str, Any], pathlib.Path]  # a configuration, as JSON, and its directory
 LOCK_PATIENCE = 60.0  # seconds: a process that was told to leave the directory may still be saving
@@ -49,8 +49,8 @@ def _listen(requests: TextIO, jobs: queue.SimpleQueue) -> None:
 
 
 def do(job: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Trains the cells of a job, each {"values": its configuration, "workdir": its directory}; see `train`."""
-    runs = [(dict(cell["values"]), pathlib.Path(cell["workdir"])) for cell in job]
+    """Trains the trials of a job, each {"values": its configuration, "workdir": its directory}; see `train`."""
+    runs = [(dict(trial["values"]), pathlib.Path(trial["workdir"])) for trial in job]
     sys.argv[1:] = ["sweep"]  # the command, as manifests shall tell it
     (values, first), *others = runs
     for _, workdir in others:
