@@ -220,10 +220,13 @@ def of_all_conditions(case: Case, **changes) -> tuple[core.Family, core.Weights,
     options = dataclasses.replace(case.options, conditions=tuple(spec.conditions), **changes)
     made = family(case._replace(spec=spec, options=options))
     one, two = (fields_batch(spec, seed) for seed in range(2))
-    state = jax.eval_shape(lambda: made.init(core.stream(0, "init"), one))
-    drawn = state.replace(params=random_weights(lambda: state.params), ema_params={})
-    others = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (state.model_state, state.frozen_params))
-    return made, core.Weights(drawn.params, *others), one, two
+
+    def start() -> core.TrainState:
+        return made.init(core.stream(0, "init"), one)
+
+    params = random_weights(lambda: start().params)
+    others = jax.jit(lambda: (start().model_state, start().frozen_params))()
+    return made, core.Weights(params, *others), one, two
 
 
 def conditions_are_told(case: Case) -> None:

@@ -56,6 +56,7 @@ CASE = contract.Case(make, OPTIONS, ("model",))
         functools.partial(contract.devices_agree, devices=4, fsdp=2),
         contract.microbatches_agree,
         contract.samples_are_their_own,
+        contract.conditions_are_told,
         contract.evaluation_ignores_padding,
         contract.float_options_vectorise,
     ],

@@ -183,6 +183,7 @@ CASE = contract.Case(make, DIFFUSION, ("model",))
         contract.groups_cover_parameters,
         contract.same_seed_same_bits,
         contract.samples_are_their_own,
+        contract.conditions_are_told,
         # As over discrete codes, which are always tried.
         pytest.param(functools.partial(contract.devices_agree, devices=4, fsdp=2), marks=pytest.mark.slow),
         pytest.param(contract.evaluation_ignores_padding, marks=pytest.mark.slow),

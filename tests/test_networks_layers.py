@@ -7,6 +7,7 @@ import pytest
 from jax.test_util import check_grads
 from scipy.signal import convolve2d, correlate2d
 
+from genimg_jax.backend import downsample, upsample
 from genimg_jax.errors import ConfigError
 from genimg_jax.networks.layers import (
     Conv,
@@ -16,8 +17,7 @@ from genimg_jax.networks.layers import (
     SpectralScale,
     Upsample,
     activate,
-    downsample,
-    upsample,
+    promotion,
 )
 
 
@@ -37,19 +37,19 @@ def correlate(image, kernel):
 
 def test_conv_is_a_padded_correlation():
     x, layer = random(0, 2, 5, 7, 3), Conv(4)
-    variables = layer.init(jax.random.key(0), x, True)
+    variables = layer.init(jax.random.key(0), x)
     params = {**variables["params"], "bias": random(1, 4)}
     padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     expected = np.stack([correlate(image, np.asarray(params["kernel"])) for image in padded]) + params["bias"]
-    np.testing.assert_allclose(layer.apply({"params": params}, x, True), expected, atol=1e-4)
+    np.testing.assert_allclose(layer.apply({"params": params}, x), expected, atol=1e-4)
 
 
 def test_downsample_keeps_every_second_sum():
     x, layer = random(0, 2, 6, 10, 3), Downsample(4)
-    params = {**layer.init(jax.random.key(0), x, True)["params"], "bias": random(1, 4)}
+    params = {**layer.init(jax.random.key(0), x)["params"], "bias": random(1, 4)}
     padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     expected = np.stack([correlate(image, np.asarray(params["kernel"]))[::2, ::2] for image in padded])
-    np.testing.assert_allclose(layer.apply({"params": params}, x, True), expected + params["bias"], atol=1e-4)
+    np.testing.assert_allclose(layer.apply({"params": params}, x), expected + params["bias"], atol=1e-4)
 
 
 def test_upsample_spreads_every_pixel():
@@ -96,13 +96,21 @@ def test_spectral_scale_divides_by_the_largest_singular_value(shape):
 
 
 def test_evaluation_leaves_the_singular_vector_alone():
-    x, layer = random(0, 2, 6), Dense(4, spectral=True)
-    variables = layer.init(jax.random.key(0), x, True)
-    _, after_training = layer.apply(variables, x, True, mutable=["batch_stats"])
-    _, after_evaluation = layer.apply(variables, x, False, mutable=["batch_stats"])
+    x = random(0, 2, 6)
+    training, evaluation = (Dense(4, promote_dtype=promotion(True, flag)) for flag in (True, False))
+    variables = training.init(jax.random.key(0), x)
+    _, after_training = training.apply(variables, x, mutable=["batch_stats"])
+    _, after_evaluation = evaluation.apply(variables, x, mutable=["batch_stats"])
     before = jax.tree.leaves(variables["batch_stats"])[0]
     assert not np.allclose(jax.tree.leaves(after_training)[0], before)
     np.testing.assert_array_equal(jax.tree.leaves(after_evaluation)[0], before)
+
+
+@pytest.mark.parametrize("layer", [Dense(4), Conv(4), Downsample(4)])
+def test_layers_compute_in_the_dtype_of_their_parameters(layer):
+    x = random(0, 2, 4, 4, 3)
+    variables = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), layer.init(jax.random.key(0), x))
+    assert layer.apply(variables, x).dtype == jnp.bfloat16
 
 
 def test_batch_normalization_uses_the_batch_in_training_and_averages_in_evaluation():

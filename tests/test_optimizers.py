@@ -79,7 +79,7 @@ def test_what_optax_cannot_work_with_is_refused_in_a_sentence(name, arguments, m
     optimizers.check(optimizers.Options("adam", arguments={"b1": 0, "nesterov": True}), "config.optimizer")
 
 
-# ----------------------------------------------------------------------------------------- the two doors of core.py
+# ------------------------------------------------------------------------ the only functions that change parameters
 
 
 def test_the_average_is_warmed_up():

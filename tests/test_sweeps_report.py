@@ -99,10 +99,10 @@ def test_higher_may_be_better(tmp_path):
     assert "worse: beta=2.0; no difference" in report.verdict(sweep, findings.find(sweep))
 
 
-def test_two_seeds_are_called_an_anecdote_and_claim_nothing(tmp_path):
+def test_two_seeds_are_called_too_few_and_claim_nothing(tmp_path):
     sweep = scored(tmp_path, effects=(0.0, -300.0, 0.0), count=2)
     text = report.markdown(sweep, findings.find(sweep))
-    assert "an anecdote" in text and "no difference shown: beta=2.0" in text
+    assert "too few to compare" in text and "no difference shown: beta=2.0" in text
 
 
 @pytest.mark.parametrize("count", [1, 3])

@@ -94,9 +94,6 @@ def build(
     def of(own: Mapping[str, jax.Array]) -> programs.Functions:
         return programs.functions(_replaced(config, own), spec, stored_levels, tokenizer)
 
-    def init(seed, own):
-        return of(own).init(seed)
-
     def step(state, batch, seed, frozen, own):
         state, metrics = of(own).step(state.replace(frozen_params=frozen), batch, seed)
         return state.replace(frozen_params={}), metrics
@@ -104,21 +101,12 @@ def build(
     def apply(task, weights, batch, seed, frozen, own):
         return of(own).apply(task, weights._replace(frozen_params=frozen), batch, seed)
 
-    start = parallel.compile_runs(init, mesh, (0, 0))
+    start = parallel.compile_runs(lambda seed, own: of(own).init(seed), mesh, (0, 0))
     advance = parallel.compile_runs(step, mesh, (0, 0, 0, None, 0), donate=True)
 
     def next_state(state, batch, seed):
         state, metrics = advance(state.replace(frozen_params={}), batch, seed, frozen, options)
         return state.replace(frozen_params=frozen), metrics
-
-    def unstack(tree: core.Tree) -> list[core.Tree]:
-        host = jax.device_get(tree.replace(frozen_params={}) if isinstance(tree, core.TrainState) else tree)
-        return [jax.tree.map(lambda x: x[i], host) for i in range(count)]  # noqa: B023
-
-    def stack(states: Sequence[core.TrainState]) -> core.TrainState:
-        rows = [jax.device_get(state.replace(frozen_params={})) for state in states]
-        stacked = jax.tree.map(lambda *x: np.stack(x), *rows, *[rows[-1]] * (len(runs) - count))
-        return jax.device_put(stacked, stacking).replace(frozen_params=frozen)
 
     @functools.cache
     def compiled(task: programs.Task) -> Callable:
@@ -131,8 +119,8 @@ def build(
         mesh=mesh,
         tokenizer=tokenizer,
         seed=jax.device_put(np.int32([values["seed"] for values in runs]), stacking),
-        unstack=unstack,
-        stack=stack,
+        unstack=lambda tree: _unstacked(tree, count),
+        stack=lambda states: _stacked(states, len(runs), stacking).replace(frozen_params=frozen),
         abstract_state=abstract_state,
         init=lambda seed: start(seed, options).replace(frozen_params=frozen),
         step=next_state,
@@ -140,6 +128,19 @@ def build(
             weights._replace(frozen_params={}), batch, seed, frozen, options
         ),
     )
+
+
+def _unstacked(tree: core.Tree, count: int) -> list[core.Tree]:
+    """What is each run's own, on the host."""
+    host = jax.device_get(tree.replace(frozen_params={}) if isinstance(tree, core.TrainState) else tree)
+    return [jax.tree.map(lambda x, i=i: x[i], host) for i in range(count)]
+
+
+def _stacked(states: Sequence[core.TrainState], places: int, stacking: jax.sharding.Sharding) -> core.TrainState:
+    """The state of all runs from each one's; the last is repeated to fill the `places`."""
+    rows = [jax.device_get(state.replace(frozen_params={})) for state in states]
+    stacked = jax.tree.map(lambda *x: np.stack(x), *rows, *[rows[-1]] * (places - len(rows)))
+    return jax.device_put(stacked, stacking)
 
 
 def _differing(runs: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:

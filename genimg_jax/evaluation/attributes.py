@@ -1,4 +1,4 @@
-"""Were classes, captions and masks of procedural scenes obeyed? Scenes are read back from pixels and compared.
+"""Do scenes show the classes, captions and masks that were asked for? They are read back from pixels and compared.
 
 A pixel of a scene is the background or a blend of it with one object's colour, for objects never touch. The share of
 that colour is the object's coverage, to the rounding of 8 bits: its sum tells the object's size, its mean the centre,

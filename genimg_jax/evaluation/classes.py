@@ -71,9 +71,9 @@ def measure(
         "of the data": balance.expected,
         "p_value": balance.p_value,
     }
-    untrained = "the training images are not known" if train is None else ""
+    no_training_set = "the training images are not known" if train is None else ""
     if not options.classifier_tests:
-        untrained = "config.evaluate.classifier_tests is False"
+        no_training_set = "config.evaluate.classifier_tests is False"
     if generated.labels is None:
         skipped["GAN-train, GAN-test, conditional accuracy"] = generated.unlabelled
         return Metrics(found, {}, skipped), record
@@ -82,8 +82,8 @@ def measure(
     add("gan_test_control", test.control, test.protocol)
     add("gan_test_difference", test.difference, test.protocol)
     record["conditional accuracy"] = shares(test.accuracy.classes)
-    if untrained:
-        skipped["GAN-train"] = untrained
+    if no_training_set:
+        skipped["GAN-train"] = no_training_set
     else:
         try:
             trained = gan_train(generated, train, reference, cache)

@@ -7,7 +7,7 @@ Continuous-valued families can be trained over the codes too, which are a pixel 
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -81,6 +81,28 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         seen = corrupted(image, core.per_example_keys(key, batch["index"]))
         return {"loss": loss_from(params, seen, image), "reconstruction": loss_from(params, image, image)}
 
+    def sample(weights, keys, condition):
+        return space.decode(weights, space.prior(weights, keys), condition)
+
+    space = code_space(options, spec, codes_of, outputs)
+    return core.Family(
+        init,
+        train_step,
+        evaluate,
+        objective=("loss", "reconstruction"),
+        sample=sample,
+        latents=(space,),
+    )
+
+
+def code_space(
+    options: Options,
+    spec: core.Spec,
+    codes_of: Callable[[core.Tree, jax.Array], jax.Array],
+    outputs: Callable[[core.Tree, jax.Array], jax.Array],
+) -> core.Latents:
+    """The space of the codes, with the mixture as its prior."""
+
     def encode(weights, batch, key):  # [B, H, W, C] -> [B, 1, 1, Z]
         return codes_of(weights.params["model"], batch["image"])[:, None, None]
 
@@ -91,18 +113,8 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         mixture = gaussian_mixture.fit(weights.model_state["codes"], options.components)
         return gaussian_mixture.sample(mixture, keys)[:, None, None]
 
-    def sample(weights, keys, condition):
-        return decode(weights, prior(weights, keys), condition)
-
     codes = spec._replace(image_shape=(1, 1, options.latent), levels=0)
-    return core.Family(
-        init,
-        train_step,
-        evaluate,
-        objective=("loss", "reconstruction"),
-        sample=sample,
-        latents=(core.Latents(codes, decode, encode, prior, "linear"),),
-    )
+    return core.Latents(codes, decode, encode, prior, "linear")
 
 
 def squared_error(outputs: jax.Array, image: jax.Array) -> jax.Array:

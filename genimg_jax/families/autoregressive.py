@@ -29,9 +29,6 @@ def autoregressive(
     completions drawn an image: see `ancestral.resample`.
     """
 
-    def start(key, batch):
-        return core.init_state({"model": init(key, batch)}, optimizers)
-
     def train_step(state, batch, key):
         def loss(params, part, _):
             each = train_log_mass(params, part, state.step) if train_log_mass else log_mass(params, part)
@@ -60,7 +57,7 @@ def autoregressive(
         return ancestral.resample(one, candidates, keys, image, mask, condition)
 
     return core.Family(
-        start,
+        lambda key, batch: core.init_state({"model": init(key, batch)}, optimizers),
         train_step,
         evaluate,
         objective=("loss", "log_prob"),

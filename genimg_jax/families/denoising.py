@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from genimg_jax import core
 from genimg_jax.errors import ConfigError
 from genimg_jax.networks import backbone
-from genimg_jax.networks.conditioning import Condition
+from genimg_jax.networks.conditioning import Condition, Fields
 from genimg_jax.objectives.couplings import Coupling, independent_coupling
 from genimg_jax.objectives.interpolants import Interpolant, noise_level
 from genimg_jax.objectives.weightings import independent, stratified
@@ -37,23 +37,15 @@ class Options(backbone.Options):
     # Share of images whose condition is hidden, for guidance.
     condition_dropout: float = bounded(0.1, 0.0, 1.0, structural=True)
     dequantize: bool = False  # train on images with uniform noise as wide as a level, of which `log_prob` is a density
-    sigma_data: float = bounded(
-        0.5, 1e-3
-    )  # standard deviation of pixels, which inputs (and EDM's targets) are scaled by
-    sigma_min: float = bounded(
-        0.002, 1e-5, static=True
-    )  # lowest noise level of likelihoods and of most samplers' grids
+    sigma_data: float = bounded(0.5, 1e-3)  # standard deviation of pixels: of network inputs, and of EDM's targets
+    sigma_min: float = bounded(0.002, 1e-5, static=True)  # lowest noise level of likelihoods and of most samplers
     sigma_max: float = bounded(80.0, 1.0, static=True)  # noise level that sampling starts from
     evaluate_times: int = bounded(8, 1, inference_only=True)  # noise levels at which `evaluate` measures each image
-    likelihood_steps: int = bounded(
-        32, 2, inference_only=True
-    )  # of the ODE of `log_prob`, or the noise levels of a bound
-    likelihood_tolerance: float = bounded(
-        0.0, 0.0, static=True, inference_only=True
-    )  # of adaptive steps; 0: fixed ones
-    likelihood_probes: int = bounded(
-        4, 0, inference_only=True
-    )  # random directions for `log_prob`'s trace; 0: the exact one
+    # Steps of the ODE of `log_prob`, or noise levels of a bound; tolerance of adaptive steps, 0 for fixed ones; random
+    # directions for the trace, 0 for the exact one.
+    likelihood_steps: int = bounded(32, 2, inference_only=True)
+    likelihood_tolerance: float = bounded(0.0, 0.0, static=True, inference_only=True)
+    likelihood_probes: int = bounded(4, 0, inference_only=True)
 
 
 class Model(NamedTuple):
@@ -114,114 +106,28 @@ def family(
         )
     if options.dequantize and not spec.levels:
         raise ConfigError("model.dequantize is for images of levels, and these are of real numbers; set it to False.")
-    fields, optimizer = core.fields_of(options.conditions, spec), optimizers["model"]
-    width = 2 / (spec.levels - 1) if spec.levels else 0.0  # of a level
-
-    def dequantized(keys, image):  # [B, H, W, C] -> [B, H, W, C]
-        return image + width * (jax.vmap(lambda key: jax.random.uniform(key, spec.image_shape))(keys) - 0.5)
-
-    def part(keys, batch, uniform):
-        """An image as the network is to see it in one regression, each example's from its own key."""
-        image = dequantized(core.fold_in(keys, 2), batch["image"]) if options.dequantize else batch["image"]
-        noise = core.normal(core.fold_in(keys, 0), spec.image_shape)
-        condition = core.condition_of(fields, batch)
-        return {"image": image, "noise": noise, "condition": condition, **model.draw(uniform, core.fold_in(keys, 3))}
+    shared = Shared(options, spec, core.fields_of(options.conditions, spec), model)
 
     def init(key, batch):
         return core.init_state({"model": model.init(key, batch["image"], batch)}, optimizers)
 
-    def train_step(state, batch, key):
-        times_key, key = jax.random.split(key)
-        keys = core.per_example_keys(key, batch["index"])
-        drawn = part(keys, batch, stratified(times_key, batch["index"]))
-        drawn["noise"] = model.couple(drawn["image"], drawn["noise"], drawn["condition"])
-        if fields:
-            dropped = independent(core.fold_in(keys, 1)) < options.condition_dropout
-            drawn["condition"]["keep"] = ~dropped
-
-        def loss(params, part, _):
-            objective, metrics = model.error(params, part)
-            return objective.mean(), {name: value.mean() for name, value in metrics.items()}
-
-        state, metrics = core.train_group(optimizer, state, "model", loss, drawn, key)
-        return state.replace(step=state.step + 1), metrics
-
-    def measured(weights, batch, key, times):
-        """Metrics, with every condition shown, at one noise level in each of `times` equally likely ranges."""
-        keys = core.per_example_keys(key, batch["index"])
-
-        def measure(k):
-            own = core.fold_in(keys, k)
-            uniform = (k + independent(core.fold_in(own, 1))) / times
-            uniform = jnp.minimum(uniform, 1 - 2.0**-24)  # the sum may round up to 1
-            return model.error(weights.params["model"], part(own, batch, uniform))[1]
-
-        return jax.tree.map(lambda x: x.mean(0), jax.lax.map(measure, jnp.arange(times)))
-
-    def evaluate(weights, batch, key):
-        return measured(weights, batch, key, options.evaluate_times)
-
     def denoise(weights, noisy, level, condition):
         return model.guided(weights.params["model"], condition)(noisy, level)
 
-    def draw_noise(weights, keys):
-        return core.normal(core.fold_in(keys, 0), spec.image_shape)
-
-    def from_noise(weights, noise, batch, keys):
-        image = model.from_noise(weights.params["model"], batch, noise, keys)
-        return jnp.clip(image, -1.0, 1.0) if spec.levels else image
-
     def sample(weights, keys, batch):
-        return from_noise(weights, draw_noise(weights, keys), batch, keys)
-
-    def decode(weights, noise, batch):
-        unused = core.per_example_keys(jax.random.key(0), jnp.arange(len(noise)))
-        return from_noise(weights, noise, batch, unused)
-
-    def encode(weights, batch, key):
-        return model.to_noise(weights.params["model"], batch, batch["image"])
-
-    noise_space = core.Latents(
-        spec._replace(levels=0), decode, model.to_noise and encode, draw_noise, interpolate="spherical"
-    )
+        return from_noise(shared, weights, draw_noise(shared, weights, keys), batch, keys)
 
     def bound(weights, batch, key):
-        return -measured(weights, batch, key, options.likelihood_steps)["loss"]
-
-    def estimate(steps, tolerance, weights, batch, key):
-        """The log density at the image with uniform noise as wide as a level, times that width a value."""
-        params, keys = weights.params["model"], core.per_example_keys(key, batch["index"])
-        image, condition = dequantized(core.fold_in(keys, 0), batch["image"]), core.condition_of(fields, batch)
-        probes = None
-        if options.likelihood_probes:
-            probes = rademacher(core.fold_in(keys, 1), options.likelihood_probes, spec.image_shape)
-        ends = level_range(options, model.interpolant(params))
-
-        def density(image, probes, condition):  # [B, H, W, C], [K, B, H, W, C] -> f32[B]
-            denoiser = model.denoiser(params, condition)
-            if tolerance:
-                return adaptive_log_density(denoiser, image, *ends, probes, tolerance).log_prob
-            return log_density(denoiser, image, *ends, steps, probes).log_prob
-
-        if tolerance:  # each image is a batch of its own, with its own steps, and is told its own condition
-            singles = jax.vmap(lambda *one: density(*one)[0], in_axes=(0, None if probes is None else 1, 0))
-            values = singles(
-                image[:, None],
-                probes if probes is None else probes[:, :, None],
-                jax.tree.map(lambda x: x[:, None], condition),
-            )
-        else:
-            values = density(image, probes, condition)
-        return values + math.prod(spec.image_shape) * math.log(width)
+        return -measure(shared, options.likelihood_steps, weights, batch, key)["loss"]
 
     made = core.Family(
         init,
-        train_step,
-        evaluate,
+        functools.partial(train_step, shared, optimizers["model"]),
+        functools.partial(measure, shared, options.evaluate_times),
         objective=(*model.objective, "log_prob") if model.bounded else model.objective,
         sample=sample,
         conditions=options.conditions,
-        latents=() if model.stochastic else (noise_space,),
+        latents=() if model.stochastic else (noise_space(shared),),
         denoise=denoise,
     )
     if not spec.levels:
@@ -229,13 +135,131 @@ def family(
     if model.bounded:
         return made._replace(log_prob=bound, likelihood_kind="lower bound", protocol=_bound_protocol(options))
     steps, tolerance = options.likelihood_steps, options.likelihood_tolerance
+    # Steps twice as long make an error 2^5 times as great in each, which is what a tolerance is of.
+    at_half = functools.partial(estimate, shared, steps // 2, 32 * tolerance)
     return made._replace(
-        log_prob=functools.partial(estimate, steps, tolerance),
-        # Steps twice as long make an error 2^5 times as great in each, which is what a tolerance is of.
-        log_prob_at_half=functools.partial(estimate, steps // 2, 32 * tolerance) if tolerance or steps >= 4 else None,
+        log_prob=functools.partial(estimate, shared, steps, tolerance),
+        log_prob_at_half=at_half if tolerance or steps >= 4 else None,
         likelihood_kind="estimate",
         protocol=_estimate_protocol(options),
     )
+
+
+class Shared(NamedTuple):
+    """What the functions of one family have in common."""
+
+    options: Options
+    spec: core.Spec
+    fields: Fields  # that the network is told
+    model: Model
+
+
+def level_width(spec: core.Spec) -> float:
+    """The distance of two levels; 0 for real numbers."""
+    return 2 / (spec.levels - 1) if spec.levels else 0.0
+
+
+def dequantized(spec: core.Spec, keys: jax.Array, image: jax.Array) -> jax.Array:  # [B, H, W, C] -> [B, H, W, C]
+    noise = jax.vmap(lambda key: jax.random.uniform(key, spec.image_shape))(keys)
+    return image + level_width(spec) * (noise - 0.5)
+
+
+def regressed(shared: Shared, keys: jax.Array, batch: core.Batch, uniform: jax.Array) -> core.Batch:
+    """Images as the network is to see them in one regression, each example's from its own key."""
+    options, spec, fields, model = shared
+    image = dequantized(spec, core.fold_in(keys, 2), batch["image"]) if options.dequantize else batch["image"]
+    noise = core.normal(core.fold_in(keys, 0), spec.image_shape)
+    condition = core.condition_of(fields, batch)
+    return {"image": image, "noise": noise, "condition": condition, **model.draw(uniform, core.fold_in(keys, 3))}
+
+
+def train_step(
+    shared: Shared, optimizer: core.Optimizer, state: core.TrainState, batch: core.Batch, key: jax.Array
+) -> tuple[core.TrainState, core.Metrics]:
+    options, model = shared.options, shared.model
+    times_key, key = jax.random.split(key)
+    keys = core.per_example_keys(key, batch["index"])
+    drawn = regressed(shared, keys, batch, stratified(times_key, batch["index"]))
+    drawn["noise"] = model.couple(drawn["image"], drawn["noise"], drawn["condition"])
+    if shared.fields:
+        dropped = independent(core.fold_in(keys, 1)) < options.condition_dropout
+        drawn["condition"]["keep"] = ~dropped
+
+    def loss(params, part, _):
+        objective, metrics = model.error(params, part)
+        return objective.mean(), {name: value.mean() for name, value in metrics.items()}
+
+    state, metrics = core.train_group(optimizer, state, "model", loss, drawn, key)
+    return state.replace(step=state.step + 1), metrics
+
+
+def measure(shared: Shared, times: int, weights: core.Weights, batch: core.Batch, key: jax.Array) -> core.Metrics:
+    """Metrics, with every condition shown, at one noise level in each of `times` equally likely ranges."""
+    keys = core.per_example_keys(key, batch["index"])
+
+    def at(k):
+        own = core.fold_in(keys, k)
+        uniform = (k + independent(core.fold_in(own, 1))) / times
+        uniform = jnp.minimum(uniform, 1 - 2.0**-24)  # the sum may round up to 1
+        return shared.model.error(weights.params["model"], regressed(shared, own, batch, uniform))[1]
+
+    return jax.tree.map(lambda x: x.mean(0), jax.lax.map(at, jnp.arange(times)))
+
+
+def draw_noise(shared: Shared, weights: core.Weights, keys: jax.Array) -> jax.Array:  # -> f32[B, H, W, C]
+    return core.normal(core.fold_in(keys, 0), shared.spec.image_shape)
+
+
+def from_noise(
+    shared: Shared, weights: core.Weights, noise: jax.Array, batch: core.Batch, keys: jax.Array
+) -> jax.Array:  # [B, H, W, C] -> [B, H, W, C]
+    image = shared.model.from_noise(weights.params["model"], batch, noise, keys)
+    return jnp.clip(image, -1.0, 1.0) if shared.spec.levels else image
+
+
+def noise_space(shared: Shared) -> core.Latents:
+    """The noise that images are made from, for samplers that draw no other."""
+    model = shared.model
+
+    def decode(weights, noise, batch):
+        unused = core.per_example_keys(jax.random.key(0), jnp.arange(len(noise)))
+        return from_noise(shared, weights, noise, batch, unused)
+
+    def encode(weights, batch, key):
+        return model.to_noise(weights.params["model"], batch, batch["image"])
+
+    prior = functools.partial(draw_noise, shared)
+    return core.Latents(shared.spec._replace(levels=0), decode, model.to_noise and encode, prior, "spherical")
+
+
+def estimate(
+    shared: Shared, steps: int, tolerance: float, weights: core.Weights, batch: core.Batch, key: jax.Array
+) -> jax.Array:  # -> f32[B]
+    """The log density at the image with uniform noise as wide as a level, times that width a value."""
+    options, spec, fields, model = shared
+    params, keys = weights.params["model"], core.per_example_keys(key, batch["index"])
+    image, condition = dequantized(spec, core.fold_in(keys, 0), batch["image"]), core.condition_of(fields, batch)
+    probes = None
+    if options.likelihood_probes:
+        probes = rademacher(core.fold_in(keys, 1), options.likelihood_probes, spec.image_shape)
+    ends = level_range(options, model.interpolant(params))
+
+    def density(image, probes, condition):  # [B, H, W, C], [K, B, H, W, C] -> f32[B]
+        denoiser = model.denoiser(params, condition)
+        if tolerance:
+            return adaptive_log_density(denoiser, image, *ends, probes, tolerance).log_prob
+        return log_density(denoiser, image, *ends, steps, probes).log_prob
+
+    if tolerance:  # each image is a batch of its own, with its own steps, and is told its own condition
+        singles = jax.vmap(lambda *one: density(*one)[0], in_axes=(0, None if probes is None else 1, 0))
+        values = singles(
+            image[:, None],
+            probes if probes is None else probes[:, :, None],
+            jax.tree.map(lambda x: x[:, None], condition),
+        )
+    else:
+        values = density(image, probes, condition)
+    return values + math.prod(spec.image_shape) * math.log(level_width(spec))
 
 
 def _bound_protocol(options: Options) -> dict[str, Any]:

@@ -87,17 +87,8 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         _, values, weight = ancestral.decode(step, start, jnp.arange(count), observed[..., None], mask, keys)
         return jnp.take_along_axis(values[..., 0], rank_of, axis=1).reshape(image.shape), weight
 
-    return autoregressive(
-        init,
-        log_mass,
-        decode,
-        spec,
-        optimizers,
-        options.conditions,
-        order_name,
-        options.candidates,
-        train_log_mass,
-    )
+    described = options.conditions, order_name, options.candidates
+    return autoregressive(init, log_mass, decode, spec, optimizers, *described, train_log_mass)
 
 
 def variable_order(options: Options, shape: tuple[int, int, int], number: int) -> jax.Array:

@@ -8,6 +8,7 @@ al. 2025, equation 19).
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 
 import jax
@@ -46,7 +47,6 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         denoising.check_guidance(options, options.guidance)
     network = backbone.build(options, spec.image_shape[-1], fields, forward_mode_ad=options.objective == "mean_flow")
     interpolant = interpolants.rectified()
-    draw = DRAWS[options.objective]
 
     def init(key, image, condition):
         return network.init(key, image, jnp.zeros((len(image), 2)), condition, False)["params"]
@@ -84,17 +84,11 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         return targets.denoiser(interpolant, targets.flow_velocity_target, lambda noisy, t: u(noisy, t, t))
 
     def from_noise(params, condition, noise, keys):
-        u, times = mean_velocity(params, condition), jnp.linspace(1.0, 0.0, options.steps + 1)
-
-        def jump(noisy, ends):
-            t, r = (jnp.full(len(noise), end) for end in ends)
-            return noisy - per_example(t - r, noisy) * u(noisy, r, t), None
-
-        return jax.lax.scan(jump, noise, (times[:-1], times[1:]))[0]
+        return jumps(mean_velocity(params, condition), noise, options.steps)
 
     model = Model(
         init,
-        draw=lambda uniform, keys: draw(options, uniform, keys),
+        draw=functools.partial(DRAWS[options.objective], options),
         error=error,
         denoiser=denoiser,
         guided=denoiser,
@@ -106,6 +100,17 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         return family
     # A guided flow's density is not that of images.
     return family._replace(log_prob=None, log_prob_at_half=None, likelihood_kind=None, protocol={})
+
+
+def jumps(velocity: one_step.AverageVelocity, noise: jax.Array, steps: int) -> jax.Array:
+    """From time 1 to 0 in equal steps, each x_r = x_t - (t - r) u."""  # [B, H, W, C] -> [B, H, W, C]
+    times = jnp.linspace(1.0, 0.0, steps + 1)
+
+    def jump(noisy, ends):
+        t, r = (jnp.full(len(noise), end) for end in ends)
+        return noisy - per_example(t - r, noisy) * velocity(noisy, r, t), None
+
+    return jax.lax.scan(jump, noise, (times[:-1], times[1:]))[0]
 
 
 def mean_flow_times(options: Options, uniform: jax.Array, keys: jax.Array) -> core.Batch:

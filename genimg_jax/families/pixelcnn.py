@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from genimg_jax import core
 from genimg_jax.families.autoregressive import autoregressive
 from genimg_jax.networks.gated import GatedPixelCNN
-from genimg_jax.objectives.likelihoods import LIKELIHOODS
+from genimg_jax.objectives.likelihoods import LIKELIHOODS, Likelihood
 from genimg_jax.objectives.mixtures import discretized_logistic_mixture
 from genimg_jax.options import bounded, choice, names
 from genimg_jax.samplers import ancestral
@@ -36,29 +36,22 @@ class Options:
     conditions: tuple[str, ...] = names()  # fields of the data that it is told: label, tokens, map, features, source
 
 
+def likelihood_of(options: Options, spec: core.Spec) -> Likelihood:
+    if options.likelihood == "logistic_mixture":
+        return discretized_logistic_mixture(spec, options.components)
+    return LIKELIHOODS[options.likelihood](spec)
+
+
 def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimizer]) -> core.Family:
     """The family with one parameter group, `model`. Raises `ConfigError` where the data cannot have the likelihood."""
-
-    def likelihood_spec(spec):
-        if options.likelihood == "logistic_mixture":
-            return discretized_logistic_mixture(spec, options.components)
-        return LIKELIHOODS[options.likelihood](spec)
-
     height, width, channels = spec.image_shape
     groups = 1 if options.likelihood == "logistic_mixture" else channels
-    likelihood, pixel = likelihood_spec(spec), likelihood_spec(spec._replace(image_shape=(1, 1, channels)))
+    likelihood = likelihood_of(options, spec)
+    pixel = likelihood_of(options, spec._replace(image_shape=(1, 1, channels)))
     fields = core.fields_of(options.conditions, spec)
-    network = GatedPixelCNN(
-        (height, width),
-        options.features,
-        options.layers,
-        likelihood.channels,
-        options.kernel_radius,
-        options.first_kernel_radius,
-        groups,
-        options.positions,
-        fields,
-    )
+    sizes = options.features, options.layers, likelihood.channels
+    radii = options.kernel_radius, options.first_kernel_radius
+    network = GatedPixelCNN((height, width), *sizes, *radii, groups, options.positions, fields)
 
     def log_mass(params, batch):  # [B, H, W, C] -> f32[B]
         outputs = network.apply({"params": params}, batch["image"], batch)

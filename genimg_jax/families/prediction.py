@@ -5,10 +5,12 @@ noise whatever they are, and samplers and likelihoods know only that.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -16,6 +18,7 @@ from genimg_jax import core
 from genimg_jax.families import denoising
 from genimg_jax.families.denoising import Model
 from genimg_jax.networks import backbone
+from genimg_jax.networks.conditioning import Condition
 from genimg_jax.objectives import interpolants, targets, variational, weightings
 from genimg_jax.objectives.couplings import Coupling, independent_coupling
 from genimg_jax.objectives.interpolants import Interpolant, mix, per_example
@@ -65,6 +68,16 @@ class Regression(NamedTuple):
     learned: bool = False  # the path's ends and shape are parameters, `interpolant` what they are at first
 
 
+class Setup(NamedTuple):
+    """What the functions of one model have in common."""
+
+    options: Options
+    spec: core.Spec
+    regression: Regression
+    network: nn.Module
+    guide_model: nn.Module
+
+
 def model(options: Options, spec: core.Spec, regression: Regression) -> Model:
     """The loss is the weighted squared error, a mean over pixels and channels; a bound is a sum, with its terms.
 
@@ -77,101 +90,28 @@ def model(options: Options, spec: core.Spec, regression: Regression) -> Model:
         denoising.check_guidance(options, options.guidance, "model.conditions or model.autoguidance_width")
     network = backbone.build(options, spec.image_shape[-1], fields)
     guide_model = backbone.build(options, spec.image_shape[-1], fields, options.autoguidance_width)
-    target, weighting = regression.target, regression.weighting
+    setup = Setup(options, spec, regression, network, guide_model)
+    step, stochastic = SOLVERS[options.solver](options.steps), options.solver in STOCHASTIC
 
-    step, size = SOLVERS[options.solver](options.steps), math.prod(spec.image_shape)
-    stochastic = options.solver in STOCHASTIC
-
-    def interpolant_of(params):
-        return interpolants.learned(**params["schedule"]) if regression.learned else regression.interpolant
-
-    def init(key, image, condition):
-        arguments = image, jnp.zeros(len(image)), condition, False
-        params = dict(network.init(key, *arguments)["params"])
-        if options.autoguidance_width:
-            params["guide"] = guide_model.init(jax.random.fold_in(key, 1), *arguments)["params"]
-        if regression.learned:
-            ends = regression.interpolant.log_snr(jnp.asarray(regression.interpolant.bounds))
-            params["schedule"] = {"ends": ends, "steps": jnp.zeros(SEGMENTS)}
-        return params
-
-    def predict(module, params, interpolant, noisy, t, condition):  # x_t [B, H, W, C], [B] -> [B, H, W, C]
-        scaled = per_example(targets.input_scale(interpolant, t, options.sigma_data), noisy) * noisy
-        return module.apply({"params": params}, scaled, -interpolant.log_snr(t) / 8, condition, False)  # ln(level) / 4
-
-    def squared_error(module, params, interpolant, part):  # -> f32[B], of the image, weighted
-        t, image, noise = (part[name] for name in ("t", "image", "noise"))
-        predicted = predict(module, params, interpolant, mix(interpolant, t, image, noise), t, part["condition"])
-        squares = (predicted - targets.value(target, interpolant, t, image, noise)) ** 2
-        return weighting(interpolant, target, t) * squares.sum(axis=(1, 2, 3))
-
-    def diffusion_loss(module, params, interpolant, part):  # -> f32[B]
-        return variational.diffusion_loss(interpolant, part["t"], squared_error(module, params, interpolant, part))
-
-    def mean_error(module, params, interpolant, part):  # -> f32[B]
-        return squared_error(module, params, interpolant, part) / size
-
-    def terms(params, interpolant, part):
-        """The negative bound and its terms, in nats an image."""  # -> {name: f32[B]}
-        found = {
-            "diffusion": diffusion_loss(network, params, interpolant, part),
-            "prior": variational.prior_divergence(interpolant, part["image"]),
-            "reconstruction": -variational.reconstruction(interpolant, part["image"], part["noise"], spec.levels),
-        }
-        return {"loss": sum(found.values()), **found}
-
-    def error(params, part):
-        stopped = jax.lax.stop_gradient(params)
-        if regression.learned:
-            schedule, still = params["schedule"], stopped["schedule"]
-            interpolant = interpolants.learned(schedule["ends"], still["steps"])
-            spread = (
-                diffusion_loss(network, stopped, interpolants.learned(still["ends"], schedule["steps"]), part) / size
-            ) ** 2
-        else:
-            interpolant, spread = regression.interpolant, 0.0
-        metrics = (
-            terms(params, interpolant, part)
-            if regression.bounded
-            else {"loss": mean_error(network, params, interpolant, part)}
-        )
-        objective = metrics["loss"] + spread
-        if options.autoguidance_width:
-            of_guide = diffusion_loss if regression.bounded else mean_error
-            metrics["loss_guide"] = of_guide(guide_model, params["guide"], interpolant_of(stopped), part)
-            objective = objective + metrics["loss_guide"]
-        return objective, metrics
-
-    def denoiser(params, condition, module=network):
-        interpolant = interpolant_of(params)
-        own = params if module is network else params["guide"]
-        return targets.denoiser(
-            interpolant, target, lambda noisy, t: predict(module, own, interpolant, noisy, t, condition)
-        )
-
-    def guided(params, condition):
-        if options.guidance == 1.0:
-            return denoiser(params, condition)
-        less = denoiser(params, condition, guide_model) if options.autoguidance_width else denoiser(params, None)
-        interval = options.guidance_sigma_min, options.guidance_sigma_max
-        return guide(denoiser(params, condition), less, options.guidance, interval)
+    def levels(params):
+        return regression.levels(interpolant_of(regression, params))
 
     def from_noise(params, condition, noise, keys):
-        return ode.from_noise(step, guided(params, condition), regression.levels(interpolant_of(params)), noise, keys)
+        return ode.from_noise(step, guided(setup, params, condition), levels(params), noise, keys)
 
     def to_noise(params, condition, image):
-        return ode.to_noise(step, guided(params, condition), regression.levels(interpolant_of(params)), image)
+        return ode.to_noise(step, guided(setup, params, condition), levels(params), image)
 
     return Model(
-        init=init,
+        init=functools.partial(init, setup),
         draw=lambda uniform, keys: {"t": regression.times(regression.interpolant, uniform)},
-        error=error,
-        denoiser=denoiser,
-        guided=guided,
+        error=functools.partial(error, setup),
+        denoiser=functools.partial(denoiser, setup, network),
+        guided=functools.partial(guided, setup),
         from_noise=from_noise,
         to_noise=None if stochastic else to_noise,
         stochastic=stochastic,
-        interpolant=interpolant_of,
+        interpolant=functools.partial(interpolant_of, regression),
         bounded=regression.bounded,
         couple=regression.couple,
         objective=(
@@ -180,3 +120,94 @@ def model(options: Options, spec: core.Spec, regression: Regression) -> Model:
             *(("loss_guide",) if options.autoguidance_width else ()),
         ),
     )
+
+
+def interpolant_of(regression: Regression, params: core.Tree) -> Interpolant:
+    return interpolants.learned(**params["schedule"]) if regression.learned else regression.interpolant
+
+
+def init(setup: Setup, key: jax.Array, image: jax.Array, condition: Condition) -> core.Tree:
+    first = setup.regression.interpolant
+    arguments = image, jnp.zeros(len(image)), condition, False
+    params = dict(setup.network.init(key, *arguments)["params"])
+    if setup.options.autoguidance_width:
+        params["guide"] = setup.guide_model.init(jax.random.fold_in(key, 1), *arguments)["params"]
+    if setup.regression.learned:
+        params["schedule"] = {"ends": first.log_snr(jnp.asarray(first.bounds)), "steps": jnp.zeros(SEGMENTS)}
+    return params
+
+
+def predict(setup, module, params, interpolant, noisy, t, condition):  # x_t [B, H, W, C], [B] -> [B, H, W, C]
+    scaled = per_example(targets.input_scale(interpolant, t, setup.options.sigma_data), noisy) * noisy
+    return module.apply({"params": params}, scaled, -interpolant.log_snr(t) / 8, condition, False)  # ln(level) / 4
+
+
+def squared_error(setup, module, params, interpolant, part):  # -> f32[B], of the image, weighted
+    target, t, image, noise = setup.regression.target, *(part[name] for name in ("t", "image", "noise"))
+    predicted = predict(setup, module, params, interpolant, mix(interpolant, t, image, noise), t, part["condition"])
+    squares = (predicted - targets.value(target, interpolant, t, image, noise)) ** 2
+    return setup.regression.weighting(interpolant, target, t) * squares.sum(axis=(1, 2, 3))
+
+
+def diffusion_loss(setup, module, params, interpolant, part):  # -> f32[B]
+    return variational.diffusion_loss(interpolant, part["t"], squared_error(setup, module, params, interpolant, part))
+
+
+def mean_error(setup, module, params, interpolant, part):  # -> f32[B]
+    return squared_error(setup, module, params, interpolant, part) / math.prod(setup.spec.image_shape)
+
+
+def bound_terms(setup: Setup, params: core.Tree, interpolant: Interpolant, part: core.Batch) -> core.Metrics:
+    """The negative bound and its terms, in nats an image."""  # -> {name: f32[B]}
+    image, noise = part["image"], part["noise"]
+    found = {
+        "diffusion": diffusion_loss(setup, setup.network, params, interpolant, part),
+        "prior": variational.prior_divergence(interpolant, image),
+        "reconstruction": -variational.reconstruction(interpolant, image, noise, setup.spec.levels),
+    }
+    return {"loss": sum(found.values()), **found}
+
+
+def error(setup: Setup, params: core.Tree, part: core.Batch) -> tuple[jax.Array, core.Metrics]:
+    """`Model.error`."""
+    regression, stopped = setup.regression, jax.lax.stop_gradient(params)
+    interpolant, spread = regression.interpolant, 0.0
+    if regression.learned:
+        schedule, still = params["schedule"], stopped["schedule"]
+        interpolant = interpolants.learned(schedule["ends"], still["steps"])
+        shaped = interpolants.learned(still["ends"], schedule["steps"])
+        loss = diffusion_loss(setup, setup.network, stopped, shaped, part)
+        spread = (loss / math.prod(setup.spec.image_shape)) ** 2
+    if regression.bounded:
+        metrics = bound_terms(setup, params, interpolant, part)
+    else:
+        metrics = {"loss": mean_error(setup, setup.network, params, interpolant, part)}
+    objective = metrics["loss"] + spread
+    if setup.options.autoguidance_width:
+        of_guide, current = diffusion_loss if regression.bounded else mean_error, interpolant_of(regression, stopped)
+        metrics["loss_guide"] = of_guide(setup, setup.guide_model, params["guide"], current, part)
+        objective = objective + metrics["loss_guide"]
+    return objective, metrics
+
+
+def denoiser(setup: Setup, module: nn.Module, params: core.Tree, condition: Condition) -> ode.Denoise:
+    """That of the network, or of the guide model."""
+    interpolant = interpolant_of(setup.regression, params)
+    own = params if module is setup.network else params["guide"]
+
+    def predicted(noisy, t):
+        return predict(setup, module, own, interpolant, noisy, t, condition)
+
+    return targets.denoiser(interpolant, setup.regression.target, predicted)
+
+
+def guided(setup: Setup, params: core.Tree, condition: Condition) -> ode.Denoise:
+    options, network = setup.options, setup.network
+    model = denoiser(setup, network, params, condition)
+    if options.guidance == 1.0:
+        return model
+    if options.autoguidance_width:
+        less = denoiser(setup, setup.guide_model, params, condition)
+    else:
+        less = denoiser(setup, network, params, None)
+    return guide(model, less, options.guidance, (options.guidance_sigma_min, options.guidance_sigma_max))

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from genimg_jax import files
+from genimg_jax.backend import FULL_PRECISION
 from genimg_jax.errors import ConfigError, DataError
 from genimg_jax.metrics import weight_files
 from genimg_jax.networks import inception
@@ -53,7 +54,7 @@ class RandomConvolutions(nn.Module):
         x, features, level = image, [], 0
         while True:
             for _ in range(2):
-                x = nn.relu(Conv(self.width * min(2**level, 4))(x, False))
+                x = nn.relu(Conv(self.width * min(2**level, 4))(x))
             features.append(x.mean(axis=(1, 2)))
             if min(x.shape[1:3]) <= 2:
                 return jnp.concatenate(features, axis=1)
@@ -107,8 +108,8 @@ def inception_input(image: jax.Array, resize: str) -> jax.Array:  # [B, H, W, C]
         raise DataError(f"Inception reads images of 1 or 3 channels, and these have {image.shape[-1]}.")
     level = jnp.round((jnp.clip(image, -1, 1) + 1) * 127.5)
     rows, columns = (_bilinear(size, inception.SIZE, resize) for size in image.shape[1:3])
-    level = jnp.einsum("bhwc,yh->bywc", level, rows, precision="highest")
-    level = jnp.einsum("bywc,xw->byxc", level, columns, precision="highest")
+    level = jnp.einsum("bhwc,yh->bywc", level, rows, precision=FULL_PRECISION)
+    level = jnp.einsum("bywc,xw->byxc", level, columns, precision=FULL_PRECISION)
     scaled = (level - 128) / 128 if resize == "tensorflow" else level / 127.5 - 1
     return jnp.broadcast_to(scaled, (*scaled.shape[:3], 3))
 

@@ -13,10 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from genimg_jax.backend import FULL_PRECISION
 from genimg_jax.progress import bar
 
 BLOCK = 2048  # the most rows of a block
-MULTIPLE = 16  # of a block's rows: what a processor multiplies at a time
+MULTIPLE = 16  # of a block's rows: products of other heights are slower
 
 
 class Rows(NamedTuple):
@@ -99,8 +100,7 @@ def _visit_row(visits, within, counts, states, first, second, row):
     places = [jnp.arange(one.shape[1]) for one in (rows, columns)]
 
     def body(column, states):
-        # Reduced precision, a GPU's default, would lose the digits that tell near elements apart.
-        products = jnp.matmul(rows[row], columns[column].T, precision="highest")
+        products = jnp.matmul(rows[row], columns[column].T, precision=FULL_PRECISION)
         one = row * rows.shape[1] + places[0][:, None]
         other = column * columns.shape[1] + places[1][None, :]
         pairs = (one < counts[0]) & (other < counts[1])

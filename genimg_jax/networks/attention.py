@@ -13,41 +13,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from genimg_jax import backend
 from genimg_jax.networks.conditioning import Condition, Fields, TokenEncoder, token_count
 
 Cache = tuple[tuple[jax.Array, jax.Array], ...]  # keys and values of each block, [B, heads, slots, features]
 
 
 def causal_attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    """Scaled dot-product attention of every slot to itself and those before it.
-
-    On a GPU `jax.nn.dot_product_attention`: cuDNN's kernel for 16-bit numbers in heads that it can take, XLA's for
-    others and for float32. Elsewhere products of matrices batched over heads, which the CPU runs 1.35 times faster.
-    """  # 3 x [B, heads, T, D] -> [B, heads, T, D]
-    if jax.default_backend() == "gpu":
-        return _fused_attention(query, key, value, is_causal=True)
-    return masked_attention(query, key, value, 0)
+    """Scaled dot-product attention of every slot to itself and those before it."""
+    # 3 x [B, heads, T, D] -> [B, heads, T, D]
+    return backend.attention(functools.partial(masked_attention, first=0), query, key, value, is_causal=True)
 
 
 def full_attention(query: jax.Array, key: jax.Array, value: jax.Array, forward_mode_ad: bool = False) -> jax.Array:
-    """The same of every slot to all slots. cuDNN's kernel has no forward-mode derivative: set `forward_mode_ad`."""
+    """The same of every slot to all slots. `forward_mode_ad`: derivatives of forward mode are taken."""
     # [B, heads, T, D], 2 x [B, heads, S, D] -> [B, heads, T, D]
-    if jax.default_backend() == "gpu":
-        return _fused_attention(query, key, value, is_causal=False, forward_mode_ad=forward_mode_ad)
+    return backend.attention(_unmasked_attention, query, key, value, forward_mode_ad=forward_mode_ad)
+
+
+def _unmasked_attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
     # Scaling the query, not the scores, is one pass less over the largest array.
     scores = jnp.einsum("bhnd,bhsd->bhns", query / math.sqrt(query.shape[-1]), key).astype(jnp.float32)
     return jnp.einsum("bhns,bhsd->bhnd", jax.nn.softmax(scores).astype(value.dtype), value)
-
-
-def _fused_attention(
-    query: jax.Array, key: jax.Array, value: jax.Array, is_causal: bool, forward_mode_ad: bool = False
-) -> jax.Array:
-    size = query.shape[-1]
-    taken = query.dtype.itemsize == 2 and size % 8 == 0 and size <= 128
-    implementation = "cudnn" if taken and not forward_mode_ad else "xla"
-    query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
-    found = jax.nn.dot_product_attention(query, key, value, is_causal=is_causal, implementation=implementation)
-    return found.swapaxes(1, 2)
 
 
 def masked_attention(query: jax.Array, key: jax.Array, value: jax.Array, first: int | jax.Array) -> jax.Array:
@@ -170,8 +157,7 @@ class Decoder(nn.Module):
         x = jnp.concatenate([self.prefix_tokens(condition, len(tokens)), self.token(tokens[:, :-1])], axis=1)
         x, angles = self.placed(x, 0)
         for block in self.blocks:
-            # Without the barrier XLA recomputes each block's residual sum in every consumer of its gradient.
-            x = jax.lax.optimization_barrier(block(x, angles))
+            x = backend.materialize(block(x, angles))
         return self.logits(self.norm(x[:, self.prefix_length - 1 :])).astype(jnp.float32)
 
     def placed(self, x: jax.Array, first: int | jax.Array) -> tuple[jax.Array, jax.Array | None]:

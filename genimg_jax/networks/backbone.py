@@ -23,7 +23,7 @@ class Options:
     registers: int = bounded(0, 0)  # DiT: learned tokens besides the image's
     label_tokens: int = bounded(0, 0)  # DiT: tokens that tell the class, besides its part in every normalisation
     remat: bool = False  # DiT: compute blocks again for their gradients, to save memory
-    scan_layers: bool = False  # DiT: compile one block for all, which is sooner for deep ones and slower on a CPU
+    scan_layers: bool = False  # DiT: compile one block and loop over it: compiles sooner, may step slower
 
 
 def build(options: Options, channels: int, fields: Fields, width: int = 0, forward_mode_ad: bool = False) -> nn.Module:

@@ -29,8 +29,8 @@ class ImageClassifier(nn.Module):
         while max(x.shape[1:3]) > SMALLEST:
             odd = [(0, size % 2) for size in x.shape[1:3]]
             x = jnp.pad(x, [(0, 0), *odd, (0, 0)], "edge")
-            x = activated(Downsample(channels, use_bias=False)(x, training))
-            x = activated(Conv(channels, use_bias=False)(x, training))
+            x = activated(Downsample(channels, use_bias=False)(x))
+            x = activated(Conv(channels, use_bias=False)(x))
             channels = min(2 * channels, WIDEST * self.width)
-        features = activated(Dense(self.features, use_bias=False)(x.reshape(x.shape[0], -1), training))
-        return features, Dense(self.classes)(features, training)
+        features = activated(Dense(self.features, use_bias=False)(x.reshape(x.shape[0], -1)))
+        return features, Dense(self.classes)(features)

@@ -62,7 +62,7 @@ class Pixels(nn.Module):
     def __call__(self, value: jax.Array) -> jax.Array:
         if self.field.size:
             return nn.Embed(self.field.size, self.features, embedding_init=nn.initializers.normal(1.0))(value)
-        return Dense(self.features)(value.reshape(*value.shape[:3], -1), False)
+        return Dense(self.features)(value.reshape(*value.shape[:3], -1))
 
 
 class Words(nn.Module):
@@ -77,9 +77,9 @@ class Words(nn.Module):
         words = nn.Embed(self.field.size, WORD, embedding_init=init, name="word")(value)
         places = self.param("place", init, (value.shape[1], WORD))
         hidden = nn.silu(
-            Dense(2 * WORD, name="hidden")(words + jnp.broadcast_to(places.astype(words.dtype), words.shape), False)
+            Dense(2 * WORD, name="hidden")(words + jnp.broadcast_to(places.astype(words.dtype), words.shape))
         )
-        return Dense(self.features, name="out")(hidden, False)
+        return Dense(self.features, name="out")(hidden)
 
 
 class FieldVector(nn.Module):
@@ -99,7 +99,7 @@ class FieldVector(nn.Module):
             while max(x.shape[1:3]) > COARSEST:
                 x = nn.avg_pool(x, (2, 2), (2, 2), "SAME")
             value = nn.silu(x).reshape(x.shape[0], -1)
-        return Dense(self.features, name="out")(value, False)
+        return Dense(self.features, name="out")(value)
 
 
 class VectorEncoder(nn.Module):

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 
 from genimg_jax.errors import ConfigError
-from genimg_jax.networks.layers import Dense, Downsample, Normalization, Upsample, activate
+from genimg_jax.networks.layers import Dense, Downsample, Normalization, Upsample, activate, promotion
 
 WIDEST = 8  # times the width of the first level
 
@@ -44,12 +44,13 @@ class Encoder(nn.Module):
     @nn.compact
     def __call__(self, image: jax.Array, training: bool) -> jax.Array:  # [B, H, W, C] -> [B, out]
         x = image
+        promote = promotion(self.spectral, training)
         for level in range(levels(*image.shape[1:3])):
             normalization = self.normalization if level else "none"
             features = self.width * min(2**level, WIDEST)
-            x = Downsample(features, use_bias=normalization != "batch", spectral=self.spectral)(x, training)
+            x = Downsample(features, use_bias=normalization != "batch", promote_dtype=promote)(x)
             x = activate(self.activation, Normalization(normalization)(x, training))
-        return Dense(self.out, spectral=self.spectral)(x.reshape(x.shape[0], -1), training)
+        return Dense(self.out, promote_dtype=promote)(x.reshape(x.shape[0], -1))
 
 
 class Decoder(nn.Module):
@@ -70,7 +71,7 @@ class Decoder(nn.Module):
         features = [self.width * min(2**level, WIDEST) for level in range(count)]
         use_bias = self.normalization != "batch"
         smallest = (height >> count, width >> count, features[-1])
-        x = Dense(smallest[0] * smallest[1] * smallest[2], use_bias=use_bias)(code, training)
+        x = Dense(smallest[0] * smallest[1] * smallest[2], use_bias=use_bias)(code)
         x = x.reshape(-1, *smallest)
         for size in [*features[-2::-1], None]:
             x = activate(self.activation, Normalization(self.normalization)(x, training))

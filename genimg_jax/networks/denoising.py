@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from genimg_jax import backend
 from genimg_jax.networks.attention import full_attention
 from genimg_jax.networks.conditioning import SEGMENT, Condition, Fields, MapEncoder, VectorEncoder
-from genimg_jax.networks.layers import Dense, flat_normal
+from genimg_jax.networks.layers import Dense
 
 LOWEST, HIGHEST = 1 / 32, 2.0  # cycles a unit of `c_noise`; faster ones make derivatives with respect to it explode
 
@@ -40,8 +41,8 @@ class Modulator(nn.Module):
     def __call__(self, c_noise: jax.Array, condition: Condition, training: bool) -> jax.Array:
         # f32[B] or f32[B, K] -> [B, features]
         x = fourier_features(c_noise.astype(jnp.float32), self.features).reshape(c_noise.shape[0], -1)
-        x = Dense(self.features, name="noise_in")(x, training)
-        x = Dense(self.features, name="noise_out")(nn.silu(x), training)
+        x = Dense(self.features, name="noise_in")(x)
+        x = Dense(self.features, name="noise_out")(nn.silu(x))
         if self.fields:
             x = x + VectorEncoder(self.fields, self.features, nullable=True, name="fields")(condition, len(c_noise))
         return nn.silu(x)
@@ -62,7 +63,7 @@ class WithMaps(nn.Module):
 
 def normal(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> jax.Array:
     """Variance 1 / fan in, for kernels [..., in, out]."""
-    return 1 / math.sqrt(math.prod(shape[:-1])) * flat_normal(key, shape, dtype)
+    return 1 / math.sqrt(math.prod(shape[:-1])) * backend.normal(key, shape, dtype)
 
 
 class SelfAttention(nn.Module):

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from genimg_jax import backend
 from genimg_jax.errors import ConfigError
 from genimg_jax.networks.conditioning import Condition, Fields, TokenEncoder, maps, others, sequence
 from genimg_jax.networks.denoising import Modulator, SelfAttention, WithMaps, normal
@@ -65,8 +66,7 @@ class Block(nn.Module):
         scale, shift, gate = following
         hidden = nn.Dense(4 * features, kernel_init=normal, name="hidden")(modulate(x, scale, shift))
         x = x + gate * nn.Dense(features, kernel_init=normal, name="out")(nn.gelu(hidden))
-        # Without the barrier XLA recomputes sums of residual blocks in every consumer.
-        return jax.lax.optimization_barrier(x)
+        return backend.materialize(x)
 
 
 class Blocks(nn.Module):
@@ -127,7 +127,7 @@ class DiT(nn.Module):
         batch, height, width, _ = x.shape
         vector = Modulator(self.width, others(self.fields), name="condition")(c_noise, condition, training)
         x = WithMaps(maps(self.fields), name="maps")(x, condition)
-        x = Dense(self.width, name="first")(patchify(x, self.patch), training)
+        x = Dense(self.width, name="first")(patchify(x, self.patch))
         x = x + position_embedding(height // self.patch, width // self.patch, self.width).astype(x.dtype)[None]
         prefix_tokens = self.prefix_tokens(condition, batch)
         x = jnp.concatenate([*prefix_tokens, x], axis=1)

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 
 from genimg_jax.errors import ConfigError
-from genimg_jax.networks.layers import Conv, Dense, Downsample, Normalization, activate, unpatchify
+from genimg_jax.networks.layers import Conv, Dense, Downsample, Normalization, activate, promotion, unpatchify
 
 WIDEST = 4  # times the width of the first level
 
@@ -26,7 +26,7 @@ class ResidualBlock(nn.Module):
         change = x
         for _ in range(2):
             change = activate("silu", Normalization("group")(change, True))
-            change = Conv(x.shape[-1])(change, True)
+            change = Conv(x.shape[-1])(change)
         return x + change
 
 
@@ -54,10 +54,10 @@ class GridEncoder(nn.Module):
     def __call__(self, image: jax.Array) -> jax.Array:  # [B, H, W, C] -> [B, h, w, out]
         x = image
         for level in range(self.num_downsamples):
-            x = Downsample(self.width * min(2**level, WIDEST))(x, True)
+            x = Downsample(self.width * min(2**level, WIDEST))(x)
             for _ in range(self.blocks):
                 x = ResidualBlock()(x)
-        return Dense(self.out)(activate("silu", Normalization("group")(x, True)), True)
+        return Dense(self.out)(activate("silu", Normalization("group")(x, True)))
 
 
 class GridDecoder(nn.Module):
@@ -71,11 +71,11 @@ class GridDecoder(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:  # [B, h, w, D] -> [B, H, W, channels]
         features = [self.width * min(2**level, WIDEST) for level in range(self.num_downsamples)]
-        x = Conv(features[-1])(x, True)
+        x = Conv(features[-1])(x)
         for after in [*features[-2::-1], self.channels]:
             for _ in range(self.blocks):
                 x = ResidualBlock()(x)
-            x = pixel_shuffle(Conv(4 * after)(activate("silu", Normalization("group")(x, True)), True))
+            x = pixel_shuffle(Conv(4 * after)(activate("silu", Normalization("group")(x, True))))
         return x
 
 
@@ -91,9 +91,9 @@ class PatchDiscriminator(nn.Module):
     @nn.compact
     def __call__(self, image: jax.Array, training: bool) -> tuple[jax.Array, tuple[jax.Array, ...]]:
         # [B, H, W, C] -> [B, h, w], depth x [B, ..., ..., features]
-        x, features = image, []
+        x, features, promote = image, [], promotion(True, training)
         for level in range(self.depth):
-            x = Downsample(self.width * min(2**level, WIDEST), spectral=True)(x, training)
+            x = Downsample(self.width * min(2**level, WIDEST), promote_dtype=promote)(x)
             x = activate("leaky_relu", x)
             features.append(x)
-        return Conv(1, spectral=True)(x, training)[..., 0], tuple(features)
+        return Conv(1, promote_dtype=promote)(x)[..., 0], tuple(features)

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from genimg_jax.backend import FULL_PRECISION
 from genimg_jax.errors import CheckpointError
 
 SIZE, FEATURES, CLASSES = 299, 2048, 1008
@@ -31,8 +32,7 @@ class Convolution(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:  # [B, H, W, C] -> [B, h, w, features]
         padding, strides = [(p, p) for p in self.padding], (self.stride, self.stride)
-        # The default on a GPU keeps 10 bits of each factor: the fourth digit of a distance.
-        return nn.relu(nn.Conv(self.features, self.window, strides, padding, precision="highest")(x))
+        return nn.relu(nn.Conv(self.features, self.window, strides, padding, precision=FULL_PRECISION)(x))
 
 
 def _same(features: int, height: int, width: int, name: str) -> Convolution:
@@ -171,7 +171,7 @@ class Inception(nn.Module):
         }
         x = _chain(x, *(block(name=name) for name, block in blocks.items()))
         features = x.mean(axis=(1, 2))
-        return features, nn.Dense(CLASSES, use_bias=False, precision="highest", name="fc")(features)
+        return features, nn.Dense(CLASSES, use_bias=False, precision=FULL_PRECISION, name="fc")(features)
 
 
 def _folded(arrays: Mapping[str, np.ndarray], layer: str) -> dict[str, np.ndarray]:

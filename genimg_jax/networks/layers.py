@@ -4,12 +4,15 @@
 whole network follow, whatever the dtype of the images. Statistics (batch means, spectral vectors) stay float32.
 """
 
+import functools
 import math
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from genimg_jax import backend
 from genimg_jax.errors import ConfigError
 
 ACTIVATIONS = ("leaky_relu", "relu", "tanh", "silu", "gelu", "elu", "softplus")
@@ -52,69 +55,42 @@ class SpectralScale(nn.Module):
         return (kernel / _length(matrix @ vector)).astype(kernel.dtype)
 
 
-def flat_normal(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> jax.Array:  # -> [*shape]
-    """Standard normal, drawn flat: the same numbers, and XLA compiles a draw of four axes ten times slower on a CPU."""
-    return jax.random.normal(key, (math.prod(shape),), dtype).reshape(shape)
+def he_normal(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> jax.Array:
+    """Variance 2 / fan in for kernels [..., in, out], as suits the rectifiers that follow (He et al. 2015, eq. 10)."""
+    return math.sqrt(2 / math.prod(shape[:-1])) * backend.normal(key, shape, dtype)
 
 
-def he_normal(key: jax.Array, shape: tuple[int, ...], fan_in: int) -> jax.Array:  # -> f32[*shape]
-    """Variance 2 / fan in, as suits the rectifiers that follow (He et al. 2015, equation 10)."""
-    return math.sqrt(2 / fan_in) * flat_normal(key, shape)
+def promotion(spectral: bool, training: bool) -> Callable:
+    """What Flax's layers take as `promote_dtype`: the dtype to compute in is the kernel's, whatever the input's.
+
+    `spectral`: the kernel is divided by its `SpectralScale` too, whose singular vector is a variable of the layer.
+    """
+
+    def promote(x: jax.Array, kernel: jax.Array, bias: jax.Array | None, **_):
+        if spectral:
+            kernel = SpectralScale(name="spectral")(kernel, training)
+        return x.astype(kernel.dtype), kernel, bias
+
+    return promote
 
 
-def parameters(layer: nn.Module, x: jax.Array, window: tuple[int, ...], training: bool):
-    """The input in the dtype of the parameters, the kernel [*window, in, features] (spectrally normalised if `layer`
-    asks for it), and the bias [features], or 0."""
-    shape = (*window, x.shape[-1], layer.features)
-    kernel = layer.param("kernel", he_normal, shape, math.prod(shape[:-1]))
-    bias = layer.param("bias", nn.initializers.zeros, (layer.features,)) if layer.use_bias else jnp.zeros((), x.dtype)
-    if layer.spectral:
-        kernel = SpectralScale(name="spectral")(kernel, training)
-    return x.astype(kernel.dtype), kernel, bias.astype(kernel.dtype)
+_promote = promotion(spectral=False, training=False)
+Dense = functools.partial(nn.Dense, kernel_init=he_normal, promote_dtype=_promote)
+Conv = functools.partial(nn.Conv, kernel_size=(3, 3), kernel_init=he_normal, promote_dtype=_promote)
 
 
-def add(x: jax.Array, bias: jax.Array) -> jax.Array:  # [..., C], [C] or [] -> [..., C]
+class Downsample(nn.Conv):
+    """A 4x4 convolution that halves height and width (both even)."""
+
+    kernel_size: tuple[int, int] = (4, 4)
+    strides: int = 2
+    padding: int = 1
+    kernel_init: Callable = he_normal
+    promote_dtype: Callable = _promote
+
+
+def add(x: jax.Array, bias: jax.Array) -> jax.Array:  # [..., C], [C] -> [..., C]
     return x + jnp.broadcast_to(bias, x.shape)
-
-
-class Dense(nn.Module):
-    """An affine map of the last axis."""
-
-    features: int
-    use_bias: bool = True
-    spectral: bool = False
-
-    @nn.compact
-    def __call__(self, x: jax.Array, training: bool) -> jax.Array:  # [..., N] -> [..., features]
-        x, kernel, bias = parameters(self, x, (), training)
-        return add(x @ kernel, bias)
-
-
-class Conv(nn.Module):
-    """A convolution of stride 1 that keeps height and width: an odd `window`, zero padding."""
-
-    features: int
-    window: int = 3
-    use_bias: bool = True
-    spectral: bool = False
-
-    @nn.compact
-    def __call__(self, x: jax.Array, training: bool) -> jax.Array:  # [B, H, W, C] -> [B, H, W, features]
-        x, kernel, bias = parameters(self, x, (self.window, self.window), training)
-        return add(jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=DIMENSIONS), bias)
-
-
-class Downsample(nn.Module):
-    """A 4x4 convolution of stride 2 and padding 1, which halves height and width (both even)."""
-
-    features: int
-    use_bias: bool = True
-    spectral: bool = False
-
-    @nn.compact
-    def __call__(self, x: jax.Array, training: bool) -> jax.Array:  # [B, 2h, 2w, C] -> [B, h, w, features]
-        x, kernel, bias = parameters(self, x, (4, 4), training)
-        return add(downsample(x, kernel), bias)
 
 
 class Upsample(nn.Module):
@@ -128,10 +104,14 @@ class Upsample(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:  # [B, h, w, C] -> [B, 2h, 2w, features]
-        # Only 4 of the 16 taps reach an output pixel.
-        kernel = self.param("kernel", he_normal, (4, 4, self.features, x.shape[-1]), 4 * x.shape[-1])
-        x = upsample(x.astype(kernel.dtype), kernel)
+        kernel = self.param("kernel", _upsample_init, (4, 4, self.features, x.shape[-1]))
+        x = backend.upsample(x.astype(kernel.dtype), kernel)
         return add(x, self.param("bias", nn.initializers.zeros, (self.features,))) if self.use_bias else x
+
+
+def _upsample_init(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """He's variance for a kernel [4, 4, out, in], of whose 16 taps 4 reach an output pixel."""
+    return math.sqrt(2 / (4 * shape[-1])) * backend.normal(key, shape)
 
 
 def unpatchify(patches: jax.Array, patch: int, height: int, width: int) -> jax.Array:
@@ -139,37 +119,6 @@ def unpatchify(patches: jax.Array, patch: int, height: int, width: int) -> jax.A
     # [B, ..., patch^2 C] -> [B, height, width, C]
     x = patches.reshape(patches.shape[0], height // patch, width // patch, patch, patch, -1)
     return x.swapaxes(2, 3).reshape(patches.shape[0], height, width, -1)
-
-
-DIMENSIONS = ("NHWC", "HWIO", "NHWC")
-
-
-def downsample(x: jax.Array, kernel: jax.Array) -> jax.Array:  # [B, 2h, 2w, C], [4, 4, C, D] -> [B, h, w, D]
-    return jax.lax.conv_general_dilated(x, kernel, (2, 2), ((1, 1), (1, 1)), dimension_numbers=DIMENSIONS)
-
-
-@jax.custom_vjp
-def upsample(x: jax.Array, kernel: jax.Array) -> jax.Array:  # [B, h, w, D], [4, 4, C, D] -> [B, 2h, 2w, C]
-    """The transpose of `downsample`, whose gradient is made of `downsample` and of its gradient.
-
-    Left to itself, JAX takes the kernel's gradient as a convolution over an input with zeros inserted, which the CPU
-    runs some twenty times slower.
-    """
-    return jax.lax.conv_transpose(x, kernel, (2, 2), "SAME", dimension_numbers=DIMENSIONS, transpose_kernel=True)
-
-
-def _upsample_forward(x: jax.Array, kernel: jax.Array):
-    return upsample(x, kernel), (x, kernel)
-
-
-def _upsample_backward(inputs: tuple[jax.Array, jax.Array], gradient: jax.Array):
-    # <double(x, k), g> = <x, halve(g, k)>, so both gradients are those of the right-hand side.
-    x, kernel = inputs
-    x_gradient, pull_back = jax.vjp(lambda k: downsample(gradient, k), kernel)
-    return x_gradient, *pull_back(x)
-
-
-upsample.defvjp(_upsample_forward, _upsample_backward)
 
 
 class Normalization(nn.Module):

@@ -3,7 +3,7 @@
 import flax.linen as nn
 import jax
 
-from genimg_jax.networks.layers import Dense, Normalization, activate
+from genimg_jax.networks.layers import Dense, Normalization, activate, promotion
 
 
 class MLP(nn.Module):
@@ -21,8 +21,9 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, training: bool) -> jax.Array:  # [B, N] -> [B, out]
+        promote = promotion(self.spectral, training)
         for size in self.features:
             # Batch normalisation has a bias of its own, and takes away any before it.
-            x = Dense(size, use_bias=self.normalization != "batch", spectral=self.spectral)(x, training)
+            x = Dense(size, use_bias=self.normalization != "batch", promote_dtype=promote)(x)
             x = activate(self.activation, Normalization(self.normalization)(x, training))
-        return Dense(self.out, spectral=self.spectral)(x, training)
+        return Dense(self.out, promote_dtype=promote)(x)

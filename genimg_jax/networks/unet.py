@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from genimg_jax import backend
 from genimg_jax.errors import ConfigError
 from genimg_jax.networks.conditioning import Condition, Fields, maps, others
 from genimg_jax.networks.denoising import Modulator, SelfAttention, WithMaps, normal
@@ -30,8 +31,7 @@ def upsample(x: jax.Array) -> jax.Array:
     """Every pixel four times."""  # [B, h, w, C] -> [B, 2h, 2w, C]
     batch, height, width, channels = x.shape
     spread = jnp.broadcast_to(x[:, :, None, :, None], (batch, height, 2, width, 2, channels))
-    # Without the barrier the gradient's sum is fused with the convolution before it, which then runs on one core.
-    return jax.lax.optimization_barrier(spread.reshape(batch, 2 * height, 2 * width, channels))
+    return backend.materialize(spread.reshape(batch, 2 * height, 2 * width, channels))
 
 
 class ResidualBlock(nn.Module):
@@ -49,7 +49,7 @@ class ResidualBlock(nn.Module):
         resize = {"keep": lambda x: x, "halve": avg_pool, "double": upsample}[self.resize]
         y = resize(nn.silu(Normalization("group", name="norm_in")(x, training)))
         y = convolution(kernel_init=normal, name="conv_in")(y)
-        scale, shift = jnp.split(Dense(2 * self.features, name="modulation")(condition, training), 2, axis=-1)
+        scale, shift = jnp.split(Dense(2 * self.features, name="modulation")(condition), 2, axis=-1)
         y = Normalization("group", name="norm_out")(y, training)
         y = nn.silu(y * (1 + scale[:, None, None]) + shift[:, None, None])
         y = convolution(kernel_init=nn.initializers.zeros, name="conv_out")(y)
@@ -62,8 +62,7 @@ class ResidualBlock(nn.Module):
             heads = math.gcd(HEAD, self.features)
             y = SelfAttention(heads, nn.initializers.zeros, self.forward_mode_ad, name="attention")(y)
             x = (x + y.reshape(x.shape)) * math.sqrt(0.5)
-        # Without the barrier XLA recomputes sums of residual blocks in every consumer.
-        return jax.lax.optimization_barrier(x)
+        return backend.materialize(x)
 
 
 class UNet(nn.Module):
@@ -93,7 +92,7 @@ class UNet(nn.Module):
                 x, vector, training
             )
 
-        x = Conv(self.width, name="first")(WithMaps(maps(self.fields), name="maps")(x, condition), training)
+        x = Conv(self.width, name="first")(WithMaps(maps(self.fields), name="maps")(x, condition))
         skips = [x]
         for level in range(len(features)):
             if level:

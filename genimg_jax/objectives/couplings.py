@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from optax.assignment import hungarian_algorithm
 
+from genimg_jax.backend import FULL_PRECISION
+
 Coupling = Callable[[jax.Array, jax.Array, Mapping[str, jax.Array]], jax.Array]
 """(image [B, ...], noise [B, ...], condition {field: [B, ...]}) -> the noises, each in its image's place."""
 
@@ -24,7 +26,7 @@ def optimal_transport(image: jax.Array, noise: jax.Array, condition: Mapping[str
     """  # [B, ...], [B, ...] -> [B, ...]
     flat_image, flat_noise = (jax.lax.stop_gradient(x.reshape(len(x), -1)) for x in (image, noise))
     # The squares are the same whatever the order; only the products matter.
-    cost = -jnp.matmul(flat_image, flat_noise.T, precision="highest")
+    cost = -jnp.matmul(flat_image, flat_noise.T, precision=FULL_PRECISION)
     apart = (cost.max() - cost.min()) * len(cost) + cost.max()  # more than all pairs can gain
     for values in condition.values():
         flat = values.reshape(len(values), -1)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from genimg_jax.backend import FULL_PRECISION
 from genimg_jax.core import Spec
 from genimg_jax.errors import ConfigError
 
@@ -124,7 +125,7 @@ def categorical(spec: Spec) -> Likelihood:
 
     def mean(outputs: jax.Array) -> jax.Array:  # [B, H, W, C levels] -> f32[B, H, W, C]
         values = to_values(jnp.arange(levels), levels)
-        return jnp.matmul(jax.nn.softmax(logits(outputs)), values, precision="highest")
+        return jnp.matmul(jax.nn.softmax(logits(outputs)), values, precision=FULL_PRECISION)
 
     def sample(outputs: jax.Array, keys: jax.Array) -> jax.Array:  # [B, H, W, C levels], key[B] -> f32[B, H, W, C]
         return to_values(jax.vmap(jax.random.categorical)(keys, logits(outputs)), levels)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from genimg_jax.backend import FULL_PRECISION
 from genimg_jax.errors import ConfigError
 
 State = dict[str, jax.Array]
@@ -46,7 +47,7 @@ class Quantizer(NamedTuple):
 
 def nearest(codebook: jax.Array, vectors: jax.Array) -> jax.Array:  # f32[K, D], f32[..., D] -> i32[...]
     """The row at the least Euclidean distance, the first of equals."""
-    products = jnp.matmul(vectors, codebook.T, precision="highest")
+    products = jnp.matmul(vectors, codebook.T, precision=FULL_PRECISION)
     lengths = jnp.square(codebook).sum(1).reshape((1,) * (vectors.ndim - 1) + (-1,))
     return jnp.argmin(lengths - 2 * products, axis=-1).astype(jnp.int32)
 
@@ -105,7 +106,7 @@ def vector_quantizer(size: int, features: int, decay: Any, threshold: Any) -> Qu
         vectors = jax.lax.stop_gradient(vectors.astype(jnp.float32)).reshape(len(vectors), -1, features)
         drawn, found = draw(key, size, batch_size, index, vectors)
         taken = jax.nn.one_hot(codes.reshape(-1), size)
-        sums = jnp.matmul(taken.T, vectors.reshape(-1, features), precision="highest") / len(taken)
+        sums = jnp.matmul(taken.T, vectors.reshape(-1, features), precision=FULL_PRECISION) / len(taken)
         return {"share": taken.mean(axis=0), "sums": sums, "drawn": drawn, "found": found}
 
     def update(state: State, statistics: Statistics):

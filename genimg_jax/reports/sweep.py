@@ -15,7 +15,7 @@ from genimg_jax.sweeps.plan import Sweep
 from genimg_jax.sweeps.statistics import LEVEL, POWER, Comparison
 
 NAMED = 5  # settings in a sentence
-TOO_FEW_SEEDS = "fewer than 3 seeds: an anecdote"
+TOO_FEW_SEEDS = "fewer than 3 seeds: too few to compare"
 
 
 def write(sweep: Sweep, mixed: bool = False) -> str:

@@ -11,7 +11,7 @@ import scipy.stats
 from genimg_jax.metrics import intervals, significance
 from genimg_jax.metrics.intervals import Interval
 
-ENOUGH = 3  # seeds: fewer are an anecdote
+ENOUGH = 3  # seeds: with fewer nothing is claimed
 LEVEL = 0.05
 POWER = 0.8
 

@@ -1,0 +1,176 @@
+"""The contract: what a generative family is, and what it is trained on.
+
+A family is a record of pure functions, in the way that an optax optimiser is one. Nothing here knows a family's
+name, a device or a collective.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from genimg_jax.errors import ConfigError
+from genimg_jax.options import nearest
+
+Tree = Any
+Batch = dict[str, jax.Array]
+Metrics = dict[str, jax.Array]
+
+
+class Field(NamedTuple):
+    """One array that the data gives with every image, such as a caption or a segmentation map."""
+
+    shape: tuple[int, ...]  # () class; (T,) tokens; (D,) features; (H, W) map; (H, W, C) image
+    size: int = 0  # classes, vocabulary or segments of integers from 0 to size - 1; 0: real numbers
+    paired: bool = True  # whether row i belongs to image i; False: another domain, in an order of its own
+
+
+class Spec(NamedTuple):
+    """What the data tells a family. Copy it with `_replace`, so that fields are never lost."""
+
+    image_shape: tuple[int, int, int]  # (height, width, channels)
+    num_classes: int  # 0: unlabelled
+    levels: int  # values a pixel can take: 256, 2 for binarised images; 0: images of codes that are real numbers
+    fields: Mapping[str, Field] = {}  # what comes with every image besides its class, by its key in a batch
+
+    @property
+    def conditions(self) -> dict[str, Field]:
+        """Everything that a family can be conditioned on, by its key in a batch."""
+        return {**({"label": Field((), self.num_classes)} if self.num_classes else {}), **self.fields}
+
+    def __hash__(self) -> int:  # a mapping has none
+        return hash((self.image_shape, self.num_classes, self.levels, *sorted(self.fields.items())))
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything that training changes, as arrays and nothing else.
+
+    `params`, `opt_state` and `ema_params` are keyed by group, the unit that an optimiser owns. `model_state` is state
+    that no gradient reaches: batch statistics, spectral norms, codebook counts. `frozen_params` are used, but neither
+    trained nor saved again.
+    """
+
+    step: jax.Array  # i32[]: completed training steps
+    params: dict[str, Tree]
+    opt_state: dict[str, Tree]
+    ema_params: dict[str, Tree]  # of groups whose optimiser keeps an average; a second one's key is 'group@1'
+    model_state: Tree
+    frozen_params: Tree
+
+
+class Weights(NamedTuple):
+    """What evaluation and sampling need of a `TrainState`."""
+
+    params: dict[str, Tree]
+    model_state: Tree
+    frozen_params: Tree
+
+
+class Optimizer(NamedTuple):
+    """How one group of parameters is trained.
+
+    `ema_decay` is per step (None: no average is kept). With `ema_exponents` there is an average of a power-function
+    profile for each in its place (`averages`). `average` is the identity under jit, whose global means already cover
+    every device; a mapped compilation passes a mean over its devices.
+    """
+
+    transform: optax.GradientTransformation
+    ema_decay: float | jax.Array | None = None
+    microbatches: int = 1
+    compute_dtype: Any = jnp.float32
+    average: Callable[[Tree], Tree] = lambda tree: tree
+    ema_exponents: tuple[float, ...] = ()
+
+
+class Latents(NamedTuple):
+    """One space of codes that images are decoded from. Codes are [B, *spec.image_shape], as if they were images.
+
+    Row i of what a function returns depends on row i of its arguments alone.
+    """
+
+    spec: Spec
+    """Of the codes: tokens i32 from 0 to `levels` - 1, or vectors f32 on any scale, of 0 `levels`."""
+    decode: Callable[[Weights, jax.Array, Batch], jax.Array]
+    """(weights, codes, condition) -> f32[B, H, W, C] in [-1, 1]."""
+    encode: Callable[[Weights, Batch, jax.Array], jax.Array] | None = None
+    """(weights, batch, key) -> codes."""
+    prior: Callable[[Weights, jax.Array], jax.Array] | None = None
+    """(weights, keys[B]) -> codes. The family's `sample` is `decode` of them."""
+    interpolate: str | None = None
+    """The path between two codes, 'spherical' or 'linear' (`objectives.interpolation`); None: there is none."""
+
+
+class Family(NamedTuple):
+    """A generative family. A capability that is `None` is one the family lacks.
+
+    Batches hold `image` f32[B, H, W, C] in [-1, 1], `label` i32[B] where the data has classes, and `index` i32[B], the
+    example's position in the global batch (training) or in the dataset (evaluation): per-example noise comes from
+    `per_example_keys(key, batch["index"])`, so neither batch split nor device count changes it. `condition` is a dict
+    of arrays with leading axis B, such as {"label": i32[B]}; {} where nothing is asked for.
+    """
+
+    init: Callable[[jax.Array, Batch], TrainState]
+    """(key, batch) -> state. Called under `jax.eval_shape` and jit."""
+    train_step: Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]
+    """(state, batch, key) -> (state, {name: f32[]}). One step, however many updates it holds."""
+    evaluate: Callable[[Weights, Batch, jax.Array], Metrics]
+    """(weights, batch, key) -> {name: f32[B]}, per example, so that padding can be left out."""
+    objective: tuple[str, ...]
+    """What training optimises directly, which tables mark: names of metrics of `evaluate`, 'log_prob', or the name of a
+    feature network whose features the loss compares. A game against a discriminator optimises none, ()."""
+    log_odds: tuple[tuple[str, str], ...] = ()
+    """Pairs of training metrics, a discriminator's mean logit of real and of generated inputs, where its loss makes the
+    logits log odds: how well it tells the two apart then has a scale."""
+    sample: Callable[[Weights, jax.Array, Batch], jax.Array] | None = None
+    """(weights, keys[B], condition) -> f32[B, H, W, C] in [-1, 1]; image i depends on its key and condition alone."""
+    conditions: tuple[str, ...] = ()
+    """The keys that `sample` and the latents need in their batch, such as 'label'."""
+    log_prob: Callable[[Weights, Batch, jax.Array], jax.Array] | None = None
+    """(weights, batch, key) -> f32[B], the natural logarithm of the probability mass of each image."""
+    log_prob_at_half: Callable[[Weights, Batch, jax.Array], jax.Array] | None = None
+    """`log_prob` of the same draws with half of its steps or samples: f32[B]. None: it depends on no such count, or in
+    its variance alone. What the halving changes is the error of an estimate, or how loose a bound is at least."""
+    likelihood_kind: str | None = None
+    """What `log_prob` is: 'exact', 'lower bound' (in expectation) or 'estimate'."""
+    likelihood_spec: Spec | None = None
+    """What `log_prob` is the likelihood of, where that is an image of codes and not the image."""
+    protocol: Mapping[str, Any] = {}
+    """What a reader of `log_prob` must know besides, such as {"importance samples": 500}."""
+    latents: tuple[Latents, ...] = ()
+    """The spaces of codes that its images are decoded from, the one that reconstructions are of first."""
+    denoise: Callable[..., jax.Array] | None = None
+    """(weights, noisy f32[B, H, W, C], noise_level f32[B], condition) -> f32[B, H, W, C], the expected clean image,
+    where noisy = image + noise_level * standard normal noise."""
+    denoise_space: Latents | None = None
+    """The space of the codes that `denoise` takes and returns, if these are codes instead of images."""
+    inpaint: Callable[..., jax.Array] | None = None
+    """(weights, image f32[B, H, W, C], mask bool[B, H, W] of known pixels, keys[B], condition) -> f32[B, H, W, C]."""
+    inpaint_method: str = ""
+    """How exactly `inpaint` draws, in words."""
+
+
+def space_with(family: Family, *capabilities: str) -> Latents | None:
+    """The first space of the family's latents that has all of them, such as 'encode'."""
+    return next((space for space in family.latents if all(getattr(space, name) for name in capabilities)), None)
+
+
+def fields_of(conditions: tuple[str, ...], spec: Spec) -> tuple[tuple[str, Field], ...]:
+    """The fields to condition on. Raises `ConfigError` for one that the data does not give with every image."""
+    for name in conditions:
+        if name not in spec.conditions or not spec.conditions[name].paired:
+            known = [other for other, field in spec.conditions.items() if field.paired]
+            has = f"the data gives {', '.join(known)}" if known else "the data gives only images"
+            raise ConfigError(
+                f"model.conditions names {name!r}{nearest(name, known)} With each image {has}; "
+                "fields such as captions are asked for with data.fields."
+            )
+    return tuple((name, spec.conditions[name]) for name in conditions)
+
+
+def condition_of(fields: tuple[tuple[str, Field], ...], batch: Batch) -> Batch:
+    """What a batch holds of the fields."""
+    return {name: batch[name] for name, _ in fields}

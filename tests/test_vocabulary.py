@@ -1,0 +1,61 @@
+"""The code speaks the field's words: names that it had for them before do not come back."""
+
+import io
+import pathlib
+import tokenize
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+# The old name, and the field's word.
+OLD = {
+    "item_keys": "per_example_keys",
+    "likelihood_of": "likelihood_spec",
+    "data_std": "sigma_data",
+    "times_mean": "P_mean",
+    "times_std": "P_std",
+    "guide_width": "autoguidance_width",
+    "guidance_least": "guidance_sigma_min",
+    "guidance_greatest": "guidance_sigma_max",
+    "angular_velocity_target": "v_target",
+    "halvings": "num_downsamples",
+    "revival_threshold": "dead_code_threshold",
+    "first_reach": "first_kernel_radius",
+    "enlarge": "pixel_shuffle",
+    "label_dropout": "condition_dropout",
+    "completion": "inpaint_method",
+    "waves": "fourier_features",
+    "Trunk": "Blocks",
+    "hindrance": "why_not_vmappable",
+    "convolves": "has_convolutions",
+    "shareable": "round_up",
+    "anywhere": "any_process",
+    "living": "active",
+    "untrained": "inference_only",
+    "own_pairs": "self_similarity",
+    "OwnPairs": "SelfSimilarity",
+    "Uncopied": "NullDistances",
+    "random_convolutions": "random_conv",
+    "PASSING": "VOLATILE_KEYS",
+    "of_reference": "reference_values",
+    "anecdote": "too_few_seeds",
+    "obeyed": "prompt_accuracy",
+    "answered": "exit_code",
+}
+
+
+def old_names(code: str) -> set[str]:
+    return {t.string for t in tokenize.generate_tokens(io.StringIO(code).readline) if t.string in OLD}
+
+
+FILES = [path for room in ("genimg_jax", "configs") for path in sorted((ROOT / room).rglob("*.py"))]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_names_are_the_fields(path):
+    found = old_names(path.read_text())
+    assert not found, "; ".join(f"{name} is called {OLD[name]}" for name in sorted(found))
+
+
+def test_an_old_name_is_found():
+    assert old_names("keys = core.item_keys(key, index)  # halvings") == {"item_keys"}
