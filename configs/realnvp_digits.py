@@ -1,4 +1,4 @@
-"""A real NVP on scikit-learn's 8x8 digits in their 17 levels. Two minutes on two cores."""
+"""A real NVP on scikit-learn's 8x8 digits in their 17 levels. A minute on two cores."""
 
 from genimg_jax.engine.config import SIX_STEPS, experiment
 
