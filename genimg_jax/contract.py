@@ -97,7 +97,7 @@ class Latents(NamedTuple):
     decode: Callable[[Weights, jax.Array, Batch], jax.Array]
     """(weights, codes, condition) -> f32[B, H, W, C] in [-1, 1]."""
     encode: Callable[[Weights, Batch, jax.Array], jax.Array] | None = None
-    """(weights, batch, key) -> codes."""
+    """(weights, batch, key) -> codes. It draws nothing, where second stages can be trained on them."""
     prior: Callable[[Weights, jax.Array], jax.Array] | None = None
     """(weights, keys[B]) -> codes. The family's `sample` is `decode` of them."""
     interpolate: str | None = None
@@ -146,7 +146,7 @@ class Family(NamedTuple):
     """(weights, noisy f32[B, H, W, C], noise_level f32[B], condition) -> f32[B, H, W, C], the expected clean image,
     where noisy = image + noise_level * standard normal noise."""
     denoise_space: Latents | None = None
-    """The space of the codes that `denoise` takes and returns, if these are codes instead of images."""
+    """The space whose codes `denoise` takes and returns, instead of images; tokens as levels in [-1, 1]."""
     inpaint: Callable[..., jax.Array] | None = None
     """(weights, image f32[B, H, W, C], mask bool[B, H, W] of known pixels, keys[B], condition) -> f32[B, H, W, C]."""
     inpaint_method: str = ""

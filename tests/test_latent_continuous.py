@@ -287,7 +287,7 @@ def test_each_family_is_given_the_codes_that_it_can_model():
     assert dequantised.likelihood_spec == tokens.spec and dequantised.likelihood_kind == "estimate"
     assert dequantised.log_prob_at_half is not None
     assert "dequantisation" in dequantised.protocol
-    with pytest.raises(ConfigError, match=r"codes are real numbers, and the family models whole ones.* diffusion or"):
+    with pytest.raises(ConfigError, match=r"codes are vectors, and the family models tokens.* diffusion or"):
         second(transformer, first._replace(latents=(vectors,)))
 
 
@@ -325,7 +325,7 @@ def test_a_run_resumes_bit_for_bit_and_says_why_it_has_no_likelihood(first, tmp_
     assert "log-likelihood: none: the codes are real numbers" in shown and "bits_per" not in shown
 
 
-def test_a_family_of_whole_numbers_is_refused(first, tmp_path, capsys):
+def test_a_family_of_tokens_is_refused(first, tmp_path, capsys):
     assert train(tmp_path / "run", first, config="latent_digits") == 2
     shown = capsys.readouterr().err
-    assert "codes are real numbers, and the family models whole ones" in shown and "Traceback" not in shown
+    assert "codes are vectors, and the family models tokens" in shown and "Traceback" not in shown

@@ -30,8 +30,8 @@ def latent(
 
     `spec` is the data's: the prior can be conditioned on its fields. The codes are those of the space that `choose`
     returns; `average` is that of `core.Optimizer`. States that `init` makes lack the tokenizer's weights: whoever makes
-    them attaches a `Weights` as `frozen`. The likelihood is that of tokens, not of pixels; of vectors there is none,
-    for their density says nothing of an image's probability. Raises `ConfigError` if no space suits the prior.
+    them attaches a `Weights` as `frozen_params`. The likelihood is that of tokens, not of pixels; of vectors there is
+    none, for their density says nothing of an image's probability. Raises `ConfigError` if no space suits the prior.
     """
     space = choose(tokenizer, continuous_valued)
     batches = coded_batches(space, spec)
@@ -81,8 +81,8 @@ def choose(tokenizer: core.Family, continuous_valued: bool) -> core.Latents:
     if suitable := vectors + [space for space in spaces if space.spec.levels]:
         return suitable[0]
     raise ConfigError(
-        "the tokenizer's codes are real numbers, and the family models whole ones; choose a family of real numbers, "
-        "such as diffusion or flow, or a tokenizer of whole ones, such as vq."
+        "the tokenizer's codes are vectors, and the family models tokens; choose a continuous-valued family, such as "
+        "diffusion or flow, or a tokenizer that has tokens, such as vq."
     )
 
 
@@ -92,7 +92,7 @@ class CodedBatches(NamedTuple):
     spec: core.Spec
     """The prior's."""
     sources: tuple[str, ...]
-    """The conditions that are encoded: images of the same shape as those that are generated."""
+    """The fields that are encoded: images of the same shape as those that are generated."""
     encode: Callable[..., core.Batch]
     """(tokenizer's weights, batch, key) -> batch, with the codes of the image, if there is one, and of the sources."""
     decode: Callable[[core.Weights, jax.Array, core.Batch], jax.Array]
@@ -107,21 +107,21 @@ def coded_batches(space: core.Latents, spec: core.Spec) -> CodedBatches:
     An encoded source is an image of vectors, or tokens from 1 to `levels` in reading order, as captions are (0: none).
     """
     shape, levels = space.spec.image_shape, space.spec.levels
-    sources = tuple(name for name, field in spec.fields.items() if field.shape == spec.image_shape and not field.size)
+    sources = tuple(name for name, field in spec.fields.items() if field == core.Field(spec.image_shape))
     field = core.Field((math.prod(shape),), levels + 1) if levels else core.Field(shape)
 
     def encode(weights, batch, key=None):
         key = jax.random.key(0) if key is None else key  # conditions of samples are encoded in one way
 
-        def codes(name):
+        def codes_of(name):
             return space.encode(weights, {**batch, "image": batch[name]}, key)
 
-        found = {name: codes(name) for name in sources if name in batch}
+        codes = {name: codes_of(name) for name in sources if name in batch}
         if levels:
-            found = {name: tokens.reshape(len(tokens), -1) + 1 for name, tokens in found.items()}
+            codes = {name: tokens.reshape(len(tokens), -1) + 1 for name, tokens in codes.items()}
         if "image" in batch:
-            found["image"] = to_values(codes("image"), levels) if levels else codes("image")
-        return {**batch, **found}
+            codes["image"] = to_values(codes_of("image"), levels) if levels else codes_of("image")
+        return {**batch, **codes}
 
     def decode(weights, image, batch):
         return space.decode(weights, to_levels(image, levels) if levels else image, batch)

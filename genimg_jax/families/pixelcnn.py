@@ -36,7 +36,7 @@ class Options:
     conditions: tuple[str, ...] = names()  # fields of the data that it is told: label, tokens, map, features, source
 
 
-def likelihood_of(options: Options, spec: core.Spec) -> Likelihood:
+def build_likelihood(options: Options, spec: core.Spec) -> Likelihood:
     if options.likelihood == "logistic_mixture":
         return discretized_logistic_mixture(spec, options.components)
     return LIKELIHOODS[options.likelihood](spec)
@@ -46,8 +46,8 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
     """The family with one parameter group, `model`. Raises `ConfigError` where the data cannot have the likelihood."""
     height, width, channels = spec.image_shape
     groups = 1 if options.likelihood == "logistic_mixture" else channels
-    likelihood = likelihood_of(options, spec)
-    pixel = likelihood_of(options, spec._replace(image_shape=(1, 1, channels)))
+    likelihood = build_likelihood(options, spec)
+    pixel = build_likelihood(options, spec._replace(image_shape=(1, 1, channels)))
     fields = core.fields_of(options.conditions, spec)
     sizes = options.features, options.layers, likelihood.channels
     radii = options.kernel_radius, options.first_kernel_radius
