@@ -1,8 +1,9 @@
 """Normalising flow of affine coupling layers (real NVP): Dinh et al. 2017. Its likelihood is a lower bound.
 
 An image of levels is dequantised with uniform noise and taken to the real numbers by a logit; coupling layers then take
-it to standard normal codes of its own size, and their inverse takes codes to images. The density is exact; that of the
-dequantised image bounds the probability mass of the image from below, in expectation (Theis et al. 2016, section 3.1).
+it to standard normal codes of its own size, and their inverse takes codes to images. The density of the dequantised
+image is exact; its mean logarithm over the noise is a lower bound on the log mass of the image (Theis et al. 2016,
+section 3.1).
 """
 
 import dataclasses
@@ -51,7 +52,7 @@ class Coupling(nn.Module):
         if self.fields:
             vector = VectorEncoder(self.fields, self.width, name="condition")(condition, len(x))
             inputs = jnp.concatenate([inputs, vector], axis=-1)
-        # The gains are 0 at first, so that the flow starts at the identity, whose density no layer can make extreme.
+        # Gains of 0 make the flow start at the identity: random layers in a row would multiply their scales.
         gain = self.param("gain", nn.initializers.zeros, (2 * len(self.mask),))
         outputs = MLP((self.width,) * self.depth, 2 * len(self.mask), "relu", name="network")(inputs, False)
         raw, shift = jnp.split((gain[None] * outputs).astype(jnp.float32), 2, axis=-1)
@@ -116,7 +117,7 @@ class Model(NamedTuple):
         return to_values(found, levels).reshape(-1, *self.spec.image_shape)
 
     def log_density(self, params: core.Tree, batch: core.Batch, keys: jax.Array) -> jax.Array:
-        """Of the image with one draw of noise from each key, in nats: equation 2."""  # key[B] -> f32[B]
+        """Of the image with one draw of noise from each key, in nats: equations 2 and 3."""  # key[B] -> f32[B]
         noise = jax.vmap(lambda key: jax.random.uniform(key, self.spec.image_shape))(keys)
         codes, log_determinant = self.to_codes(params, batch["image"], noise, batch)
         return log_normal(codes, 0.0, 0.0) + log_determinant
@@ -125,7 +126,7 @@ class Model(NamedTuple):
 def logit(v: jax.Array, alpha: jax.Array, levels: int) -> tuple[jax.Array, jax.Array]:
     """x = logit(alpha + (1 - 2 alpha) v / levels), and the log-determinant of dx / dv.
 
-    Section 4.1, with alpha at both ends: equation 27 of Papamakarios et al. 2017.
+    Section 4.1, with alpha at both ends as in Papamakarios et al. 2017.
     """  # [B, D] -> f32[B, D], f32[B]
     p = alpha + (1 - 2 * alpha) * v / levels
     x = jnp.log(p) - jnp.log1p(-p)
@@ -139,12 +140,12 @@ def unlogit(x: jax.Array, alpha: jax.Array, levels: int) -> jax.Array:
 
 def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimizer]) -> core.Family:
     """The family with one parameter group, `model`."""
-    fields, codes_shape = core.fields_of(options.conditions, spec), (-1, math.prod(spec.image_shape))
+    fields, flat = core.fields_of(options.conditions, spec), (-1, math.prod(spec.image_shape))
     network = Flow(spec.image_shape, options.couplings, options.width, options.depth, fields)
     model = Model(options, spec, network)
 
     def init(key, batch):
-        image = batch["image"].reshape(codes_shape)
+        image = batch["image"].reshape(flat)
         return core.init_state({"model": network.init(key, image, batch, options.scale_limit)["params"]}, optimizers)
 
     def train_step(state, batch, key):
@@ -173,7 +174,7 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         return codes.reshape(-1, *spec.image_shape)
 
     def decode(weights, codes, condition):
-        return model.from_codes(weights.params["model"], codes.reshape(codes_shape), condition)
+        return model.from_codes(weights.params["model"], codes.reshape(flat), condition)
 
     def prior(weights, keys):
         return core.normal(keys, spec.image_shape)
