@@ -180,7 +180,7 @@ def main() -> None:
     options = parser.parse_args()
     print(runtime.prepare(runtime.Options(cpu_tuning=False)), file=sys.stderr)
     lines = table("Trained", dict(map(of_run, options.trained)), True)
-    lines += table("Untrained or diverged", dict(map(of_run, options.inference_only)), False)
+    lines += table("Untrained or diverged", dict(map(of_run, options.untrained)), False)
     print("\n".join(lines or of_images()))
 
 

@@ -146,3 +146,16 @@ def test_mixture_samples_have_its_moments():
 def test_mixture_of_identical_points_is_finite():
     fitted = gaussian_mixture.fit(jnp.zeros((20, 3)), 4)
     assert all(np.isfinite(x).all() for x in fitted)
+
+
+def test_encoder_and_decoder_are_both_told():
+    spec = SPEC._replace(fields={"label": core.Field((), 2)})
+    options = dataclasses.replace(DEFAULT, conditions=("label",))
+    family = autoencoder.make(options, spec, {"model": core.Optimizer(optax.adam(1e-2), None)})
+    batch = {**two_kinds(8, 0), "label": np.zeros(8, np.int32)}
+    other = {**batch, "label": np.ones(8, np.int32)}
+    weights, (space,) = core.weights(jax.jit(family.init)(jax.random.key(0), batch)), family.latents
+    codes, other_codes = (np.asarray(space.encode(weights, b, jax.random.key(0))) for b in (batch, other))
+    assert (np.abs(codes - other_codes).max(-1) > 1e-3).all()
+    images, other_images = (np.asarray(space.decode(weights, codes, b)) for b in (batch, other))
+    assert (np.abs(images - other_images).max((1, 2, 3)) > 1e-3).all()

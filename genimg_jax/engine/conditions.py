@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from genimg_jax import core
-from genimg_jax.data import Source, decode, text, transforms
+from genimg_jax.data import Source, decode, loading, text, transforms
 from genimg_jax.engine.program import Program
 from genimg_jax.errors import ConfigError, DataError
 from genimg_jax.options import nearest
@@ -31,7 +31,7 @@ def rows(
             raise ConfigError(
                 f"this {program.config.family} is not told {name!r}{nearest(name, fields)} Of each image {told}."
             )
-    found = source.read(index % source.size) if source and set(fields) - set(given) else {}
+    found = loading.rows(source, index % source.size) if source and set(fields) - set(given) else {}
     condition = {}
     for name, field in fields.items():
         if name in given:

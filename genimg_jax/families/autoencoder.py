@@ -1,13 +1,17 @@
 """Autoencoder, plain or denoising (Vincent et al. 2008), with a mixture of Gaussians over its codes to sample from.
 
 An autoencoder has no distribution of its own: the codes of the latest training images, as the averaged weights encode
-them, are kept in `extra`, and whoever samples fits the mixture to them first (well under a second, inside the
+them, are kept in `model_state`, and whoever samples fits the mixture to them first (well under a second, inside the
 same compiled call). What is drawn follows from the weights and the keys, and training pays one encoder pass.
 Continuous-valued families can be trained over the codes too, which are a pixel of as many channels to them.
+
+With `conditions`, encoder and decoder are both told the fields. The mixture is not: a sample is decoded under its
+condition from a code that was drawn without one.
 """
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +19,7 @@ import jax.numpy as jnp
 from genimg_jax import core
 from genimg_jax.networks.image import ImageDecoder, ImageEncoder
 from genimg_jax.objectives import gaussian_mixture
-from genimg_jax.options import bounded, choice
+from genimg_jax.options import bounded, choice, names
 
 GROUPS = ("model",)
 
@@ -31,43 +35,64 @@ class Options:
     corruption_level: float = bounded(0.3, 0.0)  # deviation of the noise, or share of the pixels set to mid-grey
     components: int = bounded(10, 1)  # Gaussians in the mixture over codes
     bank: int = bounded(4096, 1)  # training images whose codes the mixture is fitted to
+    conditions: tuple[str, ...] = names()  # fields of the data that it is told: label, tokens, map, features, source
+
+
+class Model(NamedTuple):
+    """The networks. A condition is a batch, of which the fields are read."""
+
+    init: Callable[[jax.Array, core.Batch], core.Tree]
+    """(key, batch) -> parameters."""
+    encode: Callable[[core.Tree, jax.Array, core.Batch], jax.Array]
+    """(parameters, images [B, H, W, C], condition) -> f32[B, Z]."""
+    decode: Callable[[core.Tree, jax.Array, core.Batch], jax.Array]
+    """(parameters, codes [B, Z], condition) -> f32[B, H, W, C], logits of intensities."""
+
+
+def build(options: Options, spec: core.Spec) -> Model:
+    fields = core.fields_of(options.conditions, spec)
+    encoder = ImageEncoder(options.network, options.width, options.depth, options.latent, fields)
+    decoder = ImageDecoder(options.network, options.width, options.depth, spec.image_shape, fields)
+
+    def init(key, batch):
+        first, second = jax.random.split(key)
+        codes = jnp.zeros((batch["image"].shape[0], options.latent))
+        return {
+            "encoder": encoder.init(first, batch["image"], batch, False)["params"],
+            "decoder": decoder.init(second, codes, batch, False)["params"],
+        }
+
+    def encode(params, image, condition):
+        return encoder.apply({"params": params["encoder"]}, image, condition, False).astype(jnp.float32)
+
+    def decode(params, codes, condition):
+        return decoder.apply({"params": params["decoder"]}, codes, condition, False).astype(jnp.float32)
+
+    return Model(init, encode, decode)
 
 
 def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimizer]) -> core.Family:
     """The family with one parameter group, `model`."""
-    encoder = ImageEncoder(options.network, options.width, options.depth, options.latent)
-    decoder = ImageDecoder(options.network, options.width, options.depth, spec.image_shape)
-    optimizer = optimizers["model"]
+    model, optimizer = build(options, spec), optimizers["model"]
 
-    def codes_of(params, image):  # [B, H, W, C] -> f32[B, Z]
-        return encoder.apply({"params": params["encoder"]}, image, None, False).astype(jnp.float32)
-
-    def outputs(params, codes):  # [B, Z] -> f32[B, H, W, C], logits of intensities
-        return decoder.apply({"params": params["decoder"]}, codes, None, False).astype(jnp.float32)
-
-    def loss_from(params, seen, image):  # [B, H, W, C], [B, H, W, C] -> [B]
-        return LOSSES[options.loss](outputs(params, codes_of(params, seen)), image).sum((1, 2, 3))
+    def loss_from(params, image, batch):  # from [B, H, W, C] to the batch's images -> [B]
+        outputs = model.decode(params, model.encode(params, image, batch), batch)
+        return LOSSES[options.loss](outputs, batch["image"]).sum((1, 2, 3))
 
     def corrupted(image, keys):
         return CORRUPTIONS[options.corruption](image, keys, options.corruption_level)
 
     def init(key, batch):
-        first, second = jax.random.split(key)
-        codes = jnp.zeros((batch["image"].shape[0], options.latent))
-        params = {
-            "encoder": encoder.init(first, batch["image"], None, False)["params"],
-            "decoder": decoder.init(second, codes, None, False)["params"],
-        }
-        extra = {"codes": jnp.zeros((options.bank, options.latent))}
-        return core.init_state({"model": params}, optimizers, extra)
+        bank = {"codes": jnp.zeros((options.bank, options.latent))}
+        return core.init_state({"model": model.init(key, batch)}, optimizers, bank)
 
     def train_step(state, batch, key):
         def loss(params, part, key):
             seen = corrupted(part["image"], core.per_example_keys(key, part["index"]))
-            value = loss_from(params, seen, part["image"]).mean()
+            value = loss_from(params, seen, part).mean()
             return value, ({"loss": value}, {})
 
-        codes = codes_of(core.weights(state).params["model"], batch["image"])
+        codes = model.encode(core.weights(state).params["model"], batch["image"], batch)
         latest = jnp.concatenate([codes, state.model_state["codes"]])[: options.bank]
         # The first batch fills the bank, so that every row of it is always a code.
         latest = jnp.where(state.step == 0, jnp.resize(codes, latest.shape), latest)
@@ -79,12 +104,12 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         """`loss` from the corrupted image, as in training, and `reconstruction` from the image itself."""
         params, image = weights.params["model"], batch["image"]
         seen = corrupted(image, core.per_example_keys(key, batch["index"]))
-        return {"loss": loss_from(params, seen, image), "reconstruction": loss_from(params, image, image)}
+        return {"loss": loss_from(params, seen, batch), "reconstruction": loss_from(params, image, batch)}
 
     def sample(weights, keys, condition):
         return space.decode(weights, space.prior(weights, keys), condition)
 
-    space = code_space(options, spec, codes_of, outputs)
+    space = code_space(options, spec, model)
     return core.Family(
         init,
         train_step,
@@ -92,22 +117,19 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         objective=("loss", "reconstruction"),
         sample=sample,
         latents=(space,),
+        conditions=options.conditions,
     )
 
 
-def code_space(
-    options: Options,
-    spec: core.Spec,
-    codes_of: Callable[[core.Tree, jax.Array], jax.Array],
-    outputs: Callable[[core.Tree, jax.Array], jax.Array],
-) -> core.Latents:
+def code_space(options: Options, spec: core.Spec, model: Model) -> core.Latents:
     """The space of the codes, with the mixture as its prior."""
 
     def encode(weights, batch, key):  # [B, H, W, C] -> [B, 1, 1, Z]
-        return codes_of(weights.params["model"], batch["image"])[:, None, None]
+        return model.encode(weights.params["model"], batch["image"], batch)[:, None, None]
 
     def decode(weights, codes, condition):  # [B, 1, 1, Z] -> [B, H, W, C]
-        return jnp.tanh(outputs(weights.params["model"], codes.reshape(-1, options.latent)) / 2)
+        outputs = model.decode(weights.params["model"], codes.reshape(-1, options.latent), condition)
+        return jnp.tanh(outputs / 2)
 
     def prior(weights, keys):  # -> [B, 1, 1, Z]
         mixture = gaussian_mixture.fit(weights.model_state["codes"], options.components)
