@@ -103,13 +103,13 @@ def test_no_gradient_flows_through_targets():
 def test_coupling_is_the_best_assignment():
     rng = np.random.default_rng(1)
     image, noise = (rng.normal(size=(24, 3, 2, 1)).astype(np.float32) for _ in range(2))
-    found = np.asarray(jax.jit(optimal_transport)(image, noise, None))
+    found = np.asarray(jax.jit(optimal_transport)(image, noise, {}))
     cost = ((image[:, None] - noise[None]) ** 2).sum(axis=(2, 3, 4))
     rows, columns = linear_sum_assignment(cost)
     np.testing.assert_array_equal(found[rows], noise[columns])
     assert ((image - found) ** 2).sum() < ((image - noise) ** 2).sum()
     label = rng.integers(3, size=24)
-    within = np.asarray(jax.jit(optimal_transport)(image, noise, label))
+    within = np.asarray(jax.jit(optimal_transport)(image, noise, {"label": label}))
     for k in range(3):
         own = label == k
         rows, columns = linear_sum_assignment(cost[own][:, own])

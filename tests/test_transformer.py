@@ -30,13 +30,10 @@ GRIDS = {"learned": ("learned", (3, 3), 1), "rotary": ("rotary", (2, 2, 2), 1), 
 def network(name, kind=Decoder):
     """The module, its parameters enlarged, and eight prefixes and sequences."""
     positions, grid, prefix_length = GRIDS[name]
-    module = kind(5, grid, 16, 2, 2, positions, 3, prefix_length)
+    module = kind(5, grid, 16, 2, 2, positions, (("tokens", core.Field((prefix_length,), 3)),))
     rng, count = np.random.default_rng(0), int(np.prod(grid))
-    prefix, tokens = (
-        jnp.asarray(rng.integers(3, size=(8, prefix_length))),
-        jnp.asarray(rng.integers(5, size=(8, count))),
-    )
-
+    prefix = {"tokens": jnp.asarray(rng.integers(3, size=(8, prefix_length)))}
+    tokens = jnp.asarray(rng.integers(5, size=(8, count)))
     params = random_weights(module.init, jax.random.key(0), prefix, tokens)["params"]
     return module, params, prefix, tokens
 
@@ -48,23 +45,23 @@ def test_sees_all_earlier_tokens_and_no_other(name):
 
     def outputs(image):
         drawn = jnp.round(2 * image.reshape(1, count) + 2).astype(jnp.int32)
-        return module.apply({"params": params}, prefix[:1], drawn)
+        return module.apply({"params": params}, {"tokens": prefix["tokens"][:1]}, drawn)
 
     enumeration.check_dependence(outputs, np.arange(count), (1, count, 1), levels=5)
 
 
 def cached(module, params, prefix, tokens):
-    """The logits of every token, from the cache."""  # i32[B, P], i32[B, T] -> f32[B, T, V]
+    """The logits of every token, from the cache."""  # prefix i32[B, P], i32[B, T] -> f32[B, T, V]
 
     def apply(method, *arguments):
         return module.apply({"params": params}, *arguments, method=method)
 
     def step(state, at):
         logits, cache = apply("step", *state, at[0])
-        return (apply("hold", at[1]), cache), logits
+        return (apply("embed_next", at[1]), cache), logits
 
     along = jnp.arange(tokens.shape[1]), tokens.T
-    return jax.lax.scan(step, apply("start", prefix), along)[1].swapaxes(0, 1)
+    return jax.lax.scan(step, apply("start", prefix, len(tokens)), along)[1].swapaxes(0, 1)
 
 
 class Forgetful(Decoder):
@@ -101,10 +98,10 @@ def test_an_uncached_or_displaced_position_is_caught():
 
 
 def test_the_prefix_is_seen_in_its_order():
-    module, params, prefix, tokens = network("long prefix")
+    module, params, _, tokens = network("long prefix")
     prefix = jnp.tile(jnp.array([[0, 1, 2, 0]]), (8, 1))
     swapped = prefix[:, jnp.array([1, 0, 2, 3])]
-    one, two = (jax.jit(module.apply)({"params": params}, p, tokens) for p in (prefix, swapped))
+    one, two = (jax.jit(module.apply)({"params": params}, {"tokens": p}, tokens) for p in (prefix, swapped))
     assert (np.abs(one - two).max(axis=(0, 2)) > 1e-3).all()
 
 

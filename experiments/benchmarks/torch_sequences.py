@@ -60,7 +60,9 @@ class PixelCNN(nn.Module):
         self.place = nn.Parameter(torch.zeros(features, height, width))
         self.first_down = nn.Conv2d(channels, features, (reach, 2 * reach + 1), padding=reach)
         self.first_across = nn.Conv2d(channels, features, (1, reach), padding=(0, reach))
-        self.stack = nn.ModuleList(GatedLayer(features, problem.model["reach"]) for _ in range(problem.model["layers"]))
+        self.stack = nn.ModuleList(
+            GatedLayer(features, problem.model["kernel_radius"]) for _ in range(problem.model["layers"])
+        )
         self.hidden = nn.Conv2d(features, features, 1)
         self.output = nn.Conv2d(features, channels, 1)
 

@@ -17,6 +17,7 @@ REGISTRY = (
     "made",
     "meanflow",
     "pixelcnn",
+    "realnvp",
     "rnn",
     "transformer",
     "vae",
