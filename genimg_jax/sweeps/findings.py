@@ -116,7 +116,7 @@ def _setting(
 
 def _over_images(sweep: Sweep, metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, Paired]:
     """If the primary metric is a likelihood: by how much each configuration's negative log-likelihood exceeds the
-    baseline's, in nats, paired by test image. It is a mean over the seeds of both whose trials stored those of images."""
+    baseline's, in nats, paired by test image: a mean over the seeds of both whose trials stored those of images."""
     values: dict[str, dict[int, np.ndarray]] = {}
     for trial in sweep.trials if sweep.measure.primary in LIKELIHOODS else ():
         stored = log_probs.read(scores.path(trial, sweep.measure), metrics.get(trial.digest, {}))
