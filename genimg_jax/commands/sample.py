@@ -94,7 +94,8 @@ def main(arguments: Sequence[str]) -> None:
         run = run._replace(weights=averaging.reconstruct(workdir, run.program, run.step, values.relative_std))
     drawn = _draw(values, run, asked)
     if not values.out:
-        out /= drawn.name + "".join(f"-{name}-{_short(text)}" for name, text in asked.items())
+        told = {"given": values.given} if values.given else {}
+        out /= drawn.name + "".join(f"-{name}-{_short(text)}" for name, text in {**asked, **told}.items())
     _write(drawn, out, values.singles)
     print(f"{drawn.count} images of step {run.step}: {out}\ngrid: {out / 'grid.png'}")
 
@@ -127,7 +128,7 @@ def _draw(values: flags.FlagValues, run: restore.Restored, asked: Mapping[str, s
         return Drawn(name, len(made), [made], {"original": original}, columns, grid)
     if values.interpolate:
         name, columns, count = f"interpolations-{run.step}-seed{seed}", values.steps, values.interpolate * values.steps
-        parts = [tasks.interpolate(program, weights, values.interpolate, columns, seed, given)]
+        parts = [tasks.interpolate(program, weights, values.interpolate, columns, seed, given, source)]
         index = np.arange(count) // columns
     else:
         name, count = f"samples-{run.step}-seed{seed}", values.count

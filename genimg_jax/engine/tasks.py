@@ -173,12 +173,18 @@ def _in_pairs(
 
 
 def interpolate(
-    program: Program, weights: core.Weights, rows: int, steps: int, seed: int, given: Given = None
+    program: Program,
+    weights: core.Weights,
+    rows: int,
+    steps: int,
+    seed: int,
+    given: Given = None,
+    source: Source | None = None,
 ) -> np.ndarray:
-    """Rows of `steps` images between the codes of samples 2i and 2i + 1; a row is of one class."""
+    """Rows of `steps` images between the codes of samples 2i and 2i + 1; a row has one condition."""
     # -> f32[rows * steps, H, W, C]
     if core.space_with(program.family, "prior", "interpolate") is None:
         raise ConfigError(f"{program.config.family} draws no codes to interpolate between.")
     count = rows * steps
-    asked = _asked(program, count, given, None, steps)
+    asked = _asked(program, count, given, source, steps)
     return run(program, Interpolate(steps), weights, asked, count, seed)
