@@ -236,7 +236,12 @@ def conditions_are_told(case: Case) -> None:
 
     @jax.jit
     def outputs(data: core.Batch) -> core.Tree:
-        drawn = made.sample(told, keys, {name: data[name] for name in made.conditions})
+        condition = {name: data[name] for name in made.conditions}
+        if made.sample:
+            drawn = made.sample(told, keys, condition)
+        else:  # a reconstruction
+            space = made.latents[0]
+            drawn = space.decode(told, space.encode(told, data, core.stream(0, "encode")), condition)
         return drawn, made.evaluate(told, data, core.stream(0, "evaluate"))
 
     def difference(name: str) -> np.ndarray:  # f32[B], of what the first half's field changes

@@ -89,7 +89,7 @@ def test_decoding_the_codes_gives_the_reconstruction_that_was_trained(kind):
     codes = tokens.encode(weights, batch, None)
     image = np.asarray(tokens.decode(weights, codes, {}))
     seen = vq.build(dataclasses.replace(PLAIN, quantizer=kind, blocks=1), SPEC).forward(
-        state.params["autoencoder"], state.model_state["codebook"], batch["image"]
+        state.params["autoencoder"], state.model_state["codebook"], batch
     )
     np.testing.assert_array_equal(seen.codes, codes[..., 0])
     np.testing.assert_allclose(image, np.clip(seen.outputs, -1, 1), atol=1e-5)
@@ -206,7 +206,7 @@ def test_the_losses_of_a_vqgan_add_up():
     def look(codebook, training):
         """What the autoencoder makes, and how the discriminator sees that and the images."""
         variables = {"params": start.params["discriminator"], "batch_stats": start.model_state["discriminator"]}
-        seen = autoencoder.forward(start.params["autoencoder"], codebook, batch["image"])
+        seen = autoencoder.forward(start.params["autoencoder"], codebook, batch)
         judge = [network.apply(variables, x, True, mutable=["batch_stats"])[0] for x in (seen.outputs, batch["image"])]
         plain = [network.apply(variables, x, False) for x in (seen.outputs, batch["image"])]
         return seen.loss.mean(), *jax.tree.map(lambda a, b: jnp.where(training, a, b), judge, plain)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from genimg_jax import core
 from genimg_jax.networks.grid import GridDecoder, GridEncoder, halved
 from genimg_jax.objectives.quantizers import Quantizer, finite_scalar_quantizer, vector_quantizer
-from genimg_jax.options import bounded, choice, several
+from genimg_jax.options import bounded, choice, names, several
 
 GROUPS = ("autoencoder",)
 
@@ -33,6 +33,7 @@ class Options:
     decay: float = bounded(0.99, 0.0, 1.0)  # a step, of the codes' moving averages
     dead_code_threshold: float = bounded(0.03, 0.0)  # share of uniform use at which a code of 'vq' is replaced
     reconstruction: str = choice("squared_error", "squared_error", "absolute_error")  # mean over an image's values
+    conditions: tuple[str, ...] = names()  # fields of the data that encoder and decoder are told
 
 
 class Outputs(NamedTuple):
@@ -51,12 +52,12 @@ class Autoencoder(NamedTuple):
     quantizer: Quantizer
     init: Callable[[jax.Array, core.Batch], tuple[core.Tree, core.Tree]]
     """(key, batch) -> params, codebook"""
-    forward: Callable[[core.Tree, core.Tree, jax.Array], Outputs]
-    """(params, codebook, image f32[B, H, W, C]) -> Outputs"""
+    forward: Callable[[core.Tree, core.Tree, core.Batch], Outputs]
+    """(params, codebook, batch) -> Outputs"""
     finish: Callable[[core.Tree, core.Tree], tuple[core.Metrics, core.Tree]]
     """(model_state, statistics of the batch's codes) -> metrics, {"codebook": the next one}"""
     capabilities: Mapping[str, object]
-    """`evaluate`, `objective` and `latents` (tokens, vectors) of a `core.Family`."""
+    """`evaluate`, `objective`, `conditions` and `latents` (tokens, vectors) of a `core.Family`."""
 
 
 def build(options: Options, spec: core.Spec) -> Autoencoder:
@@ -68,29 +69,32 @@ def build(options: Options, spec: core.Spec) -> Autoencoder:
         quantizer = vector_quantizer(size, features, options.decay, options.dead_code_threshold)
     else:
         quantizer = finite_scalar_quantizer(tuple(options.levels), options.decay, options.dead_code_threshold)
-    encoder = GridEncoder(options.width, options.blocks, options.num_downsamples, quantizer.features)
-    decoder = GridDecoder(options.width, options.blocks, options.num_downsamples, channels)
+    fields = core.fields_of(options.conditions, spec)
+    encoder = GridEncoder(options.width, options.blocks, options.num_downsamples, quantizer.features, fields)
+    decoder = GridDecoder(options.width, options.blocks, options.num_downsamples, channels, fields)
 
-    def vectors_of(params, image):  # [B, H, W, C] -> f32[B, h, w, D]
-        return encoder.apply({"params": params["encoder"]}, image).astype(jnp.float32)
+    def vectors_of(params, batch):  # [B, H, W, C] -> f32[B, h, w, D]
+        return encoder.apply({"params": params["encoder"]}, batch["image"], batch).astype(jnp.float32)
 
-    def outputs(params, vectors):  # [B, h, w, D] -> f32[B, H, W, C]
-        return decoder.apply({"params": params["decoder"]}, vectors).astype(jnp.float32)
+    def outputs(params, vectors, batch):  # [B, h, w, D] -> f32[B, H, W, C]
+        return decoder.apply({"params": params["decoder"]}, vectors, batch).astype(jnp.float32)
 
     def init(key, batch):
         first, second, third = jax.random.split(key, 3)
         vectors = jnp.zeros((batch["image"].shape[0], *grid, quantizer.features))
         params = {
-            "encoder": encoder.init(first, batch["image"])["params"],
-            "decoder": decoder.init(second, vectors)["params"],
+            "encoder": encoder.init(first, batch["image"], batch)["params"],
+            "decoder": decoder.init(second, vectors, batch)["params"],
         }
         return params, quantizer.init(third)
 
-    def forward(params, codebook, image):
-        vectors = vectors_of(params, image)
+    def forward(params, codebook, batch):
+        vectors = vectors_of(params, batch)
         quantized, codes, commitment = quantizer.quantize(codebook, vectors)
-        made, commitment = outputs(params, quantized), commitment.mean(axis=(1, 2))
-        loss = LOSSES[options.reconstruction](made - image).mean(axis=(1, 2, 3)) + options.commitment * commitment
+        made, commitment = outputs(params, quantized, batch), commitment.mean(axis=(1, 2))
+        loss = (
+            LOSSES[options.reconstruction](made - batch["image"]).mean(axis=(1, 2, 3)) + options.commitment * commitment
+        )
         return Outputs(made, vectors, codes, commitment, loss)
 
     def finish(model_state, statistics):
@@ -99,12 +103,13 @@ def build(options: Options, spec: core.Spec) -> Autoencoder:
 
     def evaluate(weights, batch, key):
         """The training loss; and of the image in [-1, 1] the mean squared error, and its ratio to the peak in dB."""
-        seen = forward(weights.params["autoencoder"], weights.model_state["codebook"], batch["image"])
+        seen = forward(weights.params["autoencoder"], weights.model_state["codebook"], batch)
         error = squared_error(jnp.clip(seen.outputs, -1, 1) - batch["image"]).mean(axis=(1, 2, 3))
         return {"loss": seen.loss, "reconstruction": error, "psnr": peak_signal_to_noise_ratio(error)}
 
     capabilities = {
         "evaluate": evaluate,
+        "conditions": options.conditions,
         "latents": tokens_and_vectors(spec, grid, quantizer, vectors_of, outputs),
         # The metrics of reconstruction are of squared errors.
         "objective": ("loss", "reconstruction", "psnr") if options.reconstruction == "squared_error" else ("loss",),
@@ -116,13 +121,13 @@ def tokens_and_vectors(
     spec: core.Spec,
     grid: tuple[int, int],
     quantizer: Quantizer,
-    vectors_of: Callable[[core.Tree, jax.Array], jax.Array],
-    outputs: Callable[[core.Tree, jax.Array], jax.Array],
+    vectors_of: Callable[[core.Tree, core.Batch], jax.Array],
+    outputs: Callable[[core.Tree, jax.Array, core.Batch], jax.Array],
 ) -> tuple[core.Latents, core.Latents]:
     """The two spaces of an autoencoder's codes on a grid (h, w). Vectors are quantised before they are decoded."""
 
     def encode_vectors(weights, batch, key):  # [B, H, W, C] -> f32[B, h, w, D]
-        return vectors_of(weights.params["autoencoder"], batch["image"])
+        return vectors_of(weights.params["autoencoder"], batch)
 
     def quantize(weights, vectors):  # f32[B, h, w, D] -> i32[B, h, w, 1]
         return quantizer.encode(weights.model_state["codebook"], vectors)[..., None]
@@ -132,7 +137,7 @@ def tokens_and_vectors(
 
     def decode(weights, codes, batch):  # i32[B, h, w, 1] -> f32[B, H, W, C]
         vectors = quantizer.decode(weights.model_state["codebook"], codes[..., 0])
-        return jnp.clip(outputs(weights.params["autoencoder"], vectors), -1, 1)
+        return jnp.clip(outputs(weights.params["autoencoder"], vectors, batch), -1, 1)
 
     def decode_vectors(weights, vectors, batch):  # f32[B, h, w, D] -> f32[B, H, W, C]
         return decode(weights, quantize(weights, vectors), batch)
@@ -157,7 +162,7 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         codebook, size = state.model_state["codebook"], batch["image"].shape[0]
 
         def loss(params, part, key):
-            seen = autoencoder.forward(params, codebook, part["image"])
+            seen = autoencoder.forward(params, codebook, part)
             statistics = autoencoder.quantizer.observe(key, size, part["index"], seen.vectors, seen.codes)
             value = seen.loss.mean()
             return value, ({"loss": value, **measures(seen, part["image"])}, statistics)

@@ -38,7 +38,7 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
     discriminator = PatchDiscriminator(options.discriminator_width, options.discriminator_depth)
 
     def generate(batch_size, params, model_state, batch, key, training):
-        outputs = autoencoder.forward(params, model_state["codebook"], batch["image"])
+        outputs = autoencoder.forward(params, model_state["codebook"], batch)
         observed = autoencoder.quantizer.observe(key, batch_size, batch["index"], outputs.vectors, outputs.codes)
         return Generated(batch["image"], outputs.outputs, observed, outputs)
 

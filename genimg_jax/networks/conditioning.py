@@ -172,6 +172,24 @@ class MapEncoder(nn.Module):
         return jnp.where(shown(condition, count)[:, None, None, None], pixels, null)
 
 
+def with_channel(fields: Fields, image: jax.Array, condition: Condition) -> jax.Array:
+    """The image with its condition's vector as one more channel, inside a compact module (Mirza and Osindero 2014)."""
+    if not fields:
+        return image
+    count, height, width, _ = image.shape  # [B, H, W, C] -> [B, H, W, C + 1]
+    channel = VectorEncoder(fields, height * width, name="condition")(condition, count)
+    return jnp.concatenate([image, channel.reshape(-1, height, width, 1)], axis=-1)
+
+
+def with_vector(fields: Fields, code: jax.Array, condition: Condition) -> jax.Array:
+    """The code with its condition's vector beside each of its vectors, inside a compact module."""
+    if not fields:
+        return code
+    vector = VectorEncoder(fields, code.shape[-1], name="condition")(condition, code.shape[0])
+    vector = vector.reshape(-1, *(1,) * (code.ndim - 2), code.shape[-1])  # [B, ..., Z] -> [B, ..., 2 Z]
+    return jnp.concatenate([code, jnp.broadcast_to(vector, code.shape)], axis=-1)
+
+
 def maps(fields: Fields) -> Fields:
     """The fields that `MapEncoder` takes."""
     return tuple((name, field) for name, field in fields if spatial(field))

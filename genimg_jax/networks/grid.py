@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 
 from genimg_jax.errors import ConfigError
+from genimg_jax.networks.conditioning import Condition, Fields, with_channel, with_vector
 from genimg_jax.networks.layers import Conv, Dense, Downsample, Normalization, activate, promotion, unpatchify
 
 WIDEST = 4  # times the width of the first level
@@ -49,10 +50,11 @@ class GridEncoder(nn.Module):
     blocks: int
     num_downsamples: int
     out: int
+    fields: Fields = ()
 
     @nn.compact
-    def __call__(self, image: jax.Array) -> jax.Array:  # [B, H, W, C] -> [B, h, w, out]
-        x = image
+    def __call__(self, image: jax.Array, condition: Condition = None) -> jax.Array:  # [B, H, W, C] -> [B, h, w, out]
+        x = with_channel(self.fields, image, condition)
         for level in range(self.num_downsamples):
             x = Downsample(self.width * min(2**level, WIDEST))(x)
             for _ in range(self.blocks):
@@ -67,9 +69,11 @@ class GridDecoder(nn.Module):
     blocks: int
     num_downsamples: int
     channels: int
+    fields: Fields = ()
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:  # [B, h, w, D] -> [B, H, W, channels]
+    def __call__(self, x: jax.Array, condition: Condition = None) -> jax.Array:  # [B, h, w, D] -> [B, H, W, channels]
+        x = with_vector(self.fields, x, condition)
         features = [self.width * min(2**level, WIDEST) for level in range(self.num_downsamples)]
         x = Conv(features[-1])(x)
         for after in [*features[-2::-1], self.channels]:

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from genimg_jax.networks.conditioning import Condition, Fields, VectorEncoder
+from genimg_jax.networks.conditioning import Condition, Fields, VectorEncoder, with_channel, with_vector
 from genimg_jax.networks.convolutional import Decoder, Encoder
 from genimg_jax.networks.grid import GridDecoder, GridEncoder
 from genimg_jax.networks.mlp import MLP
@@ -26,10 +26,7 @@ class ImageEncoder(nn.Module):
     @nn.compact
     def __call__(self, image: jax.Array, condition: Condition, training: bool) -> jax.Array:
         # [B, H, W, C] -> [B, out], for 'grid' [B, h, w, out]
-        if self.fields:
-            count, height, width, _ = image.shape
-            channel = VectorEncoder(self.fields, height * width, name="condition")(condition, count)
-            image = jnp.concatenate([image, channel.reshape(-1, height, width, 1)], axis=-1)
+        image = with_channel(self.fields, image, condition)
         if self.network == "mlp":
             flat = image.reshape(image.shape[0], -1)
             features = (self.width,) * self.depth
@@ -69,10 +66,7 @@ class ImageDecoder(nn.Module):
     @nn.compact
     def __call__(self, code: jax.Array, condition: Condition, training: bool) -> jax.Array:
         # [B, Z] or [B, h, w, Z] -> [B, H, W, channels]
-        if self.fields:
-            vector = VectorEncoder(self.fields, code.shape[-1], name="condition")(condition, code.shape[0])
-            vector = vector.reshape(-1, *(1,) * (code.ndim - 2), code.shape[-1])
-            code = jnp.concatenate([code, jnp.broadcast_to(vector, code.shape)], axis=-1)
+        code = with_vector(self.fields, code, condition)
         if self.network == "mlp":
             size = self.shape[0] * self.shape[1] * self.shape[2]
             features = (self.width,) * self.depth
