@@ -110,7 +110,7 @@ def test_no_cells_and_no_sense(fake):
 # ---------------------------------------------------------------------------------------------------- real workers
 
 
-def configurations(**changes):
+def few_steps(**changes):
     return {"train.steps": 6, "parallel.devices": 1, **changes}
 
 
@@ -118,7 +118,7 @@ def tiny(workdir: pathlib.Path, grid, baseline=None, **changes) -> plan.Sweep:
     made = experiment.experiment(
         question="?",
         base=config_files.load(tiny_runs.name_of("made_digits")),
-        configurations=configurations(**changes),
+        settings=few_steps(**changes),
         grid=grid,
         metric="negative_log_likelihood",
         better="lower",
