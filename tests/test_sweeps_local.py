@@ -168,7 +168,7 @@ def test_what_fails_says_why_and_stops_no_other(finished):
 def test_a_cell_is_the_run_that_it_would_be_alone(finished, tmp_path):
     sweep, _ = finished
     one = sweep.trials[1]
-    overrides = [f"--config.{key}={value}" for key, value in {**configurations(), **one.overrides}.items()]
+    overrides = [f"--config.{key}={value}" for key, value in {**few_steps(), **one.overrides}.items()]
     code = (
         "import sys; from genimg_jax.__main__ import main; "
         f"sys.exit(main(['train', '--config', {tiny_runs.name_of('made_digits')!r}, '--workdir', {str(tmp_path)!r}, "
@@ -226,7 +226,7 @@ def get_experiment():
     return experiment(
         question="?",
         base=load(CONFIG),
-        configurations={
+        settings={
             "train.steps": 4000, "train.evaluate_every": 0, "train.sample_every": 0, "train.checkpoint_every": 500,
             "train.best": "", "parallel.devices": 1,
         },
