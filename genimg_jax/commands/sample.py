@@ -49,6 +49,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_integer(
         "seed", None, "which set of images; the run's own if not given", 0, 2**31 - 1, flag_values=values
     )
+    flags.DEFINE_string("label", None, "the same as --condition.label", flag_values=values)
     flags.DEFINE_enum(
         "given", None, list(PARTS), "whose images' conditions are taken, in their order", flag_values=values
     )
@@ -78,6 +79,7 @@ def main(arguments: Sequence[str]) -> None:
     asked, arguments = command_line.take_prefixed(arguments, "condition")
     values = command_line.parse("sample", ABOUT, define, arguments, config="workdir")
     workdir = command_line.workdir(values)
+    asked |= {"label": values.label} if values.label is not None else {}
     import pathlib
 
     from genimg_jax.engine import config as configs

@@ -119,6 +119,13 @@ class Config(NamedTuple):
     init_from: str  # another run directory to take matching parameters from
 
 
+def load(path: str) -> ConfigDict:
+    """`config_files.load`, where files of experiments have it from."""
+    from genimg_jax.engine import config_files  # it is built on this module
+
+    return config_files.load(path)
+
+
 def experiment(
     family: str, variant: str = "", variants: Mapping[str, Mapping[str, Any]] | None = None, **sections: Any
 ) -> ConfigDict:
