@@ -73,7 +73,7 @@ def test_failed_cells_are_named_and_the_code_says_so(file, tmp_path, capsys):
     sweep = tmp_path / "sweep"
     assert main(["sweep", f"{file}:broken", "--workdir", str(sweep), "--launcher", "local", "--workers", "1"]) == 1
     captured = capsys.readouterr()
-    assert "2 of 2 trials failed" in captured.err and "trian" in captured.out
+    assert "2 of 2 cells failed" in captured.err and "trian" in captured.out
     assert "2 failed" in _status(sweep, capsys)
 
 

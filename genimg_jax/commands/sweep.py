@@ -75,6 +75,6 @@ def main(arguments: Sequence[str]) -> None:
     failed = [outcome.trial.name for outcome in outcomes if outcome.status == "failed"]
     if failed:
         raise Failure(
-            f"{len(failed)} of {len(outcomes)} trials failed: {'; '.join(failed)}. The same command tries them again, "
+            f"{len(failed)} of {len(outcomes)} cells failed: {'; '.join(failed)}. The same command tries them again, "
             f"--only '{failed[0]}' that one alone."
         )
