@@ -21,6 +21,7 @@ from genimg_jax.data import Source, open_source
 from genimg_jax.engine import conditions, config_files, images, run, tasks
 from genimg_jax.engine import config as configs
 from genimg_jax.engine import program as programs
+from genimg_jax.evaluation import results
 
 CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("*.py"))
 
@@ -118,7 +119,7 @@ def test_a_configuration_trains_evaluates_samples_and_reports(config, tmp_path, 
     assert evaluation["step"] in steps(tmp_path) and evaluation["metrics"]
     for name, metric in evaluation["metrics"].items():
         low, high = metric["interval"]
-        assert low <= metric["value"] <= high and f"{metric['value']:.4f}" in output.out, name
+        assert low <= metric["value"] <= high and results.number(metric["value"]) in output.out, name
     if "bits_per_dimension" in evaluation["metrics"]:
         nats, bits = (evaluation["metrics"][k]["value"] for k in ("negative_log_likelihood", "bits_per_dimension"))
         assert bits == pytest.approx(nats / np.log(2) / (height * width * channels))
