@@ -67,6 +67,37 @@ def test_a_dtype_is_never_cast(tmp_path):
     checkpoint.close(store)
 
 
+@pytest.mark.parametrize(
+    ("now", "then"),
+    [
+        ("net/condition/fields/label", "net/condition/label/Embed_0"),
+        ("net/tokens/label/label", "net/label_tokens/Embed_0"),
+        ("condition_hidden/label", "class_hidden"),
+        ("condition_outputs/label", "class_outputs"),
+        ("net/condition/label", "net/ClassEmbedding_0/Embed_0"),
+        ("net/condition/label", "net/class_bias"),
+        ("net/condition/label/label", "net/prefix"),
+    ],
+)
+def test_embeddings_are_found_where_they_were_before(tmp_path, now, then):
+    """With their averages and moments. An array that is wanted nowhere is still refused."""
+
+    def state(place: str, value: float) -> core.TrainState:
+        params = {"embedding": jnp.full((3, 2), value)}
+        for name in reversed(place.split("/")):
+            params = {name: params}
+        optimizer = core.Optimizer(optax.adam(1.0), ema_decay=0.9)
+        return core.init_state({"model": {**params, "bias": jnp.ones(2)}}, {"model": optimizer})
+
+    store = checkpoint.open_store(tmp_path)
+    checkpoint.save(store, state(then, 7.0), {}, None)
+    checkpoint.wait(store)
+    jax.tree.map(np.testing.assert_array_equal, checkpoint.restore(store, 0, state(now, 0.0)), state(now, 7.0))
+    with pytest.raises(CheckpointError, match=f"model/{then}/embedding: stored .*, wanted nothing"):
+        checkpoint.restore(store, 0, state("elsewhere", 0.0))
+    checkpoint.close(store)
+
+
 @pytest.fixture(scope="module")
 def run_of(tmp_path_factory):
     """{config: run directory} of finished tiny runs, made as they are asked for."""

@@ -42,7 +42,7 @@ def test_adaptive_log_density_keeps_its_tolerance_whatever_the_batch():
     x = data(MIXTURE, 6).at[3].mul(20.0)  # one image that needs other steps
     run = jax.jit(
         lambda x, tolerance, steps: likelihood.adaptive_log_density(
-            toys.denoiser(MIXTURE), x, LEAST, GREATEST, None, tolerance, 200
+            lambda _: toys.denoiser(MIXTURE), None, x, LEAST, GREATEST, None, tolerance, 200
         ),
         static_argnums=2,
     )
@@ -65,7 +65,9 @@ def test_directions_in_parts_are_those_at_once(monkeypatch):
 def test_adaptive_log_density_says_where_it_failed():
     x = data(GAUSSIAN, 2)
     found = jax.jit(
-        lambda x: likelihood.adaptive_log_density(toys.denoiser(GAUSSIAN), x, LEAST, GREATEST, None, 1e-6, 3)
+        lambda x: likelihood.adaptive_log_density(
+            lambda _: toys.denoiser(GAUSSIAN), None, x, LEAST, GREATEST, None, 1e-6, 3
+        )
     )
     assert np.isnan(found(x).log_prob).all()
 

@@ -174,7 +174,7 @@ def about(store: Store, step: int) -> dict[str, Any]:
 
 
 def restore(store: Store, step: int, abstract_state: core.TrainState) -> core.TrainState:
-    """The state of a step in the layout of the abstract state `abstract_state`, with the arrays of its `frozen`.
+    """The state of a step in the layout of `abstract_state`, with the arrays of its `frozen_params`.
 
     Raises `CheckpointError` naming the first arrays that differ in path, shape or dtype, before loading any.
     """

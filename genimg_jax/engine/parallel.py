@@ -143,7 +143,7 @@ def put(tree: core.Tree, mesh: Mesh, options: Options) -> core.Tree:
 
 
 def compile_init(init: Callable, abstract_state: core.Tree) -> Callable:
-    """`init` with its result laid out as the abstract state `abstract_state`."""
+    """`init` with its result laid out as `abstract_state`."""
     return jax.jit(init, out_shardings=jax.tree.map(lambda x: x.sharding, abstract_state))
 
 

@@ -66,11 +66,9 @@ class Program(NamedTuple):
     mesh: jax.sharding.Mesh
     tokenizer: Stage | None
     seed: np.ndarray  # i32[], or i32[R]
-    unstack: Callable[[core.Tree], list[core.Tree]]  # what is each run's own, for each; a state without `frozen`
+    unstack: Callable[[core.Tree], list[core.Tree]]  # what is each run's own, for each; a state without `frozen_params`
     stack: Callable[[list[core.TrainState]], core.TrainState]  # the state of all, from each one's
-    abstract_state: (
-        core.TrainState
-    )  # one run's, abstract: shapes, dtypes, shardings; but `frozen`, the tokenizer's weights
+    abstract_state: core.TrainState  # one run's: shapes, dtypes, shardings; its `frozen_params` are the tokenizer's
     init: Callable[[jax.Array], core.TrainState]  # compiled, of a seed i32[]
     step: Callable  # compiled (state, batch from `parallel.put_batch`, seed i32[]) -> (state, Packed)
     apply: Callable  # compiled (task, weights, batch from `parallel.put_examples`, seed) -> tree of [B, ...], see `run`

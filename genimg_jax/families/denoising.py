@@ -242,24 +242,12 @@ def estimate(
     probes = None
     if options.likelihood_probes:
         probes = rademacher(core.fold_in(keys, 1), options.likelihood_probes, spec.image_shape)
-    ends = level_range(options, model.interpolant(params))
-
-    def density(image, probes, condition):  # [B, H, W, C], [K, B, H, W, C] -> f32[B]
-        denoiser = model.denoiser(params, condition)
-        if tolerance:
-            return adaptive_log_density(denoiser, image, *ends, probes, tolerance).log_prob
-        return log_density(denoiser, image, *ends, steps, probes).log_prob
-
-    if tolerance:  # each image is a batch of its own, with its own steps, and is told its own condition
-        singles = jax.vmap(lambda *one: density(*one)[0], in_axes=(0, None if probes is None else 1, 0))
-        values = singles(
-            image[:, None],
-            probes if probes is None else probes[:, :, None],
-            jax.tree.map(lambda x: x[:, None], condition),
-        )
+    ends, denoiser = level_range(options, model.interpolant(params)), functools.partial(model.denoiser, params)
+    if tolerance:
+        density = adaptive_log_density(denoiser, condition, image, *ends, probes, tolerance)
     else:
-        values = density(image, probes, condition)
-    return values + math.prod(spec.image_shape) * math.log(level_width(spec))
+        density = log_density(denoiser(condition), image, *ends, steps, probes)
+    return density.log_prob + math.prod(spec.image_shape) * math.log(level_width(spec))
 
 
 def _bound_protocol(options: Options) -> dict[str, Any]:

@@ -47,7 +47,7 @@ class Outputs(NamedTuple):
 
 
 class Autoencoder(NamedTuple):
-    """The networks and their quantiser: what families of this kind have in common. `codebook` is in `extra`."""
+    """The networks and their quantiser: what families of this kind have in common. `codebook` is in `model_state`."""
 
     quantizer: Quantizer
     init: Callable[[jax.Array, core.Batch], tuple[core.Tree, core.Tree]]

@@ -24,7 +24,7 @@ GROUPS = ("autoencoder", "discriminator")
 @dataclasses.dataclass(frozen=True)
 class Options(vq.Options, adversarial.Options):
     discriminator_width: int = bounded(32, 1)  # channels at half the image's size, doubled as `width` is
-    discriminator_depth: int = bounded(3, 1)  # num_downsamples, from image to patches
+    discriminator_depth: int = bounded(3, 1)  # times the image is halved to patches
     adversarial: str = choice("non_saturating", *LOSSES)
     adversarial_weight: float = bounded(0.1, 0.0)  # of that loss, the squared error's weight being 1
     feature_weight: float = bounded(0.1, 0.0)  # of the distance in the discriminator's features

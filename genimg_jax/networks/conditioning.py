@@ -102,6 +102,17 @@ class FieldVector(nn.Module):
         return Dense(self.features, name="out")(value)
 
 
+def _null_where_hidden(
+    module: nn.Module, name: str, shape: tuple[int, ...], value: jax.Array, condition: Condition, scale: float = 1.0
+) -> jax.Array:  # [B, ...] -> [B, ...]
+    """The value of a field, or a null of the `shape`, a parameter of the module that is `nullable`."""
+    if not module.nullable:
+        return value
+    null = module.param(f"{name}_null", nn.initializers.normal(scale), shape).astype(value.dtype)
+    visible = shown(condition, len(value)).reshape(-1, *(1,) * (value.ndim - 1))
+    return jnp.where(visible, value, null)
+
+
 class VectorEncoder(nn.Module):
     """The sum of a vector for each field; that of a class has independent values of deviation `scale` at first."""
 
@@ -121,10 +132,7 @@ class VectorEncoder(nn.Module):
                 value = jnp.where(shown(condition, count), value, field.size)
             return nn.Embed(field.size + self.nullable, self.features, embedding_init=init, name=name)(value)
         vector = self.scale * FieldVector(field, self.features, name=name)(value.reshape(count, *(field.shape or (1,))))
-        if not self.nullable:
-            return vector
-        null = self.param(f"{name}_null", init, (self.features,)).astype(vector.dtype)
-        return jnp.where(shown(condition, count)[:, None], vector, null)
+        return _null_where_hidden(self, name, (self.features,), vector, condition, self.scale)
 
 
 class TokenEncoder(nn.Module):
@@ -145,10 +153,7 @@ class TokenEncoder(nn.Module):
             encoder = VectorEncoder(((name, field),), tokens * self.features, nullable=self.nullable, name=name)
             return encoder(condition, count).reshape(count, tokens, self.features)
         tokens = Words(field, self.features, name=name)(_like(condition, name, field, count))
-        if not self.nullable:
-            return tokens
-        null = self.param(f"{name}_null", nn.initializers.normal(1.0), (field.shape[0], self.features))
-        return jnp.where(shown(condition, count)[:, None, None], tokens, null.astype(tokens.dtype))
+        return _null_where_hidden(self, name, (field.shape[0], self.features), tokens, condition)
 
 
 class MapEncoder(nn.Module):
@@ -166,10 +171,7 @@ class MapEncoder(nn.Module):
     def encoded(self, name: str, field: Field, condition: Condition, count: int) -> jax.Array:
         pixels = Pixels(field, self.features, name=name)(_like(condition, name, field, count))
         pixels = jax.image.resize(pixels, (count, *self.shape, self.features), "nearest")
-        if not self.nullable:
-            return pixels
-        null = self.param(f"{name}_null", nn.initializers.normal(1.0), (self.features,)).astype(pixels.dtype)
-        return jnp.where(shown(condition, count)[:, None, None, None], pixels, null)
+        return _null_where_hidden(self, name, (self.features,), pixels, condition)
 
 
 def with_channel(fields: Fields, image: jax.Array, condition: Condition) -> jax.Array:

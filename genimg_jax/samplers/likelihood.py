@@ -10,7 +10,7 @@ was trained on.
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -142,7 +142,8 @@ def log_density(
 
 
 def adaptive_log_density(
-    denoise: Denoise,
+    denoiser: Callable[[Any], Denoise],
+    condition: Any,
     image: jax.Array,
     sigma_min: float | jax.Array,
     sigma_max: float | jax.Array,
@@ -152,24 +153,26 @@ def adaptive_log_density(
 ) -> LogDensity:
     """As `log_density`, in steps chosen for each image by its own error: Dormand and Prince's method of order 5.
 
-    The `tolerance` is of each step, relative and absolute. An image that needs more than `most_steps` gets NaN.
+    The denoiser is made from the `condition`, a tree of [B, ...], of which each image is told its own. The `tolerance`
+    is of each step, relative and absolute. An image that needs more than `most_steps` gets NaN.
     """  # [B, ...], [K, B, ...] -> LogDensity
     import diffrax  # here, as it takes seconds and only adaptive likelihoods need it
 
     vectors = _basis(image) if probes is None else probes
     ends = jnp.asarray((sigma_min, sigma_max), image.dtype)
 
-    def field(log_level: jax.Array, state: tuple[jax.Array, jax.Array], vectors: jax.Array):
-        return _divergence(_velocity(denoise, jnp.exp(log_level)), state[0], vectors)
+    def field(log_level: jax.Array, state: tuple[jax.Array, jax.Array], args: tuple[Any, jax.Array]):
+        condition, vectors = args
+        return _divergence(_velocity(denoiser(condition), jnp.exp(log_level)), state[0], vectors)
 
-    def solve(scaled: jax.Array, vectors: jax.Array):  # [...], [K, ...]: one image, as a batch of its own
+    def solve(scaled: jax.Array, vectors: jax.Array, condition: Any):  # [...], [K, ...]: one image, as a batch
         solution = diffrax.diffeqsolve(
             diffrax.ODETerm(field),
             diffrax.Dopri5(),
             *jnp.log(ends),
             None,
             (scaled[None], jnp.zeros((len(vectors), 1), scaled.dtype)),
-            args=vectors[:, None],
+            args=(jax.tree.map(lambda x: x[None], condition), vectors[:, None]),
             stepsize_controller=diffrax.PIDController(rtol=tolerance, atol=tolerance),
             max_steps=most_steps,
             adjoint=diffrax.ForwardMode(),
@@ -179,5 +182,5 @@ def adaptive_log_density(
         return tuple(jnp.where(failed, jnp.nan, y[-1]) for y in solution.ys)
 
     start = image / jnp.sqrt(1 + ends[0] ** 2)
-    scaled, products = jax.vmap(solve, in_axes=(0, 1), out_axes=(0, 1))(start, vectors)
+    scaled, products = jax.vmap(solve, in_axes=(0, 1, 0), out_axes=(0, 1))(start, vectors, condition)
     return _finish(scaled[:, 0], products[:, :, 0], tuple(ends), probes is None)
