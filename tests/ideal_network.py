@@ -40,10 +40,10 @@ class Network:
     def __init__(self, path, target, classes: int):
         self.path, self.target, self.classes = path, target, classes
 
-    def init(self, key, image, c_noise, condition, training):
+    def init(self, key, image, c_noise, condition):
         return {"params": {"unused": jnp.zeros(1)}}
 
-    def apply(self, variables, scaled, c_noise, condition, training):
+    def apply(self, variables, scaled, c_noise, condition):
         t, level = self.path.time(-8 * c_noise), jnp.exp(4 * c_noise)
         alpha, sigma = (f(t).reshape(-1, 1, 1, 1) for f in (self.path.alpha, self.path.sigma))
         x = scaled * jnp.sqrt(sigma**2 + (alpha * DATA_STD) ** 2)

@@ -31,21 +31,17 @@ def told(label):
 def network(request):
     """The compiled function of (params, x, c_noise, label), and parameters with no zeros."""
     module = NETWORKS[request.param]
-    params = random_weights(module.init, jax.random.key(0), X, C_NOISE, told(LABEL), True)["params"]
+    params = random_weights(module.init, jax.random.key(0), X, C_NOISE, told(LABEL))["params"]
     return (
         module,
-        (
-            jax.jit(
-                lambda p, x, c, label: module.apply({"params": p}, x, c, None if label is None else told(label), True)
-            )
-        ),
+        (jax.jit(lambda p, x, c, label: module.apply({"params": p}, x, c, None if label is None else told(label)))),
         params,
     )
 
 
 def test_outputs_are_zero_at_first(network):
     module, apply, _ = network
-    params = jax.jit(module.init, static_argnums=4)(jax.random.key(1), X, C_NOISE, told(LABEL), True)["params"]
+    params = jax.jit(module.init)(jax.random.key(1), X, C_NOISE, told(LABEL))["params"]
     np.testing.assert_array_equal(apply(params, X, C_NOISE, LABEL), np.zeros_like(X))
 
 
@@ -122,7 +118,7 @@ def test_computes_in_the_precision_of_its_parameters(network):
 
 @pytest.mark.parametrize("module", [UNet(4, (1,), 1, (), 2), DiT(4, 8, 1, 2, 2)])
 def test_without_classes_there_are_no_parameters_for_them(module):
-    shapes = jax.eval_shape(module.init, jax.random.key(0), X, C_NOISE, LABEL, True)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), X, C_NOISE, LABEL)
     assert not [p for p, _ in jax.tree_util.tree_leaves_with_path(shapes) if p[-1].key == "embedding"]
 
 
@@ -139,8 +135,8 @@ def test_waves():
 def test_several_noise_levels_are_told_apart():
     module = denoising.Modulator(8, ())
     levels = jnp.array([[0.1, 0.7], [0.7, 0.1], [0.1, 0.1]])
-    params = random_weights(module.init, jax.random.key(0), levels, None, True)
-    vectors = module.apply(params, levels, None, True)
+    params = random_weights(module.init, jax.random.key(0), levels, None)
+    vectors = module.apply(params, levels, None)
     assert vectors.shape == (3, 8)
     assert min(np.abs(vectors[i] - vectors[j]).max() for i, j in ((0, 1), (0, 2), (1, 2))) > 0.01
 

@@ -138,10 +138,10 @@ def test_guidance_guides_samples_and_no_likelihood(ideal):
 class Tells(ideal_network.Network):
     """Predicts a parameter where the class is hidden, else 0."""
 
-    def init(self, key, image, c_noise, condition, training):
+    def init(self, key, image, c_noise, condition):
         return {"params": {"hidden": jnp.zeros(())}}
 
-    def apply(self, variables, scaled, c_noise, condition, training):
+    def apply(self, variables, scaled, c_noise, condition):
         hidden = ideal_network.told(condition, len(scaled), self.classes) == self.classes
         return jnp.broadcast_to(hidden.reshape(-1, 1, 1, 1), scaled.shape) * variables["params"]["hidden"]
 
@@ -171,10 +171,10 @@ class Width(ideal_network.Network):
     def __init__(self, width: int):
         self.width = width
 
-    def init(self, key, image, c_noise, condition, training):
+    def init(self, key, image, c_noise, condition):
         return {"params": {"bias": jnp.zeros(())}}
 
-    def apply(self, variables, scaled, c_noise, condition, training):
+    def apply(self, variables, scaled, c_noise, condition):
         told = self.width * (1 + condition["label"]).reshape(-1, 1, 1, 1)
         return variables["params"]["bias"] + jnp.broadcast_to(told, scaled.shape).astype(jnp.float32)
 
@@ -260,10 +260,10 @@ class Discrete(ideal_network.Network):
 
     shrink = 1.0
 
-    def init(self, key, image, c_noise, condition, training):
+    def init(self, key, image, c_noise, condition):
         return {"params": {"unused": jnp.zeros(1)}}
 
-    def apply(self, variables, scaled, c_noise, condition, training):
+    def apply(self, variables, scaled, c_noise, condition):
         level = jnp.exp(4 * c_noise).reshape(-1, 1, 1, 1)
         noisy = scaled * jnp.sqrt(level**2 + DATA_STD**2)  # as x / alpha
         values = jnp.linspace(-1.0, 1.0, LEVELS).reshape(1, 1, 1, -1)

@@ -40,7 +40,7 @@ def test_patches(patch, shape):
 )
 def test_fits_images(network, shape):
     for c_noise in (jnp.zeros(2), jnp.zeros((2, 2))):
-        arguments = jnp.zeros((2, *shape)), c_noise, None, True
+        arguments = jnp.zeros((2, *shape)), c_noise, None
         outputs = jax.eval_shape(lambda arguments=arguments: network.init_with_output(jax.random.key(0), *arguments)[0])
         assert outputs.shape == (2, *shape[:2], network.out)
 
@@ -54,7 +54,7 @@ def test_fits_images(network, shape):
 )
 def test_refuses_what_cannot_be(network, sentence):
     with pytest.raises(ConfigError, match=sentence):
-        jax.eval_shape(lambda: network.init(jax.random.key(0), jnp.zeros((1, 30, 30, 1)), jnp.zeros(1), None, True))
+        jax.eval_shape(lambda: network.init(jax.random.key(0), jnp.zeros((1, 30, 30, 1)), jnp.zeros(1), None))
 
 
 def test_places_are_all_different_and_turn_with_their_distance():
@@ -129,14 +129,14 @@ def test_blocks_know_no_order(trunk):
 
 
 def apply(network):
-    return jax.jit(lambda p, x, condition=None: network.apply(p, x, jnp.zeros(len(x)), condition, True))
+    return jax.jit(lambda p, x, condition=None: network.apply(p, x, jnp.zeros(len(x)), condition))
 
 
 def test_the_network_knows_the_places_of_patches():
     """Without them, patches that change places would take their outputs with them."""
     network = DiT(2, 8, 1, 2, 1)
     image = jnp.asarray(RNG.standard_normal((1, 4, 4, 1)), jnp.float32)
-    params = random_weights(network.init, jax.random.key(0), image, jnp.zeros(1), None, True)
+    params = random_weights(network.init, jax.random.key(0), image, jnp.zeros(1), None)
     outputs, turned = (apply(network)(params, x) for x in (image, jnp.roll(image, 2, axis=1)))
     assert np.abs(jnp.roll(turned, 2, axis=1) - outputs).max() > 1e-2
 
@@ -146,7 +146,7 @@ def test_tokens_in_front():
     network = DiT(2, 8, 1, 2, 1, (*CLASSES, *CAPTIONS), registers=2, label_tokens=2)
     image, words = jnp.zeros((2, 4, 4, 1)), jnp.array([[1, 2, 3], [4, 2, 0]])
     condition = {"label": jnp.array([0, 1]), "tokens": words}
-    params = random_weights(network.init, jax.random.key(0), image, jnp.zeros(2), condition, True)["params"]
+    params = random_weights(network.init, jax.random.key(0), image, jnp.zeros(2), condition)["params"]
     run = apply(network)
 
     def outputs(words=words, **changes):

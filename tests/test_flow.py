@@ -51,10 +51,10 @@ def test_steps_are_equally_long_in_time(steps):
 class Nothing(ideal_network.Network):
     """Predicts a parameter that is 0, so that the loss is the mean square of noise - image."""
 
-    def init(self, key, image, c_noise, condition, training):
+    def init(self, key, image, c_noise, condition):
         return {"params": {"velocity": jnp.zeros(ideal_network.SHAPE)}}
 
-    def apply(self, variables, scaled, c_noise, condition, training):
+    def apply(self, variables, scaled, c_noise, condition):
         return jnp.broadcast_to(variables["params"]["velocity"][None], scaled.shape)
 
 

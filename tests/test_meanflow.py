@@ -42,10 +42,10 @@ class Network:
     def __init__(self, classes: int):
         self.classes = classes
 
-    def init(self, key, image, c_noise, condition, training):
+    def init(self, key, image, c_noise, condition):
         return {"params": {"excess": jnp.zeros(())}}
 
-    def apply(self, variables, scaled, c_noise, condition, training):
+    def apply(self, variables, scaled, c_noise, condition):
         t, r = c_noise[:, :1], c_noise[:, :1] - c_noise[:, 1:]
         x = scaled.reshape(len(scaled), -1) * jnp.sqrt(t**2 + ((1 - t) * DATA_STD) ** 2)
         u = mean_velocity(NOTHING, x, r, t)

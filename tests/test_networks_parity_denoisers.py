@@ -47,8 +47,8 @@ def test_networks_agree(name):
     rng = np.random.default_rng(0)
     x, c_noise = rng.standard_normal((3, 8, 12, 3)).astype(np.float32), np.array([-1.3, 0.0, 0.9], np.float32)
     network = kind(**model, out=3)
-    params = random_weights(network.init, jax.random.key(0), x, c_noise, None, True)["params"]
-    outputs = jax.jit(network.apply, static_argnums=4)({"params": params}, x, c_noise, None, True)
+    params = random_weights(network.init, jax.random.key(0), x, c_noise, None)["params"]
+    outputs = jax.jit(network.apply)({"params": params}, x, c_noise, None)
 
     theirs = torch_denoisers.NETWORKS[name](problem)
     named, copied = dict(theirs.named_parameters()), torch_parameters(params)

@@ -24,7 +24,7 @@ from genimg_jax.networks.unet import ResidualBlock, UNet, avg_pool, upsample
 )
 def test_fits_images(shape, multipliers, attention, c_noise):
     network = UNet(8, multipliers, 2, attention, 5)
-    arguments = jnp.zeros((2, *shape)), jnp.zeros(c_noise), None, True
+    arguments = jnp.zeros((2, *shape)), jnp.zeros(c_noise), None
     outputs, variables = jax.eval_shape(lambda: network.init_with_output(jax.random.key(0), *arguments))
     assert outputs.shape == (2, *shape[:2], 5)
     params = variables["params"]
@@ -43,7 +43,7 @@ def test_fits_images(shape, multipliers, attention, c_noise):
 )
 def test_refuses_what_cannot_be(network, sentence):
     with pytest.raises(ConfigError, match=sentence):
-        jax.eval_shape(lambda: network.init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)), jnp.zeros(1), None, True))
+        jax.eval_shape(lambda: network.init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)), jnp.zeros(1), None))
 
 
 def test_halving_and_doubling():
@@ -58,7 +58,7 @@ def test_halving_and_doubling():
 def test_a_new_block_only_rescales(resize):
     x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 4, 4, 8)), jnp.float32)
     block = ResidualBlock(8, resize, attention=True)
-    outputs, _ = jax.jit(block.init_with_output, static_argnums=3)(jax.random.key(0), x, jnp.ones((2, 6)), True)
+    outputs, _ = jax.jit(block.init_with_output)(jax.random.key(0), x, jnp.ones((2, 6)))
     np.testing.assert_allclose(outputs, {"keep": x, "halve": avg_pool(x), "double": upsample(x)}[resize] / 2, atol=1e-6)
 
 
@@ -66,10 +66,10 @@ def test_a_block_keeps_variance_where_its_paths_are_alike():
     """Both of unit variance and independent: their scaled sum is so too."""
     x = jnp.asarray(np.random.default_rng(0).standard_normal((4, 16, 16, 32)), jnp.float32)
     block, condition = ResidualBlock(32), jnp.ones((4, 6))
-    params = jax.jit(block.init, static_argnums=3)(jax.random.key(0), x, condition, True)["params"]
+    params = jax.jit(block.init)(jax.random.key(0), x, condition)["params"]
     kernel = jax.random.normal(jax.random.key(1), params["conv_out"]["kernel"].shape) / math.sqrt(9 * 32)
     learned = {**params, "conv_out": {**params["conv_out"], "kernel": kernel}}
-    apply = jax.jit(lambda p: block.apply({"params": p}, x, condition, True))
+    apply = jax.jit(lambda p: block.apply({"params": p}, x, condition))
     outputs, alone = apply(learned), apply(params)
     np.testing.assert_allclose(alone.var(), 0.5, rtol=0.05)
     assert 0.6 < outputs.var() < 1.1

@@ -49,12 +49,12 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
     interpolant = interpolants.rectified()
 
     def init(key, image, condition):
-        return network.init(key, image, jnp.zeros((len(image), 2)), condition, False)["params"]
+        return network.init(key, image, jnp.zeros((len(image), 2)), condition)["params"]
 
     def mean_velocity(params, condition):
         def velocity(noisy, r, t):  # [B, H, W, C], [B], [B] -> [B, H, W, C]
             scaled = per_example(targets.input_scale(interpolant, t, options.sigma_data), noisy) * noisy
-            return network.apply({"params": params}, scaled, jnp.stack([t, t - r], axis=-1), condition, False)
+            return network.apply({"params": params}, scaled, jnp.stack([t, t - r], axis=-1), condition)
 
         return velocity
 

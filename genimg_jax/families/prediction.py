@@ -91,7 +91,7 @@ def model(options: Options, spec: core.Spec, regression: Regression) -> Model:
     network = backbone.build(options, spec.image_shape[-1], fields)
     guide_model = backbone.build(options, spec.image_shape[-1], fields, options.autoguidance_width)
     setup = Setup(options, spec, regression, network, guide_model)
-    step, stochastic = SOLVERS[options.solver](options.steps), options.solver in STOCHASTIC
+    step = SOLVERS[options.solver](options.steps)
 
     def levels(params):
         return regression.levels(interpolant_of(regression, params))
@@ -109,8 +109,8 @@ def model(options: Options, spec: core.Spec, regression: Regression) -> Model:
         denoiser=functools.partial(denoiser, setup, network),
         guided=functools.partial(guided, setup),
         from_noise=from_noise,
-        to_noise=None if stochastic else to_noise,
-        stochastic=stochastic,
+        to_noise=to_noise,
+        stochastic=options.solver in STOCHASTIC,
         interpolant=functools.partial(interpolant_of, regression),
         bounded=regression.bounded,
         couple=regression.couple,
@@ -128,7 +128,7 @@ def interpolant_of(regression: Regression, params: core.Tree) -> Interpolant:
 
 def init(setup: Setup, key: jax.Array, image: jax.Array, condition: Condition) -> core.Tree:
     first = setup.regression.interpolant
-    arguments = image, jnp.zeros(len(image)), condition, False
+    arguments = image, jnp.zeros(len(image)), condition
     params = dict(setup.network.init(key, *arguments)["params"])
     if setup.options.autoguidance_width:
         params["guide"] = setup.guide_model.init(jax.random.fold_in(key, 1), *arguments)["params"]
@@ -139,7 +139,7 @@ def init(setup: Setup, key: jax.Array, image: jax.Array, condition: Condition) -
 
 def predict(setup, module, params, interpolant, noisy, t, condition):  # x_t [B, H, W, C], [B] -> [B, H, W, C]
     scaled = per_example(targets.input_scale(interpolant, t, setup.options.sigma_data), noisy) * noisy
-    return module.apply({"params": params}, scaled, -interpolant.log_snr(t) / 8, condition, False)  # ln(level) / 4
+    return module.apply({"params": params}, scaled, -interpolant.log_snr(t) / 8, condition)  # ln(level) / 4
 
 
 def squared_error(setup, module, params, interpolant, part):  # -> f32[B], of the image, weighted

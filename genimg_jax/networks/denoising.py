@@ -1,6 +1,6 @@
 """What the networks of diffusion and flow models have in common: how they are told noise levels and conditions.
 
-Such a network maps (image f32[B, H, W, C], c_noise, condition, training) to f32[B, H, W, out]. `c_noise` f32[B] says
+Such a network maps (image f32[B, H, W, C], c_noise, condition) to f32[B, H, W, out]. `c_noise` f32[B] says
 how noisy the image is on any scale of order one, such as ln(sigma) / 4 (Karras et al. 2022, table 1) or a time in
 [0, 1]; f32[B, K] says several such numbers, for models of two times. The condition may be hidden. The outputs are
 float32 and 0 at first.
@@ -38,7 +38,7 @@ class Modulator(nn.Module):
     fields: Fields
 
     @nn.compact
-    def __call__(self, c_noise: jax.Array, condition: Condition, training: bool) -> jax.Array:
+    def __call__(self, c_noise: jax.Array, condition: Condition) -> jax.Array:
         # f32[B] or f32[B, K] -> [B, features]
         x = fourier_features(c_noise.astype(jnp.float32), self.features).reshape(c_noise.shape[0], -1)
         x = Dense(self.features, name="noise_in")(x)

@@ -111,13 +111,7 @@ class DiT(nn.Module):
     forward_mode_ad: bool = False  # see `SelfAttention`
 
     @nn.compact
-    def __call__(
-        self,
-        x: jax.Array,
-        c_noise: jax.Array,
-        condition: Condition,
-        training: bool,
-    ) -> jax.Array:
+    def __call__(self, x: jax.Array, c_noise: jax.Array, condition: Condition) -> jax.Array:
         # [B, H, W, C], f32[B] or f32[B, K] -> f32[B, H, W, out]
         if self.width % (4 * self.heads):
             raise ConfigError(
@@ -125,7 +119,7 @@ class DiT(nn.Module):
                 f"use a multiple of {4 * self.heads}."
             )
         batch, height, width, _ = x.shape
-        vector = Modulator(self.width, others(self.fields), name="condition")(c_noise, condition, training)
+        vector = Modulator(self.width, others(self.fields), name="condition")(c_noise, condition)
         x = WithMaps(maps(self.fields), name="maps")(x, condition)
         x = Dense(self.width, name="first")(patchify(x, self.patch))
         x = x + position_embedding(height // self.patch, width // self.patch, self.width).astype(x.dtype)[None]

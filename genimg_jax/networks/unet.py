@@ -7,6 +7,7 @@ to one on the way up. See `denoising` for what goes in and out.
 
 import functools
 import math
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -34,6 +35,10 @@ def upsample(x: jax.Array) -> jax.Array:
     return backend.materialize(spread.reshape(batch, 2 * height, 2 * width, channels))
 
 
+def group_norm(name: str) -> Callable[[jax.Array], jax.Array]:
+    return functools.partial(Normalization("group", name=name), training=False)  # the same in training
+
+
 class ResidualBlock(nn.Module):
     """Two convolutions beside a path that is linear; the block changes nothing but scale and resolution at first."""
 
@@ -43,14 +48,14 @@ class ResidualBlock(nn.Module):
     forward_mode_ad: bool = False  # see `SelfAttention`
 
     @nn.compact
-    def __call__(self, x: jax.Array, condition: jax.Array, training: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, condition: jax.Array) -> jax.Array:
         # [B, H, W, C], [B, E] -> [B, H or H / 2 or 2 H, W likewise, features]
         convolution = functools.partial(nn.Conv, self.features, (3, 3))
         resize = {"keep": lambda x: x, "halve": avg_pool, "double": upsample}[self.resize]
-        y = resize(nn.silu(Normalization("group", name="norm_in")(x, training)))
+        y = resize(nn.silu(group_norm("norm_in")(x)))
         y = convolution(kernel_init=normal, name="conv_in")(y)
         scale, shift = jnp.split(Dense(2 * self.features, name="modulation")(condition), 2, axis=-1)
-        y = Normalization("group", name="norm_out")(y, training)
+        y = group_norm("norm_out")(y)
         y = nn.silu(y * (1 + scale[:, None, None]) + shift[:, None, None])
         y = convolution(kernel_init=nn.initializers.zeros, name="conv_out")(y)
         x = resize(x)
@@ -58,7 +63,7 @@ class ResidualBlock(nn.Module):
             x = nn.Dense(self.features, kernel_init=normal, name="skip")(x)
         x = (x + y) * math.sqrt(0.5)
         if self.attention:
-            y = Normalization("group", name="attention_norm")(x, training).reshape(x.shape[0], -1, self.features)
+            y = group_norm("attention_norm")(x).reshape(x.shape[0], -1, self.features)
             heads = math.gcd(HEAD, self.features)
             y = SelfAttention(heads, nn.initializers.zeros, self.forward_mode_ad, name="attention")(y)
             x = (x + y.reshape(x.shape)) * math.sqrt(0.5)
@@ -77,20 +82,18 @@ class UNet(nn.Module):
     forward_mode_ad: bool = False  # see `SelfAttention`
 
     @nn.compact
-    def __call__(self, x: jax.Array, c_noise: jax.Array, condition: Condition, training: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, c_noise: jax.Array, condition: Condition) -> jax.Array:
         # [B, H, W, C], f32[B] or f32[B, K] -> f32[B, H, W, out]
         heights = level_heights(x.shape[1], x.shape[2], len(self.multipliers))
         absent = [height for height in self.attention if height not in heights]
         if absent:
             raise ConfigError(f"attention is asked for at height {absent[0]}, but the levels' are {heights}.")
-        vector = Modulator(4 * self.width, others(self.fields), name="condition")(c_noise, condition, training)
+        vector = Modulator(4 * self.width, others(self.fields), name="condition")(c_noise, condition)
         features = [self.width * multiplier for multiplier in self.multipliers]
         attends = [height in self.attention for height in heights]
 
         def block(name, x, level, resize="keep", attention=False):
-            return ResidualBlock(features[level], resize, attention, self.forward_mode_ad, name=name)(
-                x, vector, training
-            )
+            return ResidualBlock(features[level], resize, attention, self.forward_mode_ad, name=name)(x, vector)
 
         x = Conv(self.width, name="first")(WithMaps(maps(self.fields), name="maps")(x, condition))
         skips = [x]
@@ -110,7 +113,7 @@ class UNet(nn.Module):
                 x = block(
                     f"up_{level}_{i}", jnp.concatenate([x, skips.pop()], axis=-1), level, attention=attends[level]
                 )
-        x = nn.silu(Normalization("group", name="last_norm")(x, training))
+        x = nn.silu(group_norm("last_norm")(x))
         return nn.Conv(self.out, (3, 3), kernel_init=nn.initializers.zeros, name="last")(x).astype(jnp.float32)
 
 
