@@ -33,7 +33,6 @@ def get_config(variant: str = ""):
         runtime={"cpu_tuning": False},  # made for convolutions: it slows networks without any
         variants={
             "tiny": {
-                **SIX_STEPS,
                 "model": {"width": 16, "depth": 1, "latent": 8},
                 "train": {**SIX_STEPS["train"], "samples": 16},
             }

@@ -155,8 +155,8 @@ class Shared(NamedTuple):
 
 
 def level_width(spec: core.Spec) -> float:
-    """The distance of two levels; 0 for real numbers."""
-    return 2 / (spec.levels - 1) if spec.levels else 0.0
+    """The distance of two neighbouring levels of a pixel, in [-1, 1]."""
+    return 2 / (spec.levels - 1)
 
 
 def dequantized(spec: core.Spec, keys: jax.Array, image: jax.Array) -> jax.Array:  # [B, H, W, C] -> [B, H, W, C]

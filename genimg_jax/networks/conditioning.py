@@ -149,7 +149,7 @@ class TokenEncoder(nn.Module):
 
     def encoded(self, name: str, field: Field, condition: Condition, count: int) -> jax.Array:
         if not sequence(field):
-            tokens = 1 if field.shape else self.label_tokens
+            tokens = token_count(((name, field),), self.label_tokens)
             encoder = VectorEncoder(((name, field),), tokens * self.features, nullable=self.nullable, name=name)
             return encoder(condition, count).reshape(count, tokens, self.features)
         tokens = Words(field, self.features, name=name)(_like(condition, name, field, count))

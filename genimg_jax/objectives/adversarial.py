@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from genimg_jax.objectives.interpolants import per_example
+
 Inputs = Any  # a tree of arrays [B, ...]: images, or images and codes
 Discriminate = Callable[[Inputs], jax.Array]  # -> [B] logits
 
@@ -92,7 +94,7 @@ def gradient_penalty(
     uniform = jax.vmap(jax.random.uniform)(keys)
 
     def between(real: jax.Array, fake: jax.Array) -> jax.Array:
-        share = uniform.reshape(-1, *[1] * (real.ndim - 1))
+        share = per_example(uniform, real)
         return share * real + (1 - share) * fake
 
     gradient = _input_gradient(discriminate, jax.tree.map(between, real, fake))

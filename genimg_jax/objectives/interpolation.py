@@ -5,10 +5,12 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from genimg_jax.objectives.interpolants import per_example
+
 
 def linear(first: jax.Array, second: jax.Array, t: jax.Array) -> jax.Array:
     """The straight line from t = 0 to t = 1."""  # [B, ...], [B, ...], f32[B] -> [B, ...]
-    t = t.reshape(-1, *(1,) * (first.ndim - 1))
+    t = per_example(t, first)
     return (1 - t) * first + t * second
 
 
