@@ -18,7 +18,7 @@ COMMANDS = {
     "evaluate": "how good a run is, or any images: likelihood, distances, classes, memorisation, people",
     "sample": "images of a run: a grid, single PNGs and an .npz; interpolations",
     "report": "one self-contained HTML page about a run",
-    "sweep": "an experiment: its cells planned, trained, evaluated, compared",
+    "sweep": "an experiment: its trials planned, trained, evaluated, compared",
     "reproduce": "a run done once more, and compared bit for bit",
     "families": "what each family can do",
 }

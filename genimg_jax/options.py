@@ -72,7 +72,7 @@ def absolute(path: str | os.PathLike) -> str:
 
 
 def is_enabled(value: Any) -> bool:
-    """Whether a field that is a switch is not 0; a traced value never is."""
+    """Whether the value of a `structural` field is not 0; a traced value never is 0."""
     return not isinstance(value, (int, float)) or value != 0
 
 

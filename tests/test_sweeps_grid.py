@@ -213,7 +213,7 @@ def test_a_plan_is_read_back_as_it_was_made(tmp_path):
     made, _ = planned(tmp_path, product(param("model.beta", 1.0, 4.0), seeds(2)), baseline={"model.beta": 1.0})
     read = plans.read(tmp_path)
     assert read == made
-    assert {name: len(group) for name, group in read.by_setting().items()} == {"beta=1.0": 2, "beta=4.0": 2}
+    assert {name: len(group) for name, group in read.by_configuration().items()} == {"beta=1.0": 2, "beta=4.0": 2}
     assert [trial.workdir.parent for trial in read.trials] == [tmp_path / "cells"] * 4
     with pytest.raises(ConfigError, match="holds no sweep"):
         plans.read(tmp_path / "cells")

@@ -143,7 +143,7 @@ def finished(tmp_path_factory):
     patch = pytest.MonkeyPatch()
     for name, value in tiny_runs.environment().items():
         patch.setenv(name, value)
-    outcomes = driver.run_cells(sweep, sweep.trials, local.launcher(1))
+    outcomes = driver.run_trials(sweep, sweep.trials, local.launcher(1))
     patch.undo()
     return sweep, {outcome.trial.name: outcome for outcome in outcomes}
 
@@ -187,9 +187,9 @@ def test_the_same_again_trains_only_what_is_missing(finished):
         asked.append([c.name for c in chosen])
         yield from ()
 
-    driver.run_cells(sweep, sweep.trials, launcher)
-    driver.run_cells(sweep, driver.select(sweep, "*seed=1"), launcher)
-    driver.run_cells(sweep, sweep.trials, launcher, most=1)
+    driver.run_trials(sweep, sweep.trials, launcher)
+    driver.run_trials(sweep, driver.select(sweep, "*seed=1"), launcher)
+    driver.run_trials(sweep, sweep.trials, launcher, most=1)
     failed = [c.name for c in sweep.trials if outcomes[c.name].status == "failed"]
     assert asked == [failed, ["learning_rate=1e+30,seed=1"], failed[:1]]
 

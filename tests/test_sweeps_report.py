@@ -167,7 +167,7 @@ def test_later_evaluations_count(tmp_path):
     assert scores.report(trial, sweep.measure)["selection"]["evaluated"] == 3
 
 
-def test_the_markdown_table_has_a_row_a_setting(tmp_path):
+def test_the_markdown_table_has_a_row_a_configuration(tmp_path):
     sweep = scored(tmp_path)
     lines = [line for line in report.markdown(sweep, findings.find(sweep)).splitlines() if line.startswith("|")]
     assert len({line.count("|") for line in lines}) == 1
@@ -242,7 +242,7 @@ def test_a_metric_that_is_not_measured_is_named_with_the_nearest(tmp_path):
             stopped.append(True)
 
     with pytest.raises(ConfigError, match="did you mean 'negative_log_likelihood'"):
-        driver.run_cells(sweep, sweep.trials, launcher)
+        driver.run_trials(sweep, sweep.trials, launcher)
     assert stopped
 
 

@@ -4,7 +4,7 @@
 
 In turns, each in new directories, everything counted: starting processes, compiling, evaluation, pictures, checkpoints.
 `commands` is one `genimg train` after another; the others are launchers of `genimg sweep`, of which `local 1` takes one
-cell after another in a process that stays up. With fewer steps than the configuration's, evaluation, pictures and
+trial after another in a process that stays up. With fewer steps than the configuration's, evaluation, pictures and
 checkpoints come more often, so that there are as many; lines of metrics come as often as they do.
 """
 
@@ -22,12 +22,12 @@ from collections.abc import Callable, Sequence
 from genimg_jax.engine import config as configs
 from genimg_jax.engine import config_files
 from genimg_jax.sweeps import local, vectorised
-from genimg_jax.sweeps.trials import Cell, Launcher
+from genimg_jax.sweeps.trials import Launcher, Trial
 
 KEYS = ("evaluate_every", "checkpoint_every", "sample_every")
 
 
-def cells(config: str, seeds: int, steps: int, workdir: pathlib.Path) -> list[Cell]:
+def trials(config: str, seeds: int, steps: int, workdir: pathlib.Path) -> list[Trial]:
     found = []
     for seed in range(seeds):
         values = config_files.load(config).to_dict()
@@ -35,24 +35,24 @@ def cells(config: str, seeds: int, steps: int, workdir: pathlib.Path) -> list[Ce
         if steps:
             train |= {key: max(1, train[key] * steps // train["steps"]) for key in KEYS} | {"steps": steps}
         values["seed"] = seed
-        found.append(Cell(f"seed={seed}", {"seed": seed}, values, configs.digest(values), workdir / f"seed={seed}"))
+        found.append(Trial(f"seed={seed}", {"seed": seed}, values, configs.digest(values), workdir / f"seed={seed}"))
     return found
 
 
-def commands(config: str) -> Callable[[Sequence[Cell]], None]:
-    def run(chosen: Sequence[Cell]) -> None:
-        for cell in chosen:
+def commands(config: str) -> Callable[[Sequence[Trial]], None]:
+    def run(chosen: Sequence[Trial]) -> None:
+        for trial in chosen:
             keys = ("steps", *KEYS)
-            flags = [f"--config.train.{key}={cell.values['train'][key]}" for key in keys]
-            command = [sys.executable, "-m", "genimg_jax", "train", "--config", config, "--workdir", str(cell.workdir)]
-            command += [*flags, f"--config.seed={cell.values['seed']}"]
+            flags = [f"--config.train.{key}={trial.values['train'][key]}" for key in keys]
+            command = [sys.executable, "-m", "genimg_jax", "train", "--config", config, "--workdir", str(trial.workdir)]
+            command += [*flags, f"--config.seed={trial.values['seed']}"]
             subprocess.run(command, check=True, capture_output=True)
 
     return run
 
 
-def launched(launcher: Launcher) -> Callable[[Sequence[Cell]], None]:
-    def run(chosen: Sequence[Cell]) -> None:
+def launched(launcher: Launcher) -> Callable[[Sequence[Trial]], None]:
+    def run(chosen: Sequence[Trial]) -> None:
         with contextlib.redirect_stdout(io.StringIO()):
             failed = [outcome for outcome in launcher(chosen) if outcome.status != "done"]
         assert not failed, failed[0].message
@@ -80,7 +80,7 @@ def main() -> None:
             order = options.ways[number % len(options.ways) :] + options.ways[: number % len(options.ways)]
             for way in order:
                 with tempfile.TemporaryDirectory() as directory:
-                    chosen = cells(config, options.seeds, options.steps, pathlib.Path(directory))
+                    chosen = trials(config, options.seeds, options.steps, pathlib.Path(directory))
                     since = time.perf_counter()
                     ways[way](chosen)
                     seconds[way].append(time.perf_counter() - since)

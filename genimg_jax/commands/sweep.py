@@ -70,7 +70,7 @@ def main(arguments: Sequence[str]) -> None:
     print(runtime.prepare(configs.resolve(chosen[0].values).runtime), end="\n\n")
     with driver.locked(sweep):
         plan.write(sweep, absolute(what))
-        outcomes = driver.run_cells(sweep, chosen, launcher, values.max_runs)
+        outcomes = driver.run_trials(sweep, chosen, launcher, values.max_runs)
         print(f"\n{report.write(sweep, values.mixed)}")
     failed = [outcome.trial.name for outcome in outcomes if outcome.status == "failed"]
     if failed:

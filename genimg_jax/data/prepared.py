@@ -77,7 +77,7 @@ def _name(dataset: str, split: str, number: int) -> str:
 def _records(folder: str, split: str, image: str):
     import tensorflow_datasets as tfds
 
-    undecoded = {image: tfds.decode.SkipDecoding()}  # `pixels` decodes, within its limits
+    undecoded = {image: tfds.decode.SkipDecoding()}  # `decode` decodes, within its limits
     return tfds.builder_from_directory(folder).as_data_source(split=split, decoders=undecoded)
 
 

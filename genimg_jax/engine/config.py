@@ -120,7 +120,7 @@ class Config(NamedTuple):
 
 
 def load(path: str) -> ConfigDict:
-    """`config_files.load`, where files of experiments have it from."""
+    """`config_files.load`, kept here for experiment files that users wrote: they import it from this module."""
     from genimg_jax.engine import config_files  # it is built on this module
 
     return config_files.load(path)

@@ -1,7 +1,7 @@
 """The training loop: one for every family, for a single run and for several that are trained as one program.
 
-`program.apart` is the only difference between the two: it gives each run what is its own. Every run has a record of its
-own, and a failure of its own, which stops no other.
+`program.unstack` is the only difference between the two: it gives each run its own arrays. Each run has its own record,
+and a run that fails stops no other.
 """
 
 import contextlib

@@ -23,10 +23,10 @@ from genimg_jax.engine.program import Program, Stage
 
 
 def traceable(values: Mapping[str, Any]) -> dict[str, bool]:
-    """The flat keys of a configuration, given as JSON, whose values may differ; with each, whether it is a switch.
+    """The flat keys of a configuration, given as JSON, whose values may differ; with each, whether it is structural.
 
-    That is the seed, and every option of the model and the optimisers that is a float and not marked static. Switches
-    may differ only where none is 0.
+    That is the seed, and every option of the model and the optimisers that is a float and not marked static. Values of
+    a structural option may differ only if none is 0.
     """
     module = families.load(values["family"])
     groups = [""] if len(module.GROUPS) == 1 else [f"{group}." for group in module.GROUPS]
@@ -40,11 +40,14 @@ def traceable(values: Mapping[str, Any]) -> dict[str, bool]:
 
 
 def shared(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What runs of one program agree on: the flat configuration less what may differ; of a switch, whether it is on."""
+    """What runs of one program agree on: the flat configuration without the values that may differ.
+
+    Of a structural option, they agree on whether it is 0.
+    """
     flat = configs.flatten(values)
-    for key, switch in traceable(values).items():
+    for key, structural in traceable(values).items():
         value = flat.pop(key)
-        if switch:
+        if structural:
             flat[key] = "on" if value else 0.0
     return flat
 

@@ -36,7 +36,7 @@ class Options(denoising.Options):
     P_mean: float = bounded(-0.4, -100.0)  # of the logit of mean_flow's times
     P_std: float = bounded(1.0, 0.0)
     adaptivity: float = bounded(1.0, 0.0)  # power of an image's mean squared error that its loss is divided by
-    guidance: float = bounded(1.0, 0.0, static=True)  # learned: 0 ignores the class, more than 1 exaggerates it
+    guidance: float = bounded(1.0, 0.0, static=True)  # 0 ignores the condition, more than 1 exaggerates it
     steps: int = bounded(1, 1, inference_only=True)  # of sampling, equally long
 
 

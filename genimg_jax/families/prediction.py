@@ -39,20 +39,16 @@ SEGMENTS = 32  # of a learned path
 
 @dataclasses.dataclass(frozen=True)
 class Options(denoising.Options):
-    guidance: float = bounded(
-        1.0, 0.0, static=True, inference_only=True
-    )  # 0 ignores the class, more than 1 exaggerates it
-    autoguidance_width: int = bounded(
-        0, 0
-    )  # width of a worse network trained beside, to be guided away from; 0: no class
+    # Guidance weight: 0 ignores the condition, 1 is the model itself, more than 1 exaggerates the condition.
+    guidance: float = bounded(1.0, 0.0, static=True, inference_only=True)
+    # Width of a narrower guide network, trained beside; 0: guidance is away from the network without a condition.
+    autoguidance_width: int = bounded(0, 0)
     solver: str = choice("heun", *SOLVERS, inference_only=True)
-    steps: int = bounded(
-        18, 1, inference_only=True
-    )  # of the solver; Heun's evaluates the network twice in each but one
-    guidance_sigma_min: float = bounded(
-        0.0, 0.0, static=True, inference_only=True
-    )  # noise levels above which it guides
-    guidance_sigma_max: float = bounded(1e6, 0.0, static=True, inference_only=True)  # and up to which it does
+    # Steps of the solver; Heun's evaluates the network twice in every step except the last.
+    steps: int = bounded(18, 1, inference_only=True)
+    # Guidance acts at noise levels above guidance_sigma_min, up to guidance_sigma_max.
+    guidance_sigma_min: float = bounded(0.0, 0.0, static=True, inference_only=True)
+    guidance_sigma_max: float = bounded(1e6, 0.0, static=True, inference_only=True)
 
 
 class Regression(NamedTuple):

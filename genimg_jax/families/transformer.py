@@ -1,9 +1,8 @@
 """A Transformer over the values of an image, one level after another in raster order: an exact likelihood.
 
 Every value of a pixel's channels is a token (Chen et al. 2020, Image GPT; Parmar et al. 2018), so that channels are
-conditioned on one another in their order. What it is told comes before the first: a token for a class, the words of a
-caption. The network knows tokens on a grid,
-not images, and serves discrete codes alike.
+conditioned on one another in their order. The condition comes before the first token: a token for a class, the words of
+a caption. The network works on tokens of any grid, so discrete codes are modelled in the same way.
 """
 
 import dataclasses

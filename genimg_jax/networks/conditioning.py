@@ -83,7 +83,10 @@ class Words(nn.Module):
 
 
 class FieldVector(nn.Module):
-    """One field but a class to a vector. Of tokens it is the mean over those that are not padding."""
+    """Any field except a class to a vector.
+
+    Of tokens it is the sum over those that are not padding, divided by the square root of their number.
+    """
 
     field: Field
     features: int

@@ -1,4 +1,4 @@
-"""Images to codes and back, with or without a class: what the VAE's and the GAN's networks have in common."""
+"""Images to codes and back, with or without conditions: the networks of the VAE, the GAN and the autoencoder."""
 
 import flax.linen as nn
 import jax

@@ -133,7 +133,7 @@ def notes(sweep: Sweep, found: Findings) -> list[str]:
             "Without differences over images: the trials' evaluations stored no log-likelihoods of images. Remove "
             "evaluation/ from the trials to have them evaluated anew."
         )
-    parts += marks.legend(" ".join(trial for row in rows(sweep, found) for trial in row))
+    parts += marks.legend(" ".join(cell for row in rows(sweep, found) for cell in row))
     if any(s.summary and s.summary.too_few_seeds for s in found.configurations):
         parts.append(f"\\* {TOO_FEW_SEEDS}, whatever p says.")
     if found.mixture:

@@ -10,7 +10,6 @@ import numpy as np
 from genimg_jax.engine import run
 from genimg_jax.reports.curves import is_record, scale, series
 from genimg_jax.reports.drawing import INK, drawing
-from genimg_jax.reports.html import text
 from genimg_jax.sweeps.findings import Configuration, Findings
 from genimg_jax.sweeps.grid import written
 from genimg_jax.sweeps.plan import Sweep
@@ -124,11 +123,11 @@ def heat_maps(sweep: Sweep, found: Findings) -> str:
     tables = []
     for values, group in groups.items():
         title = ", ".join(f"{key}={value}" for key, value in zip(rest, values, strict=True))
-        trials = {(written(s.options[down]), written(s.options[across])): s for s in group}
-        columns = list(dict.fromkeys(column for _, column in trials))
+        cells = {(written(s.options[down]), written(s.options[across])): s for s in group}
+        columns = list(dict.fromkeys(column for _, column in cells))
         body = "".join(
-            f"<tr><th>{escape(row)}</th>{''.join(_heat(trials.get((row, c)), ranks) for c in columns)}</tr>"
-            for row in dict.fromkeys(row for row, _ in trials)
+            f"<tr><th>{escape(row)}</th>{''.join(_heat(cells.get((row, c)), ranks) for c in columns)}</tr>"
+            for row in dict.fromkeys(row for row, _ in cells)
         )
         head = "".join(f"<th>{escape(column)}</th>" for column in columns)
         tables.append(
@@ -234,7 +233,3 @@ def swept(sweep: Sweep, found: Findings) -> str:
     if len(numbers) > 1 and all(isinstance(n, (int, float)) and not isinstance(n, bool) for n in numbers):
         return f'<figure class="options">{against(sweep, found, found.swept[0])}</figure>'
     return ""
-
-
-def described(options: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key} {text(value)}" for key, value in options.items())

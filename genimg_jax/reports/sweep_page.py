@@ -23,7 +23,7 @@ STYLE = """
 .verdict { color: var(--ink); font-size: 1.05rem; }
 """
 SEEDS_DRAWN = 2
-SETTINGS_DRAWN = 24
+CONFIGURATIONS_DRAWN = 24
 
 
 def page(
@@ -45,7 +45,7 @@ def page(
         "Samples": _samples(sweep, found),
         "Differences": _differences(found),
         "Compute": _compute(found),
-        "Trials": _cells(sweep),
+        "Trials": _trials(sweep),
     }
     return html.PAGE.format(
         title=escape(sweep.workdir.resolve().name),
@@ -71,7 +71,7 @@ def _cards(sweep: Sweep, found: Findings) -> str:
     cards = {
         f"primary metric, {sweep.measure.better} is better": sweep.measure.primary.replace("_", " "),
         "baseline": sweep.baseline.replace(",", ", "),
-        "settings": str(len(found.configurations)),
+        "configurations": str(len(found.configurations)),
         "trials with a score": f"{done} of {len(sweep.trials)}",
         "training, sum over trials": duration(sum(s.seconds for s in found.configurations)),
     }
@@ -82,7 +82,7 @@ def _samples(sweep: Sweep, found: Findings) -> str:
     """The last sample grids of every configuration, side by side for the seeds that most of them have."""
     drawn = {
         (configuration.name, sweep.seeds[trial.digest]): grid
-        for configuration in found.configurations[:SETTINGS_DRAWN]
+        for configuration in found.configurations[:CONFIGURATIONS_DRAWN]
         for trial in configuration.trials
         if (grid := _last_grid(trial)) is not None
     }
@@ -98,7 +98,7 @@ def _samples(sweep: Sweep, found: Findings) -> str:
             if its == seed
         )
         parts.append(f'<h3>Seed {seed}</h3><div class="samples">{pictures}</div>')
-    left_out = len(found.configurations) - SETTINGS_DRAWN
+    left_out = len(found.configurations) - CONFIGURATIONS_DRAWN
     return "".join(parts) + (f"<p>{left_out} more configurations are left out.</p>" if left_out > 0 else "")
 
 
@@ -136,7 +136,7 @@ def _compute(found: Findings) -> str:
     )
 
 
-def _cells(sweep: Sweep) -> str:
+def _trials(sweep: Sweep) -> str:
     rows = [
         (s.trial.name, s.status, f"{s.step:,}", duration(s.seconds), s.trial.digest, s.message.splitlines()[-1:] or "")
         for s in driver.states(sweep)

@@ -1,4 +1,4 @@
-"""Denoisers made of two denoisers."""
+"""Guidance: a denoiser that extrapolates from one model away from another."""
 
 import jax
 import jax.numpy as jnp
@@ -12,12 +12,13 @@ def guide(
     weight: float | jax.Array,
     interval: tuple[float | jax.Array, float | jax.Array] = (0.0, jnp.inf),
 ) -> Denoise:
-    """(1 - weight) worse + weight better: 0 is the worse, 1 the better, and beyond 1 away from the worse.
+    """(1 - weight) guide_model + weight model.
 
-    With a model that knows the condition and one that does not, classifier-free guidance (Ho and Salimans 2022; their
-    equation 6 counts from 0 where this counts from 1). With a model and a smaller or less trained one, both knowing
-    the condition, autoguidance (Karras et al. 2024, Guiding a diffusion model with a bad version of itself). The weight
-    is 1 at noise levels outside the interval (low, high], as in Kynkäänniemi et al. 2024.
+    Weight 0 is the guide model, 1 the model, and a weight above 1 extrapolates away from the guide model. If only the
+    model is conditioned, this is classifier-free guidance (Ho and Salimans 2022, equation 6, with w = weight - 1).
+    If the guide model is conditioned too, but smaller or less trained, it is autoguidance (Karras et al. 2024, Guiding
+    a diffusion model with a bad version of itself). At noise levels outside the interval (low, high] the weight is 1
+    (Kynkäänniemi et al. 2024).
     """
     low, high = interval
 

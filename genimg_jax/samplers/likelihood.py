@@ -60,7 +60,7 @@ def _divergence(velocity: Callable, scaled: jax.Array, vectors: jax.Array) -> tu
 
 def _finish(scaled: jax.Array, products: jax.Array, ends: tuple[jax.Array, jax.Array], exact: bool) -> LogDensity:
     """Exact: the integrals of the basis add up. Estimated: each probe's integral is an estimate of the whole."""
-    # [B, ...], [K, B], (least, greatest) -> LogDensity
+    # [B, ...], [K, B], (sigma_min, sigma_max) -> LogDensity
     if exact:
         volume, error = products.sum(axis=0), jnp.zeros_like(products[0])
     else:

@@ -2,8 +2,8 @@
 
 A model is one callback, the denoiser: (z [B, ...], level f32[B]) -> the expected x_0 given z = x_0 + level n. Noise
 levels are the only clock. Every other path is a change of variables of this one (`objectives.targets.denoiser`), so
-that a solver is written once: with these steps Euler's method is DDIM, and on the linear grid it is Euler's method
-for rectified flow.
+that a solver is written once: with these steps Euler's method is DDIM, and on the linear schedule it is Euler's
+method for rectified flow.
 """
 
 from collections.abc import Callable

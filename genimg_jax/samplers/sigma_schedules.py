@@ -1,7 +1,6 @@
-"""The noise levels that a sampler visits: `steps` of them from the greatest to the least, then 0.
+"""Sigma schedules: the noise levels that a sampler visits, `steps` of them from sigma_max to sigma_min, then 0.
 
-Each grid is equally spaced in a function of the level; without the 0 at its end it stops at the least level, as
-whatever needs a smooth solution to the end must.
+The levels of each schedule, without the 0, are equally spaced in a function of sigma.
 """
 
 from collections.abc import Callable
@@ -10,17 +9,17 @@ import jax
 import jax.numpy as jnp
 
 SigmaSchedule = Callable[[int, float, float], jax.Array]
-"""(steps, least, greatest) -> f32[steps + 1], falling."""
+"""(steps, sigma_min, sigma_max) -> f32[steps + 1], falling."""
 
 
 def spaced(warp: Callable[[jax.Array], jax.Array], unwarp: Callable[[jax.Array], jax.Array]) -> SigmaSchedule:
     """Levels equally spaced after `warp`, a rising function whose inverse is `unwarp`."""
 
-    def grid(steps: int, sigma_min: float, sigma_max: float) -> jax.Array:
+    def schedule(steps: int, sigma_min: float, sigma_max: float) -> jax.Array:
         sigmas = unwarp(jnp.linspace(warp(jnp.asarray(sigma_max, float)), warp(jnp.asarray(sigma_min, float)), steps))
         return jnp.append(sigmas, 0.0)
 
-    return grid
+    return schedule
 
 
 def karras(rho: float = 7.0) -> SigmaSchedule:

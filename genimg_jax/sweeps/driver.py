@@ -99,7 +99,7 @@ def select(sweep: Sweep, only: str = "") -> list[Trial]:
     return found
 
 
-def run_cells(sweep: Sweep, chosen: Sequence[Trial], launcher: Launcher, most: int = 0) -> list[Outcome]:
+def run_trials(sweep: Sweep, chosen: Sequence[Trial], launcher: Launcher, most: int = 0) -> list[Outcome]:
     """Trains those of the chosen trials that are not trained yet, at most `most` of them unless 0, and evaluates all.
 
     Returns the outcomes of what was trained. Raises `Preempted` where the sweep was asked to stop, and `ConfigError`

@@ -78,7 +78,7 @@ def experiment(
     common = grids.overlay(_plain(base.to_dict()), settings or {})
     configs.resolve(common)
     names, configurations_of = grids.names(grid), grids.configuration_names(grid)
-    trials = tuple(_cell(common, *about) for about in zip(grid, names, configurations_of, strict=True))
+    trials = tuple(_planned(common, *about) for about in zip(grid, names, configurations_of, strict=True))
     _refuse_repeated(trials)
     measure = Measure(metric, better, tuple(also), checkpoint, suite)
     return Experiment(question, measure, _find_baseline(trials, baseline), trials)
@@ -99,7 +99,7 @@ def _plain(values: Any) -> Any:
     return list(values) if isinstance(values, tuple) else values
 
 
-def _cell(common: Mapping[str, Any], point: Overrides, name: str, configuration: str) -> Planned:
+def _planned(common: Mapping[str, Any], point: Overrides, name: str, configuration: str) -> Planned:
     values = _plain(configs.located(grids.overlay(common, point.overrides)))
     configs.resolve(values)
     return Planned(name, configuration, point, values, configs.digest(values))

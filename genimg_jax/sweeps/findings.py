@@ -70,8 +70,10 @@ def find(sweep: Sweep, mixed: bool = False) -> Findings:
     swept = _swept(sweep)
     spent = plan.outcomes(sweep.workdir)
     found = [
-        _setting(name, group, swept, sweep, reports, sum(_seconds(spent.get(trial.digest, [])) for trial in group))
-        for name, group in sweep.by_setting().items()
+        _configuration(
+            name, group, swept, sweep, reports, sum(_seconds(spent.get(trial.digest, [])) for trial in group)
+        )
+        for name, group in sweep.by_configuration().items()
     ]
     compared = statistics.compare({s.name: s.values[measure.primary] for s in found}, sweep.baseline)
     paired = {} if "," in protocols[measure.primary] else _over_images(sweep, metrics)
@@ -83,7 +85,7 @@ def _seconds(lines: Sequence[Mapping[str, Any]]) -> float:
     return sum(line["seconds"] for line in lines)
 
 
-def _setting(
+def _configuration(
     name: str,
     group: Sequence[Trial],
     swept: Sequence[str],
@@ -131,10 +133,10 @@ def _over_images(sweep: Sweep, metrics: Mapping[str, Mapping[str, Any]]) -> dict
 
 def _swept(sweep: Sweep) -> tuple[str, ...]:
     """The keys in which the configurations differ, in the grid's order, but none that goes with an earlier one."""
-    configurations = [flatten(group[0].values) for group in sweep.by_setting().values()]
+    configurations = [flatten(group[0].values) for group in sweep.by_configuration().values()]
     named = [key for trial in sweep.trials for key in flatten(trial.overrides)]
     several = [key for key in dict.fromkeys(named) if len({str(flat.get(key)) for flat in configurations}) > 1]
-    replicated = {key for group in sweep.by_setting().values() for key in _replicated(group)}
+    replicated = {key for group in sweep.by_configuration().values() for key in _replicated(group)}
     found: list[str] = []
     for key in (k for k in several if k not in replicated):
         if not any(determines(configurations, earlier, key) for earlier in found):

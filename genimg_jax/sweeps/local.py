@@ -122,7 +122,10 @@ class _Slot:
         return [{"status": "failed", "seconds": seconds, "message": message, "again": True}] * len(job)
 
     def _start(self, wanted: Mapping[str, Any]) -> bool:
-        """Whether there is a process whose configurations are the trial's: they can be made once, before JAX starts."""
+        """Whether there is a process whose runtime options are the trial's.
+
+        They can be set only once, before JAX starts.
+        """
         if self.process and (self.process.poll() is not None or self.runtime != wanted):
             self.close()
         with self.starting:

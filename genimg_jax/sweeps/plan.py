@@ -37,7 +37,7 @@ class Sweep(NamedTuple):
     configurations: Mapping[str, str]  # by a trial's digest
     seeds: Mapping[str, int]  # the same
 
-    def by_setting(self) -> dict[str, list[Trial]]:
+    def by_configuration(self) -> dict[str, list[Trial]]:
         found: dict[str, list[Trial]] = {}
         for trial in self.trials:
             found.setdefault(self.configurations[trial.digest], []).append(trial)
@@ -144,7 +144,7 @@ def _changed(workdir: pathlib.Path, missing: Sequence[Mapping], added: Sequence[
     else:
         how = f"it lacks {missing[0]['name']} and has {added[0].name}, which was not planned."
     return (
-        f"{workdir} is a sweep of another experiment: {how}\nCells may be added to a sweep, not changed; "
+        f"{workdir} is a sweep of another experiment: {how}\nTrials may be added to a sweep, not changed; "
         "use another --workdir."
     )
 
