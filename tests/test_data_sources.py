@@ -9,7 +9,7 @@ import pytest
 
 from genimg_jax import data
 from genimg_jax.core import Spec
-from genimg_jax.data import decode, shapes
+from genimg_jax.data import decode, identity, shapes
 from genimg_jax.data.types import ShapesOptions
 from genimg_jax.errors import DataError
 
@@ -182,6 +182,39 @@ def test_captions_say_what_is_drawn():
             int((across if sideways else down) > 0)
         ]
         assert f" {expected} a small {colours[paints[1]]} {source.classes[kinds[1]]} on" in caption
+
+
+def test_combinations_of_the_holdout_are_never_trained_on():
+    pairs, triples = shapes.combinations(0)
+    assert (pairs.sum(), pairs.size) == (3, 30)
+    assert (triples.sum(), triples.size) == (20, 100)
+    assert pairs.sum(0).max() == pairs.sum(1).max() == 1
+    assert (triples.sum(0) == 1).all()
+    assert (triples.sum(2) == 1).all()
+
+    options = data.Options(source="shapes", shapes=ShapesOptions(2000, holdout=True))
+    train, test, holdout = (data.open_source(options, split) for split in ("train", "test", "holdout"))
+    words = [tuple(combination.split(" ")) for combination in holdout.held_out]
+    assert len(words) == 23
+
+    def shows_one(caption):
+        """Whether it names a combination: "red circle" beside each other, or "circle above" and then "cross"."""
+        named = [f" {' '.join(c)} " in f"{caption} " for c in words if len(c) == 2]
+        return any(named) or any(
+            f" {c[0]} {' '.join(c[1:-1])} a small " in caption and f" {c[-1]} on a " in caption
+            for c in words
+            if len(c) > 2
+        )
+
+    for source, size, expected in ((train, 2000, False), (test, 200, False), (holdout, 200, True)):
+        captions = source.captions(np.arange(source.size))
+        assert source.size == size
+        assert {shows_one(caption) for caption in captions} == {expected}
+    seen = " ".join(train.captions(np.arange(2000)))
+    assert all(word in seen for word in (*shapes.KINDS, *list(shapes.COLOURS)[:6], *shapes.RELATIONS))
+    assert identity.record(train)["held_out"] == list(holdout.held_out)
+    with pytest.raises(DataError, match="no split 'holdout'"):
+        data.open_source(data.Options(source="shapes", shapes=ShapesOptions(20)), "holdout")
 
 
 def test_grey_shapes_are_the_luma_of_colour_ones():

@@ -29,6 +29,7 @@ def record(source: Source) -> dict[str, Any]:
         "stored_levels": source.stored_levels,
         "classes": list(source.classes),
         "class_counts": source.class_counts,
+        "held_out": list(source.held_out),
         "skipped": list(source.skipped),
     }
 

@@ -2,9 +2,13 @@
 
 A scene is a large object, whose kind is the label, and sometimes a small one beside it, on a plain background. Scene i
 is a function of (seed, i) alone, described in units of the image's side, so that it is the same scene at any size.
+
+With `shapes.holdout` some combinations never occur in `train` and `test`; every scene of a third split, `holdout`, has
+at least one of them. A model that obeys captions of that split composes what it has learned.
 """
 
 import functools
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,37 +29,94 @@ COLOURS = {
 OBJECT_COLOURS = 6  # the first of COLOURS; the others are backgrounds
 RELATIONS = ("left of", "below", "right of", "above")  # by the quarter turn from the large object to the small one
 DRAWS = 14  # uniform numbers that decide a scene
+HOLDOUT = 0x401D  # separates the choice of combinations from the scenes
 DEFAULT_SIZE = 32
 
 
 def open_shapes(options: Options) -> Stored:
-    """`shapes.count` scenes as `train`, and a tenth as many others as `test`, drawn at `size` or 32."""
-    count = options.shapes.count
-    side, seed = options.size or DEFAULT_SIZE, options.shapes.seed
+    """`shapes.count` scenes as `train`, and a tenth as many others as `test`, drawn at `size` or 32; with
+    `shapes.holdout` as many as in `test` as `holdout`."""
+    count, seed = options.shapes.count, options.shapes.seed
+    side, tenth = options.size or DEFAULT_SIZE, max(1, count // 10)
+    splits = {"train": range(count), "test": range(count, count + tenth)}
+    holdout = None
+    if options.shapes.holdout:
+        splits["holdout"] = range(count + tenth, count + 2 * tenth)
+        holdout = Holdout(*combinations(seed), splits["holdout"].start)
 
     def names(positions: np.ndarray) -> list[str]:
         return [f"scene {position} of seed {seed}" for position in positions]
 
     return Stored(
-        splits={"train": range(count), "test": range(count, count + max(1, count // 10))},
-        read=functools.partial(_read, seed, side, "map" in options.fields),
+        splits=splits,
+        read=functools.partial(_read, seed, side, "map" in options.fields, holdout),
         fields={"map": 3},
         classes=KINDS,
         names=names,
-        listing=f"shapes {seed} {side}",
-        captions=lambda positions: captions(scenes(seed, positions)),
-        annotations=lambda positions: annotations(scenes(seed, positions), side),
+        listing=f"shapes {seed} {side}" + (f" holdout from {holdout.start}" if holdout else ""),
+        captions=lambda positions: captions(scenes(seed, positions, holdout)),
+        annotations=lambda positions: annotations(scenes(seed, positions, holdout), side),
+        held_out=described(holdout) if holdout else (),
     )
 
 
-def scenes(seed: int, positions: np.ndarray) -> dict[str, np.ndarray]:
+class Holdout(NamedTuple):
+    """The combinations that only scenes from position `start` on have; see `combinations`."""
+
+    pairs: np.ndarray  # bool[kinds, colours]
+    triples: np.ndarray  # bool[kinds, relations, kinds]
+    start: int
+
+
+def combinations(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """A tenth of the pairs of an object's kind and colour, and a fifth of the triples of the large object's kind, the
+    relation and the small object's kind.
+
+    No two pairs share a kind or a colour. In every relation each kind is left out once as the large object and once as
+    the small one. So every kind, colour and relation is still seen in training, beside most of the others.
+    """  # -> bool[kinds, colours], bool[kinds, relations, kinds]
+    generator, kinds = np.random.default_rng([seed, HOLDOUT]), np.arange(len(KINDS))
+    pairs = np.zeros((len(KINDS), OBJECT_COLOURS), bool)
+    count = pairs.size // 10
+    pairs[generator.permutation(len(KINDS))[:count], generator.permutation(OBJECT_COLOURS)[:count]] = True
+    triples = np.zeros((len(KINDS), len(RELATIONS), len(KINDS)), bool)
+    for relation, shift in enumerate(generator.permutation(len(KINDS))[: len(RELATIONS)]):
+        triples[kinds, relation, (kinds + shift) % len(KINDS)] = True
+    return pairs, triples
+
+
+def described(holdout: Holdout) -> tuple[str, ...]:
+    """Each combination in words, such as "red circle" and "circle above cross"."""
+    colours = list(COLOURS)
+    pairs = [f"{colours[colour]} {KINDS[kind]}" for kind, colour in np.argwhere(holdout.pairs)]
+    triples = [f"{KINDS[a]} {RELATIONS[relation]} {KINDS[b]}" for a, relation, b in np.argwhere(holdout.triples)]
+    return (*pairs, *triples)
+
+
+def has_combination(scene: dict[str, np.ndarray], holdout: Holdout) -> np.ndarray:  # -> bool[B]
+    kind, present = scene["kind"], scene["kind"] >= 0
+    pairs = (holdout.pairs[kind, scene["colour"]] & present).any(axis=1)
+    return pairs | (holdout.triples[kind[:, 0], scene["relation"], kind[:, 1]] & present.all(axis=1))
+
+
+def scenes(seed: int, positions: np.ndarray, holdout: Holdout | None = None) -> dict[str, np.ndarray]:
     """The scenes at some positions. The first of the two objects is the large one; kind -1 means there is no second.
 
     `kind` and `colour` i32[B, 2] index KINDS and COLOURS, `background` i32[B] indexes COLOURS, `centre` f32[B, 2, 2] is
     (x, y) from the upper left corner and `radius` f32[B, 2] that of the circle around it, in units of the side, `angle`
-    f32[B, 2] is in radians, and `relation` i32[B] indexes RELATIONS (-1 where there is one object).
+    f32[B, 2] is in radians, and `relation` i32[B] indexes RELATIONS (-1 where there is one object). A scene that the
+    holdout does not allow at its position is drawn again.
     """
-    draws = np.stack([np.random.default_rng([seed, position]).random(DRAWS) for position in positions.tolist()])
+    generators = [np.random.default_rng([seed, position]) for position in positions.tolist()]
+    draws = np.stack([generator.random(DRAWS) for generator in generators])
+    scene = _scenes(draws)
+    while holdout and (wrong := np.flatnonzero(has_combination(scene, holdout) != (positions >= holdout.start))).size:
+        draws[wrong] = [generators[i].random(DRAWS) for i in wrong]
+        scene = _scenes(draws)
+    return scene
+
+
+def _scenes(draws: np.ndarray) -> dict[str, np.ndarray]:  # f64[B, DRAWS] in [0, 1)
     u = iter(draws.T.astype(np.float32))
 
     def choice(options: int) -> np.ndarray:  # -> i32[B]
@@ -151,8 +212,9 @@ def captions(scene: dict[str, np.ndarray]) -> list[str]:
     return texts
 
 
-def _read(seed: int, side: int, segmented: bool, positions: np.ndarray) -> dict[str, np.ndarray]:
-    # i64[B] -> u8[B, side, side, 3], i32[B]
-    scene = scenes(seed, positions)
+def _read(
+    seed: int, side: int, segmented: bool, holdout: Holdout | None, positions: np.ndarray
+) -> dict[str, np.ndarray]:  # i64[B] -> u8[B, side, side, 3], i32[B]
+    scene = scenes(seed, positions, holdout)
     segments = {"map": segmentation(scene, side)} if segmented else {}
     return {"image": draw(scene, side), "label": scene["kind"][:, 0], **segments}

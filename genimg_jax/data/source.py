@@ -148,6 +148,7 @@ def _source(recipe: Recipe, split_size: int, split: str, in_memory: bool, domain
         captions=described(stored.captions),
         vocabulary=recipe.vocabulary,
         annotations=described(stored.annotations),
+        held_out=stored.held_out,
         skipped=tuple(_skipped(recipe, 0)),
         workers=options.workers,
         split=split,

@@ -32,6 +32,7 @@ class ShapesOptions:
 
     count: int = bounded(10_000, 1)  # scenes in `train`; `test` has a tenth as many others
     seed: int = bounded(0, 0)  # scene i is a function of (seed, i)
+    holdout: bool = False  # a third split, `holdout`, has combinations of kinds, colours and relations that others lack
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,8 @@ class Source(NamedTuple):
     annotations: Callable[[np.ndarray], dict[str, np.ndarray]] | None
     """Example indices i64[B] -> ground truth that a condition can be scored against: of `shapes` all of a scene, of an
     archive the `mask` that it holds; None elsewhere."""
+    held_out: tuple[str, ...]
+    """Combinations that `train` and `test` never show, in words; () where nothing is kept from them."""
     skipped: tuple[str, ...]
     """The names of unreadable images replaced by their successors: all if in memory, only what is known if streamed."""
     workers: int
@@ -145,3 +148,4 @@ class Stored(NamedTuple):
     """The fields that are not paired with images, each as a source of images."""
     captions: Callable[[np.ndarray], list[str]] | None = None
     annotations: Callable[[np.ndarray], dict[str, np.ndarray]] | None = None
+    held_out: tuple[str, ...] = ()

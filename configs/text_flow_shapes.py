@@ -1,0 +1,63 @@
+"""Rectified flow, given a caption, with a DiT on procedural scenes; some combinations of words are kept from it.
+
+`genimg evaluate` reads the captions back from the samples' pixels. Combinations that were never trained on are in
+another split: --config.data.evaluate_split=holdout.
+"""
+
+from genimg_jax.engine.config import SIX_STEPS, experiment
+
+
+def get_config(variant: str = ""):
+    return experiment(
+        "flow",
+        model={
+            "network": "dit",
+            "patch": 4,
+            "width": 128,
+            "depth": 6,
+            "heads": 4,
+            "registers": 0,
+            "label_tokens": 0,
+            "conditions": ("tokens",),
+            "guidance": 2.0,
+            "steps": 32,
+            "times": "logit_normal_times",
+            "evaluate_times": 16,
+            "likelihood_steps": 32,
+            "likelihood_probes": 4,
+        },
+        data={
+            "source": "shapes",
+            "fields": ("tokens",),
+            "captions": {"length": 14},
+            "shapes": {"count": 40_000, "holdout": True},
+        },
+        optimizer={"learning_rate": 1e-3, "schedule": "cosine", "ema_half_life": 50_000.0},
+        train={
+            "steps": 14_000,
+            "batch_size": 64,
+            "log_every": 50,
+            "evaluate_every": 2000,
+            "checkpoint_every": 1000,
+            "sample_every": 2000,
+            "best": "loss",
+        },
+        variants={
+            "tiny": {
+                **SIX_STEPS,
+                "model": {
+                    "patch": 4,
+                    "width": 8,
+                    "depth": 1,
+                    "heads": 1,
+                    "steps": 3,
+                    "evaluate_times": 2,
+                    "likelihood_steps": 4,
+                    "likelihood_probes": 1,
+                },
+                "data": {"size": 8, "shapes": {"count": 200}},
+                "optimizer": {"ema_half_life": 0.0},
+            }
+        },
+        variant=variant,
+    )
