@@ -5,7 +5,7 @@ import pytest
 
 from genimg_jax.data import shapes
 from genimg_jax.errors import DataError
-from genimg_jax.evaluation import attributes
+from genimg_jax.evaluation import attributes, scene_reader
 
 SIDE = 32
 
@@ -15,7 +15,7 @@ def drawn():
     """Scenes that no other test of the source draws, their images, and what was read in these."""
     scene = shapes.scenes(11, np.arange(128))
     images = shapes.draw(scene, SIDE)
-    return scene, images, attributes.read(images)
+    return scene, images, scene_reader.read(images)
 
 
 def test_every_attribute_of_every_scene_is_read(drawn):
@@ -87,7 +87,7 @@ def test_what_is_missing_or_too_much_is_seen(drawn):
     results = attributes.prompt_accuracy(shapes.draw(lone, SIDE)[two], captions=np.array(shapes.captions(scene))[two])
     assert (results["objects"].estimate, results["small_kind"].estimate, results["large_kind"].estimate) == (0, 0, 1)
     blank = np.full((2, SIDE, SIDE, 3), shapes.COLOURS["white"], np.uint8)
-    found = attributes.read(blank)
+    found = scene_reader.read(blank)
     assert (found["kind"] == -1).all() and (found["mask"] == 0).all() and (found["residual"] == 0).all()
     assert not attributes.checks(found, {n: x[:2] for n, x in scene.items()})["caption"].any()
     shrunk = {**lone, "radius": np.full_like(scene["radius"], 0.12)}
@@ -109,7 +109,7 @@ def test_masks_that_were_not_filled(drawn):
 def test_what_no_one_would_see_shows_in_the_residual_and_spares_the_attributes(drawn, shift, scale):
     scene, images, clean = drawn
     noise = np.random.default_rng(0).normal(shift, scale, images.shape)
-    found = attributes.read(np.clip(images + noise, 0, 255).astype(np.uint8))
+    found = scene_reader.read(np.clip(images + noise, 0, 255).astype(np.uint8))
     assert np.median(found["residual"] - clean["residual"]) > 0.5
     right = attributes.checks(found, scene)
     assert right["caption"].mean() > 0.98 and right["objects"].all()
@@ -117,4 +117,4 @@ def test_what_no_one_would_see_shows_in_the_residual_and_spares_the_attributes(d
 
 def test_other_images_are_refused():
     with pytest.raises(DataError, match="square u8 images"):
-        attributes.read(np.zeros((1, 8, 8, 1), np.uint8))
+        scene_reader.read(np.zeros((1, 8, 8, 1), np.uint8))
