@@ -11,7 +11,7 @@ from scipy.stats import multivariate_normal
 
 from genimg_jax import core
 from genimg_jax.families import prediction
-from genimg_jax.networks.conditioning import shown
+from genimg_jax.networks.conditioning import keep_mask
 from genimg_jax.objectives import targets
 
 SHAPE = (2, 2, 1)
@@ -31,7 +31,7 @@ def told(condition, count: int, classes: int) -> jax.Array:  # -> i32[B]
     """The class that each example's network is told; `classes` stands for none."""
     if not condition:
         return jnp.full(count, classes)
-    return jnp.where(shown(condition, count), condition["label"], classes)
+    return jnp.where(keep_mask(condition, count), condition["label"], classes)
 
 
 class Network:

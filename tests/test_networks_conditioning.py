@@ -30,7 +30,7 @@ ALL = tuple(FIELDS.items())
 ENCODERS = {
     "vector": lambda fields: VectorEncoder(fields, 8, nullable=True),
     "tokens": lambda fields: TokenEncoder(fields, 8, 2, nullable=True),
-    "map": lambda fields: MapEncoder(conditioning.maps(fields), 8, (6, 5), nullable=True),
+    "map": lambda fields: MapEncoder(conditioning.map_fields(fields), 8, (6, 5), nullable=True),
 }
 
 
@@ -49,7 +49,7 @@ def test_every_field_is_told_and_examples_are_independent(form, shape):
     for name, values in VALUES.items():
         changed = apply({**VALUES, name: values.at[0].set(values[0, ::-1] if values.ndim > 1 else values[0] + 1)})
         np.testing.assert_array_equal(changed[1:], whole[1:], name)
-        told = name in dict(conditioning.maps(ALL)) or form != "map"
+        told = name in dict(conditioning.map_fields(ALL)) or form != "map"
         assert (np.abs(changed[0] - whole[0]).max() > 1e-4) == told, name
 
 
@@ -57,7 +57,7 @@ def test_every_field_is_told_and_examples_are_independent(form, shape):
 @pytest.mark.parametrize("name", FIELDS)
 def test_what_is_hidden_is_one_null_for_all(form, name):
     fields = ((name, FIELDS[name]),)
-    if form == "map" and not conditioning.maps(fields):
+    if form == "map" and not conditioning.map_fields(fields):
         return
     apply = encoder(form, fields)
     nothing, shown = apply(None), apply(VALUES)

@@ -75,8 +75,8 @@ class Forgetful(Decoder):
 class Displaced(Decoder):
     """Its cache knows every token one place too early."""
 
-    def placed(self, x, first):
-        return super().placed(x, first if isinstance(first, int) else first - 1)
+    def with_positions(self, x, first):
+        return super().with_positions(x, first if isinstance(first, int) else first - 1)
 
 
 def check_cache(name, kind=Decoder):

@@ -18,7 +18,7 @@ from genimg_jax import core
 from genimg_jax.families import denoising
 from genimg_jax.families.denoising import CONTINUOUS_VALUED, GROUPS, Model
 from genimg_jax.networks import backbone
-from genimg_jax.networks.conditioning import shown
+from genimg_jax.networks.conditioning import keep_mask
 from genimg_jax.objectives import interpolants, one_step, targets, weightings
 from genimg_jax.objectives.interpolants import mix, per_example
 from genimg_jax.objectives.weightings import independent
@@ -59,13 +59,13 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         return velocity
 
     def target_velocity(params, part, noisy):
-        """noise - image; with guidance, that of the guided flow, where the condition is shown."""
+        """noise - image; with guidance, the velocity of the guided flow for images whose condition is kept."""
         velocity, t, condition = part["noise"] - part["image"], part["t"], part["condition"]
         if options.guidance == 1.0:
             return velocity
-        unknown = jax.lax.stop_gradient(mean_velocity(params, None)(noisy, t, t))
-        known = per_example(shown(condition, len(noisy)), noisy)
-        return jnp.where(known, unknown + options.guidance * (velocity - unknown), velocity)
+        unconditional = jax.lax.stop_gradient(mean_velocity(params, None)(noisy, t, t))
+        keep = per_example(keep_mask(condition, len(noisy)), noisy)
+        return jnp.where(keep, unconditional + options.guidance * (velocity - unconditional), velocity)
 
     def error(params, part):
         r, t = part["r"], part["t"]

@@ -1,8 +1,8 @@
 """A Transformer decoder over tokens on a grid (Vaswani et al. 2017; pre-norm, Radford et al. 2019), and its cache.
 
-The tokens stand in raster order over a grid of any dimension: an image's values over (height, width, channels), codes
-over (height, width). The sequence that the layers see has a slot for each prefix token and for each token but the
-last; the slot at which a token is predicted holds the token before it, and the position of the one it predicts.
+The tokens are in raster order on a grid of any dimension: an image's values on (height, width, channels), codes on
+(height, width). The layers' sequence has a slot for each prefix token and for each token except the last. A slot
+predicts the next token: its input is the previous token, and its position is that of the token that it predicts.
 """
 
 import functools
@@ -20,19 +20,19 @@ Cache = tuple[tuple[jax.Array, jax.Array], ...]  # keys and values of each block
 
 
 def causal_attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    """Scaled dot-product attention of every slot to itself and those before it."""
+    """Scaled dot-product attention of every slot to itself and the slots before it."""
     # 3 x [B, heads, T, D] -> [B, heads, T, D]
     return backend.attention(functools.partial(masked_attention, first=0), query, key, value, is_causal=True)
 
 
 def full_attention(query: jax.Array, key: jax.Array, value: jax.Array, forward_mode_ad: bool = False) -> jax.Array:
-    """The same of every slot to all slots. `forward_mode_ad`: derivatives of forward mode are taken."""
+    """Scaled dot-product attention of every slot to all slots; `forward_mode_ad`: with derivatives in forward mode."""
     # [B, heads, T, D], 2 x [B, heads, S, D] -> [B, heads, T, D]
     return backend.attention(_unmasked_attention, query, key, value, forward_mode_ad=forward_mode_ad)
 
 
 def _unmasked_attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    # Scaling the query, not the scores, is one pass less over the largest array.
+    # Scaling the query instead of the scores saves a pass over the largest array.
     scores = jnp.einsum("bhnd,bhsd->bhns", query / math.sqrt(query.shape[-1]), key).astype(jnp.float32)
     return jnp.einsum("bhns,bhsd->bhnd", jax.nn.softmax(scores).astype(value.dtype), value)
 
@@ -41,13 +41,13 @@ def masked_attention(query: jax.Array, key: jax.Array, value: jax.Array, first: 
     """Attention of the slots `first`, `first` + 1, ... to all slots up to their own."""
     # [B, heads, N, D], 2 x [B, heads, S, D] -> [B, heads, N, D]
     scores = jnp.einsum("bhnd,bhsd->bhns", query, key).astype(jnp.float32) / math.sqrt(query.shape[-1])
-    seen = jnp.arange(key.shape[2])[None, :] <= first + jnp.arange(query.shape[2])[:, None]
-    scores = jnp.where(seen[None, None], scores, -jnp.inf)
+    mask = jnp.arange(key.shape[2])[None, :] <= first + jnp.arange(query.shape[2])[:, None]
+    scores = jnp.where(mask[None, None], scores, -jnp.inf)
     return jnp.einsum("bhns,bhsd->bhnd", jax.nn.softmax(scores).astype(value.dtype), value)
 
 
 def grid_positions(shape: tuple[int, ...], prefix: int) -> np.ndarray:
-    """The position that each slot predicts, on every axis of the grid; slots that predict none count up to zero."""
+    """The position that each slot predicts, on every axis of the grid; slots that predict none have negative ones."""
     # -> i32[prefix - 1 + tokens, axes]
     tokens = np.stack(np.unravel_index(np.arange(math.prod(shape)), shape), axis=-1)
     before = np.repeat(np.arange(1 - prefix, 0)[:, None], len(shape), axis=1)
@@ -57,7 +57,7 @@ def grid_positions(shape: tuple[int, ...], prefix: int) -> np.ndarray:
 def rotations(positions: np.ndarray, features: int) -> np.ndarray:
     """Angles of rotary positions (Su et al. 2021), the features shared among the axes of the grid.
 
-    Pairs that are left over are not turned. Wavelengths run from 2 pi to 2 pi times 100, enough for grids this small.
+    Pairs that are left over are not rotated. Wavelengths are from 2 pi to 200 pi, enough for grids of this size.
     """  # i32[S, axes], -> f32[S, features / 2]
     axes, pairs = positions.shape[1], features // 2
     each = pairs // axes
@@ -67,7 +67,7 @@ def rotations(positions: np.ndarray, features: int) -> np.ndarray:
 
 
 def rotate(x: jax.Array, angles: jax.Array) -> jax.Array:
-    """Turns the pairs made of feature i of the first half and feature i of the second."""
+    """Rotates the pairs of feature i of the first half and feature i of the second half."""
     # [B, heads, S, D], f32[S, D / 2] -> [B, heads, S, D]
     first, second = jnp.split(x, 2, axis=-1)
     sine, cosine = (f(angles).astype(x.dtype)[None, None] for f in (jnp.sin, jnp.cos))
@@ -75,11 +75,11 @@ def rotate(x: jax.Array, angles: jax.Array) -> jax.Array:
 
 
 class Block(nn.Module):
-    """Attention, then a perceptron with a hidden layer four times as wide, each added to what it is given."""
+    """Attention, then an MLP whose hidden layer is four times as wide; each is added to its input."""
 
     width: int
     heads: int
-    depth: int  # blocks in all: the more there are, the less each adds at first (Radford et al. 2019)
+    depth: int  # of the whole network: the more blocks, the less each adds at initialisation (Radford et al. 2019)
 
     def setup(self):
         small = nn.initializers.variance_scaling(0.5 / self.depth, "fan_in", "truncated_normal")
@@ -90,16 +90,16 @@ class Block(nn.Module):
         self.out = nn.Dense(self.width, kernel_init=small)
 
     def __call__(self, x: jax.Array, angles: jax.Array | None) -> jax.Array:  # [B, S, width] -> [B, S, width]
-        return self.rest(x, causal_attention(*self.split(x, angles)))
+        return self.add_and_mlp(x, causal_attention(*self.split(x, angles)))
 
     def extend(
         self, x: jax.Array, angles: jax.Array | None, cache: tuple[jax.Array, jax.Array], first: int | jax.Array
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        """The same for the N slots from `first` on, those before them being in the cache."""
+        """The same for the N slots from `first` on; the slots before them are in the cache."""
         # [B, N, width], f32[N, D / 2] -> [B, N, width], the cache with them
         query, *new = self.split(x, angles)
         cache = [jax.lax.dynamic_update_slice_in_dim(old, n, first, 2) for old, n in zip(cache, new, strict=True)]
-        return self.rest(x, masked_attention(query, *cache, first)), tuple(cache)
+        return self.add_and_mlp(x, masked_attention(query, *cache, first)), tuple(cache)
 
     def split(self, x: jax.Array, angles: jax.Array | None) -> list[jax.Array]:
         # [B, S, width] -> query, key and value, [B, heads, S, width / heads] each
@@ -107,7 +107,7 @@ class Block(nn.Module):
         query, key, value = (parts[:, :, i].swapaxes(1, 2) for i in range(3))
         return [query, key, value] if angles is None else [rotate(query, angles), rotate(key, angles), value]
 
-    def rest(self, x: jax.Array, attended: jax.Array) -> jax.Array:
+    def add_and_mlp(self, x: jax.Array, attended: jax.Array) -> jax.Array:
         # [B, S, width], [B, heads, S, width / heads] -> [B, S, width]
         x = x + self.heads_out(attended.swapaxes(1, 2).reshape(x.shape))
         return x + self.out(nn.gelu(self.hidden(self.perceptron_norm(x))))
@@ -116,7 +116,7 @@ class Block(nn.Module):
 class Decoder(nn.Module):
     """A prefix and the tokens so far to the logits of each next token.
 
-    `positions` is 'learned' (a vector for each place on each axis of the grid, added up) or 'rotary'.
+    `positions` is 'learned' (the sum of a vector for each coordinate on each axis of the grid) or 'rotary'.
     """
 
     vocabulary: int
@@ -125,14 +125,14 @@ class Decoder(nn.Module):
     depth: int
     heads: int
     positions: str = "learned"
-    fields: Fields = ()  # told in a prefix of tokens
+    fields: Fields = ()  # of the condition, which is a prefix of tokens
 
     @property
     def prefix_length(self) -> int:
         return token_count(self.fields) or 1
 
     def setup(self):
-        # Of unit variance, as what the blocks add: normalising smaller vectors would enlarge their gradients.
+        # Unit variance, like what the blocks add: normalising smaller vectors would enlarge their gradients.
         embed = functools.partial(nn.Embed, features=self.width, embedding_init=nn.initializers.normal(1.0))
         self.token = embed(self.vocabulary)
         if self.fields:
@@ -145,7 +145,9 @@ class Decoder(nn.Module):
                 self.prefix_place = embed(self.prefix_length - 1)
         self.blocks = [Block(self.width, self.heads, self.depth) for _ in range(self.depth)]
         self.norm = nn.LayerNorm()
-        self.logits = nn.Dense(self.vocabulary, kernel_init=nn.initializers.zeros)  # the uniform distribution at first
+        self.logits = nn.Dense(
+            self.vocabulary, kernel_init=nn.initializers.zeros
+        )  # the uniform distribution at initialisation
 
     def prefix_tokens(self, condition: Condition, count: int) -> jax.Array:  # -> [B, prefix_length, width]
         if self.fields:
@@ -155,21 +157,21 @@ class Decoder(nn.Module):
     def __call__(self, condition: Condition, tokens: jax.Array) -> jax.Array:
         """Logits of every token given the condition and the tokens before it."""  # i32[B, T] -> f32[B, T, vocabulary]
         x = jnp.concatenate([self.prefix_tokens(condition, len(tokens)), self.token(tokens[:, :-1])], axis=1)
-        x, angles = self.placed(x, 0)
+        x, angles = self.with_positions(x, 0)
         for block in self.blocks:
             x = backend.materialize(block(x, angles))
         return self.logits(self.norm(x[:, self.prefix_length - 1 :])).astype(jnp.float32)
 
-    def placed(self, x: jax.Array, first: int | jax.Array) -> tuple[jax.Array, jax.Array | None]:
-        """The slots from `first` on told their places: by learned vectors, or by angles for the blocks to turn by."""
+    def with_positions(self, x: jax.Array, first: int | jax.Array) -> tuple[jax.Array, jax.Array | None]:
+        """The slots from `first` on with their positions: learned vectors are added, or rotary angles returned."""
         # [B, N, width] -> [B, N, width], f32[N, D / 2] or None
         count = x.shape[1]
         positions = grid_positions(self.grid, self.prefix_length)
         if self.positions == "rotary":
             angles = jnp.asarray(rotations(positions, self.width // self.heads))
             return x, jax.lax.dynamic_slice_in_dim(angles, first, count)
-        here = jnp.maximum(jax.lax.dynamic_slice_in_dim(jnp.asarray(positions), first, count), 0)
-        positions_embedded = sum(embed(here[:, axis]) for axis, embed in enumerate(self.place))
+        coordinates = jnp.maximum(jax.lax.dynamic_slice_in_dim(jnp.asarray(positions), first, count), 0)
+        positions_embedded = sum(embed(coordinates[:, axis]) for axis, embed in enumerate(self.place))
         if self.prefix_length > 1:
             slots = first + jnp.arange(count)
             before = self.prefix_place(jnp.minimum(slots, self.prefix_length - 2))
@@ -177,7 +179,7 @@ class Decoder(nn.Module):
         return x + positions_embedded[None], None
 
     def start(self, condition: Condition, count: int) -> tuple[jax.Array, Cache]:
-        """What the slot that predicts the first token holds, and the cache of the slots before it."""
+        """The input of the slot that predicts the first token, and the cache of the slots before it."""
         # -> [B, 1, width], per block 2 x [B, heads, S, width / heads]
         x = self.prefix_tokens(condition, count)
         slots = self.prefix_length - 1 + math.prod(self.grid)
@@ -187,21 +189,21 @@ class Decoder(nn.Module):
             _, cache = self.extend(x[:, :-1], cache, 0)
         return x[:, -1:], cache
 
-    def step(self, held: jax.Array, cache: Cache, position: jax.Array) -> tuple[jax.Array, Cache]:
-        """Logits of the token at `position`, given what its slot holds."""
+    def step(self, slot: jax.Array, cache: Cache, position: jax.Array) -> tuple[jax.Array, Cache]:
+        """Logits of the token at `position` from the input of its slot."""
         # [B, 1, width], i32[] -> f32[B, vocabulary]
-        x, cache = self.extend(held, cache, self.prefix_length - 1 + position)
+        x, cache = self.extend(slot, cache, self.prefix_length - 1 + position)
         return self.logits(self.norm(x[:, 0])).astype(jnp.float32), cache
 
     def embed_next(self, token: jax.Array) -> jax.Array:
-        """What the next slot holds after this token."""  # i32[B] -> [B, 1, width]
+        """The input of the next slot, after this token."""  # i32[B] -> [B, 1, width]
         return self.token(token)[:, None]
 
     def extend(self, x: jax.Array, cache: Cache, first: int | jax.Array) -> tuple[jax.Array, Cache]:
         # [B, N, width] -> [B, N, width]
-        x, angles = self.placed(x, first)
+        x, angles = self.with_positions(x, first)
         caches = []
-        for block, kept in zip(self.blocks, cache, strict=True):
-            x, kept = block.extend(x, angles, kept, first)
-            caches.append(kept)
+        for block, block_cache in zip(self.blocks, cache, strict=True):
+            x, block_cache = block.extend(x, angles, block_cache, first)
+            caches.append(block_cache)
         return x, tuple(caches)

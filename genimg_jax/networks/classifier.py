@@ -1,4 +1,4 @@
-"""Images to classes, of any size: what reads generated images, and whose last features they are compared by."""
+"""A classifier of images of any size: it evaluates generated images, which are also compared by its last features."""
 
 import flax.linen as nn
 import jax
@@ -6,14 +6,14 @@ import jax.numpy as jnp
 
 from genimg_jax.networks.layers import Conv, Dense, Downsample, Normalization
 
-SMALLEST = 7  # a longest side that is not halved any more
+SMALLEST = 7  # longest side that is not halved again
 WIDEST = 4  # times the width of the first level
 
 
 class ImageClassifier(nn.Module):
-    """Level i (from 0) halves the image and has `width` * min(2^i, 4) channels; at 7 pixels a side or less a dense
-    layer makes `features` of them, and one more the logits. Batch normalisation and a rectifier after each but the
-    last, so that half of the features are at work on a typical image, and none is dead."""
+    """Level i (from 0) halves the image and has `width` * min(2^i, 4) channels. At 7 pixels a side or less, a dense
+    layer gives the `features`, and another the logits. Batch normalisation and a ReLU follow each layer except the
+    last: half of the features are active on a typical image, and none is dead."""
 
     width: int
     features: int

@@ -1,9 +1,9 @@
-"""What a network is told beside its input: any fields of the data, as a vector, as tokens or as a map.
+"""Encoders of a network's condition: any fields of the data, as a vector, as tokens or as a map.
 
-A network takes what it can use: a vector where it modulates or concatenates, tokens where it attends, a map where it
-convolves. A condition is a mapping such as a batch, of which the fields are read. Its key `keep` bool[B], if it has
-one, says for which examples they are shown, and None hides them for all. What is hidden is a learned null, in networks
-that are `nullable`: classifier-free guidance (Ho and Salimans 2022) needs it.
+A network uses the form that fits it: a vector for modulation or concatenation, tokens for attention, a map for
+convolutions. A condition is a mapping, such as a batch, that holds the fields. Its optional key `keep` bool[B] says for
+which examples the condition is kept; for the others it is dropped. None drops it for all examples. A network that is
+`nullable` replaces a dropped condition by a learned null, as classifier-free guidance needs (Ho and Salimans 2022).
 """
 
 import math
@@ -19,7 +19,7 @@ from genimg_jax.networks.layers import Dense
 Condition = Mapping[str, jax.Array] | None
 Fields = tuple[tuple[str, Field], ...]
 
-WORD = 64  # features of a word, before it is encoded with its place
+WORD = 64  # features of a word, before it is encoded with its position
 SEGMENT = 8  # features of a pixel of a map or an image, before it is encoded as a vector
 COARSEST = 8  # height or width to which maps and images are averaged for a vector
 
@@ -35,18 +35,19 @@ def sequence(field: Field) -> bool:
 
 
 def token_count(fields: Fields, label_tokens: int = 1) -> int:
-    """How many tokens `TokenEncoder` makes of the fields."""
+    """The number of tokens of `TokenEncoder` for these fields."""
     return sum(field.shape[0] if sequence(field) else 1 if field.shape else label_tokens for _, field in fields)
 
 
-def shown(condition: Condition, count: int) -> jax.Array:  # -> bool[B]
+def keep_mask(condition: Condition, count: int) -> jax.Array:  # -> bool[B]
+    """The examples whose condition is not dropped."""
     if condition is None:
         return jnp.zeros(count, bool)
     return condition.get("keep", jnp.ones(count, bool))
 
 
-def _like(condition: Condition, name: str, field: Field, count: int) -> jax.Array:  # -> [B, *field.shape]
-    """The field's values, or zeros in their place where all are hidden."""
+def _value(condition: Condition, name: str, field: Field, count: int) -> jax.Array:  # -> [B, *field.shape]
+    """The field's values, or zeros if the condition is None."""
     if condition is None:
         return jnp.zeros((count, *field.shape), jnp.int32 if field.size else jnp.float32)
     return condition[name]
@@ -66,7 +67,7 @@ class Pixels(nn.Module):
 
 
 class Words(nn.Module):
-    """Tokens i32[B, T] to [B, T, features]: each encoded with its place, so that their order is known."""
+    """Tokens i32[B, T] to [B, T, features]: each encoded with its position, so that their order matters."""
 
     field: Field
     features: int
@@ -75,9 +76,9 @@ class Words(nn.Module):
     def __call__(self, value: jax.Array) -> jax.Array:
         init = nn.initializers.normal(math.sqrt(0.5))
         words = nn.Embed(self.field.size, WORD, embedding_init=init, name="word")(value)
-        places = self.param("place", init, (value.shape[1], WORD))
+        positions = self.param("place", init, (value.shape[1], WORD))
         hidden = nn.silu(
-            Dense(2 * WORD, name="hidden")(words + jnp.broadcast_to(places.astype(words.dtype), words.shape))
+            Dense(2 * WORD, name="hidden")(words + jnp.broadcast_to(positions.astype(words.dtype), words.shape))
         )
         return Dense(self.features, name="out")(hidden)
 
@@ -105,19 +106,19 @@ class FieldVector(nn.Module):
         return Dense(self.features, name="out")(value)
 
 
-def _null_where_hidden(
+def _null_where_dropped(
     module: nn.Module, name: str, shape: tuple[int, ...], value: jax.Array, condition: Condition, scale: float = 1.0
 ) -> jax.Array:  # [B, ...] -> [B, ...]
-    """The value of a field, or a null of the `shape`, a parameter of the module that is `nullable`."""
+    """The encoded field, or a learned null of the `shape` where the condition is dropped, if the module is nullable."""
     if not module.nullable:
         return value
     null = module.param(f"{name}_null", nn.initializers.normal(scale), shape).astype(value.dtype)
-    visible = shown(condition, len(value)).reshape(-1, *(1,) * (value.ndim - 1))
-    return jnp.where(visible, value, null)
+    keep = keep_mask(condition, len(value)).reshape(-1, *(1,) * (value.ndim - 1))
+    return jnp.where(keep, value, null)
 
 
 class VectorEncoder(nn.Module):
-    """The sum of a vector for each field; that of a class has independent values of deviation `scale` at first."""
+    """The sum of a vector for each field. A class's vector starts with independent values of deviation `scale`."""
 
     fields: Fields
     features: int
@@ -129,17 +130,17 @@ class VectorEncoder(nn.Module):
         return sum(self.encoded(name, field, condition, count) for name, field in self.fields)
 
     def encoded(self, name: str, field: Field, condition: Condition, count: int) -> jax.Array:
-        init, value = nn.initializers.normal(self.scale), _like(condition, name, field, count)
+        init, value = nn.initializers.normal(self.scale), _value(condition, name, field, count)
         if not field.shape and field.size:
             if self.nullable:  # the null is the row after the classes'
-                value = jnp.where(shown(condition, count), value, field.size)
+                value = jnp.where(keep_mask(condition, count), value, field.size)
             return nn.Embed(field.size + self.nullable, self.features, embedding_init=init, name=name)(value)
         vector = self.scale * FieldVector(field, self.features, name=name)(value.reshape(count, *(field.shape or (1,))))
-        return _null_where_hidden(self, name, (self.features,), vector, condition, self.scale)
+        return _null_where_dropped(self, name, (self.features,), vector, condition, self.scale)
 
 
 class TokenEncoder(nn.Module):
-    """A sequence of vectors: of a field of tokens each, of a class `label_tokens`, of any other field one."""
+    """A sequence of vectors: one for each token of a caption, `label_tokens` for a class, one for any other field."""
 
     fields: Fields
     features: int
@@ -155,12 +156,12 @@ class TokenEncoder(nn.Module):
             tokens = token_count(((name, field),), self.label_tokens)
             encoder = VectorEncoder(((name, field),), tokens * self.features, nullable=self.nullable, name=name)
             return encoder(condition, count).reshape(count, tokens, self.features)
-        tokens = Words(field, self.features, name=name)(_like(condition, name, field, count))
-        return _null_where_hidden(self, name, (field.shape[0], self.features), tokens, condition)
+        tokens = Words(field, self.features, name=name)(_value(condition, name, field, count))
+        return _null_where_dropped(self, name, (field.shape[0], self.features), tokens, condition)
 
 
 class MapEncoder(nn.Module):
-    """The sum of a map for each field of maps and images, resized to the `shape` of the image that is made."""
+    """The sum of a map for each field of maps and images, resized to the `shape` of the network's image."""
 
     fields: Fields
     features: int
@@ -172,9 +173,9 @@ class MapEncoder(nn.Module):
         return sum(self.encoded(name, field, condition, count) for name, field in self.fields)
 
     def encoded(self, name: str, field: Field, condition: Condition, count: int) -> jax.Array:
-        pixels = Pixels(field, self.features, name=name)(_like(condition, name, field, count))
+        pixels = Pixels(field, self.features, name=name)(_value(condition, name, field, count))
         pixels = jax.image.resize(pixels, (count, *self.shape, self.features), "nearest")
-        return _null_where_hidden(self, name, (self.features,), pixels, condition)
+        return _null_where_dropped(self, name, (self.features,), pixels, condition)
 
 
 def with_channel(fields: Fields, image: jax.Array, condition: Condition) -> jax.Array:
@@ -195,11 +196,11 @@ def with_vector(fields: Fields, code: jax.Array, condition: Condition) -> jax.Ar
     return jnp.concatenate([code, jnp.broadcast_to(vector, code.shape)], axis=-1)
 
 
-def maps(fields: Fields) -> Fields:
-    """The fields that `MapEncoder` takes."""
+def map_fields(fields: Fields) -> Fields:
+    """Maps and images, the fields that `MapEncoder` takes."""
     return tuple((name, field) for name, field in fields if spatial(field))
 
 
-def others(fields: Fields) -> Fields:
-    """The fields that are told as vectors where maps are told as maps."""
+def vector_fields(fields: Fields) -> Fields:
+    """The other fields, which a network with a `MapEncoder` encodes as vectors."""
     return tuple((name, field) for name, field in fields if not spatial(field))

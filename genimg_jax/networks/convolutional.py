@@ -1,7 +1,7 @@
 """Images to vectors and back: DCGAN's discriminator and generator (Radford et al. 2016), a VAE's encoder and decoder.
 
-Every level halves or doubles height and width with a 4x4 convolution of stride 2, whose kernel the stride divides, so
-that every pixel is covered equally often (Odena et al. 2016, "Deconvolution and checkerboard artifacts").
+Every level halves or doubles height and width with a 4x4 convolution of stride 2. The stride divides the kernel's size,
+so that every pixel is covered equally often (Odena et al. 2016, "Deconvolution and checkerboard artifacts").
 """
 
 import flax.linen as nn
@@ -32,7 +32,7 @@ def levels(height: int, width: int) -> int:
 class Encoder(nn.Module):
     """An image to a vector. Level i (from 0) has `width` * min(2^i, 8) channels; the last features are flattened.
 
-    The first level has no normalisation, as in DCGAN: the image's own scale must reach the network.
+    The first level has no normalisation, as in DCGAN: the network must see the image's scale.
     """
 
     width: int
@@ -54,7 +54,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """A vector to an image's raw outputs, the mirror image of `Encoder`: no tanh, no normalisation at the end.
+    """A vector to an image's raw outputs, the reverse of `Encoder`: no tanh, no normalisation at the end.
 
     `shape` is (height, width, channels) of the output.
     """

@@ -1,9 +1,8 @@
-"""What the networks of diffusion and flow models have in common: how they are told noise levels and conditions.
+"""What the networks of diffusion and flow models have in common: embeddings of noise levels and conditions, attention.
 
-Such a network maps (image f32[B, H, W, C], c_noise, condition) to f32[B, H, W, out]. `c_noise` f32[B] says
-how noisy the image is on any scale of order one, such as ln(sigma) / 4 (Karras et al. 2022, table 1) or a time in
-[0, 1]; f32[B, K] says several such numbers, for models of two times. The condition may be hidden. The outputs are
-float32 and 0 at first.
+Such a network maps (image f32[B, H, W, C], c_noise, condition) to f32[B, H, W, out]. `c_noise` f32[B] is the noise
+level on any scale of order one, such as ln(sigma) / 4 (Karras et al. 2022, table 1) or a time in [0, 1]; models of two
+times give f32[B, K]. The condition may be dropped. The outputs are float32, and 0 at initialisation.
 """
 
 import math
@@ -18,7 +17,7 @@ from genimg_jax.networks.attention import full_attention
 from genimg_jax.networks.conditioning import SEGMENT, Condition, Fields, MapEncoder, VectorEncoder
 from genimg_jax.networks.layers import Dense
 
-LOWEST, HIGHEST = 1 / 32, 2.0  # cycles a unit of `c_noise`; faster ones make derivatives with respect to it explode
+LOWEST, HIGHEST = 1 / 32, 2.0  # cycles a unit of `c_noise`; faster ones would make derivatives by it explode
 
 
 def fourier_features(x: jax.Array, features: int) -> jax.Array:
@@ -32,7 +31,7 @@ def fourier_features(x: jax.Array, features: int) -> jax.Array:
 
 
 class Modulator(nn.Module):
-    """Noise levels and condition to the vector that modulates every block, its activation already applied."""
+    """Noise levels and condition to the vector that modulates every block, after its activation."""
 
     features: int
     fields: Fields
@@ -49,7 +48,7 @@ class Modulator(nn.Module):
 
 
 class WithMaps(nn.Module):
-    """An image, and maps and images that it is conditioned on, as further channels."""
+    """The image with the maps and images of its condition as further channels."""
 
     fields: Fields
 
@@ -67,11 +66,11 @@ def normal(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float3
 
 
 class SelfAttention(nn.Module):
-    """Every token to every token, with as many heads as `head_size` goes into their features."""
+    """Self-attention over all tokens, with heads of `head_size` features."""
 
     head_size: int
     out_init: nn.initializers.Initializer = normal
-    forward_mode_ad: bool = False  # whether derivatives of forward mode are taken, in training
+    forward_mode_ad: bool = False  # whether training takes derivatives in forward mode
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:  # [B, S, F] -> [B, S, F]

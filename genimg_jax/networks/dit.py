@@ -1,10 +1,9 @@
 """A diffusion Transformer with adaptive layer normalisation (Peebles and Xie 2023, "adaLN-Zero").
 
-An image is cut into patches, a token each; every block is told the noise level and the condition as scales, shifts and
-gates of what it does, all 0 at first: it then hands on what it is given. Prefix tokens come before the patches:
-registers (Darcet et al. 2024), tokens of the class, the words of a caption. Maps and images that it is conditioned on
-are further channels of the image.
-See `denoising` for what goes in and out.
+An image is cut into patches, one token each. Noise level and condition modulate every block by scales, shifts and
+gates, which are 0 at initialisation: each block is then the identity. Prefix tokens come before the patches: registers
+(Darcet et al. 2024), tokens of the class, the words of a caption. Maps and images of the condition are further channels
+of the image. `denoising` describes inputs and outputs.
 """
 
 import flax.linen as nn
@@ -14,7 +13,7 @@ import numpy as np
 
 from genimg_jax import backend
 from genimg_jax.errors import ConfigError
-from genimg_jax.networks.conditioning import Condition, Fields, TokenEncoder, maps, others, sequence
+from genimg_jax.networks.conditioning import Condition, Fields, TokenEncoder, map_fields, sequence, vector_fields
 from genimg_jax.networks.denoising import Modulator, SelfAttention, WithMaps, normal
 from genimg_jax.networks.layers import Dense, unpatchify
 
@@ -22,7 +21,7 @@ from genimg_jax.networks.layers import Dense, unpatchify
 def patchify(image: jax.Array, patch: int) -> jax.Array:
     """Patches of `patch` x `patch` pixels in raster order, the values of each in raster order.
 
-    Raises `ConfigError` where they do not divide the image.
+    Raises `ConfigError` if they do not divide the image.
     """  # [B, H, W, C] -> [B, H W / patch^2, patch^2 C]
     batch, height, width, channels = image.shape
     if height % patch or width % patch:
@@ -52,7 +51,7 @@ def modulation(parts: int, condition: jax.Array, features: int, name: str) -> li
 
 
 class Block(nn.Module):
-    """Self-attention, then a perceptron with a hidden layer four times as wide, each added through a gate."""
+    """Self-attention, then an MLP whose hidden layer is four times as wide; each is added through a gate."""
 
     heads: int
     forward_mode_ad: bool = False  # see `SelfAttention`
@@ -70,7 +69,7 @@ class Block(nn.Module):
 
 
 class Blocks(nn.Module):
-    """`depth` blocks, whose parameters are stacked: each array's first axis is the block."""
+    """`depth` blocks whose parameters are stacked: the first axis of each array is the block."""
 
     depth: int
     heads: int
@@ -104,9 +103,9 @@ class DiT(nn.Module):
     heads: int
     out: int
     fields: Fields = ()
-    registers: int = 0  # learned tokens in front
-    label_tokens: int = 0  # tokens in front that are learned for each class
-    remat: bool = False  # compute blocks again for their gradients instead of keeping what is inside them
+    registers: int = 0  # learned prefix tokens
+    label_tokens: int = 0  # learned prefix tokens of each class
+    remat: bool = False  # rematerialise: recompute blocks for their gradients, to save memory
     scan_layers: bool = False  # compile one block and loop over it: see `backbone.Options`
     forward_mode_ad: bool = False  # see `SelfAttention`
 
@@ -119,8 +118,8 @@ class DiT(nn.Module):
                 f"use a multiple of {4 * self.heads}."
             )
         batch, height, width, _ = x.shape
-        vector = Modulator(self.width, others(self.fields), name="condition")(c_noise, condition)
-        x = WithMaps(maps(self.fields), name="maps")(x, condition)
+        vector = Modulator(self.width, vector_fields(self.fields), name="condition")(c_noise, condition)
+        x = WithMaps(map_fields(self.fields), name="maps")(x, condition)
         x = Dense(self.width, name="first")(patchify(x, self.patch))
         x = x + position_embedding(height // self.patch, width // self.patch, self.width).astype(x.dtype)[None]
         prefix_tokens = self.prefix_tokens(condition, batch)
@@ -132,13 +131,13 @@ class DiT(nn.Module):
         return unpatchify(last(modulate(x, scale, shift)).astype(jnp.float32), self.patch, height, width)
 
     def prefix_tokens(self, condition: Condition, batch: int) -> list[jax.Array]:
-        """The tokens that are no patches."""  # -> list of [B, any, width]
+        """The tokens before the patches."""  # -> list of [B, any, width]
         prefix_tokens = []
         if self.registers:
             registers = self.param("registers", nn.initializers.normal(1.0), (self.registers, self.width))
             prefix_tokens.append(jnp.broadcast_to(registers, (batch, *registers.shape)))
-        told = tuple((n, f) for n, f in self.fields if sequence(f) or (not f.shape and self.label_tokens))
-        if told:
-            encoder = TokenEncoder(told, self.width, self.label_tokens, nullable=True, name="tokens")
+        token_fields = tuple((n, f) for n, f in self.fields if sequence(f) or (not f.shape and self.label_tokens))
+        if token_fields:
+            encoder = TokenEncoder(token_fields, self.width, self.label_tokens, nullable=True, name="tokens")
             prefix_tokens.append(encoder(condition, batch))
         return prefix_tokens

@@ -1,16 +1,16 @@
 """The gated PixelCNN of van den Oord et al. 2016 ("Conditional image generation with PixelCNN decoders"), section 2.
 
-Two stacks of features, so that no earlier pixel is out of sight: the vertical stack at (r, c) sees the rows above r,
-the horizontal one also the pixels to the left in row r. Nothing is masked that could be left out: the input is moved
-down a row or right a column once, and every window holds only rows above and columns to the left. The current row of
-vertical features, and the current pixel of horizontal ones, are already free of what they must not see.
+There are two stacks of features, so that no earlier pixel is in a blind spot: the vertical stack at (r, c) depends on
+the rows above r, the horizontal stack also on the pixels to the left in row r. Shifts take the place of masks: the
+input is shifted once, by a row down or a column right, and every window covers only rows above and columns to the left.
+The current row of vertical features and the current pixel of horizontal features do not depend on later pixels, so
+windows may include them.
 
-A padded image is also how a part of one is computed: where the padding would be, a sampler puts the features that it
-has kept of the rows above (`vertical`) or of the pixels to the left (`horizontal`). Full passes and cached ones are
-the same code.
+A sampler computes a part of the image with the same code: in place of the padding it gives the cached features of the
+rows above (`vertical`) or of the pixels to the left (`horizontal`).
 
-With `groups` = C channels, features are split among the channels in their order (red, green, blue): those of channel
-c see the channels before c of the current pixel, and nothing of the others.
+With `groups` = C channels, features are split among the channels in their order (red, green, blue). The features of
+channel c depend on the channels before c of the current pixel, and not on the others.
 """
 
 import flax.linen as nn
@@ -19,17 +19,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from genimg_jax.backend import CHANNELS_LAST
-from genimg_jax.networks.conditioning import Condition, Fields, MapEncoder, VectorEncoder, maps, others
+from genimg_jax.networks.conditioning import Condition, Fields, MapEncoder, VectorEncoder, map_fields, vector_fields
 from genimg_jax.networks.layers import add
 
-Cache = tuple[jax.Array | None, ...]  # per layer; None: nothing but padding
+Cache = tuple[jax.Array | None, ...]  # per layer; None: only padding
 
 
 class Convolution(nn.Module):
-    """A convolution of a window [rows, columns], in the dtype of its parameters, `sides` zero columns on either side.
+    """A convolution with a window [rows, columns], in the dtype of its parameters; `sides` zero columns on each side.
 
-    With several `groups` the window's last column is the current pixel, where output channels of group g see input
-    channels of groups up to g; `strict`: before g. `gates` output arms are grouped alike.
+    With several `groups` the window's last column is the current pixel. There, output channels of group g depend on
+    input channels of groups up to g; if `strict`, before g. Each of the `gates` parts of the output has these groups.
     """
 
     features: int
@@ -47,9 +47,9 @@ class Convolution(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         if self.groups > 1:
             source, target = (np.arange(n) * self.groups // n for n in (x.shape[-1], self.features // self.gates))
-            seen = np.less.outer(source, target) if self.strict else np.less_equal.outer(source, target)
+            connected = np.less.outer(source, target) if self.strict else np.less_equal.outer(source, target)
             mask = np.ones(shape, np.float32)
-            mask[:, -1] = np.tile(seen, self.gates)
+            mask[:, -1] = np.tile(connected, self.gates)
             kernel = kernel * mask.astype(kernel.dtype)
         x = x.astype(kernel.dtype)
         if self.window == (1, 1):
@@ -65,7 +65,7 @@ def gate(x: jax.Array) -> jax.Array:
 
 
 def before(x: jax.Array, cached: jax.Array | None, axis: int, size: int) -> jax.Array:
-    """`x` after the `size` rows or columns that come before it."""  # axis: N -> size + N
+    """Prepends the `size` cached rows or columns before `x`, or zeros."""  # axis: N -> size + N
     if cached is not None:
         return jnp.concatenate([cached, x], axis)
     return jnp.pad(x, [(size, 0) if i == axis else (0, 0) for i in range(x.ndim)])
@@ -76,13 +76,13 @@ def last(x: jax.Array, axis: int, size: int) -> jax.Array:  # axis: N -> size
 
 
 class GatedLayer(nn.Module):
-    """Figure 2 of the paper; the vertical stack's contribution to the horizontal one is called its link.
+    """Figure 2 of the paper. The link is what the vertical stack adds to the horizontal stack.
 
-    The bias by which the vertical stack is told its condition (equation 4) reaches the horizontal one through the link.
+    The condition is a bias of the vertical stack (equation 4), which reaches the horizontal stack through the link.
     """
 
     features: int
-    kernel_radius: int  # rows above, and columns to either side, that a layer sees
+    kernel_radius: int  # rows above, and columns to either side, in a layer's window
     groups: int
     fields: Fields
 
@@ -96,7 +96,7 @@ class GatedLayer(nn.Module):
             self.condition = VectorEncoder(self.fields, 2 * self.features, (2 * self.features) ** -0.5)
 
     def vertical(self, x: jax.Array, condition: Condition, cached: jax.Array | None):
-        """Features and link of the rows of `x`, and what to keep of them for the rows below."""
+        """Features and link of the rows of `x`, and the cache for the rows below."""
         # [B, R, W, F], [B, kernel_radius, W, F] -> [B, R, W, F], [B, R, W, 2 F], [B, kernel_radius, W, F]
         rows = before(x, cached, 1, self.kernel_radius)
         x = self.down(rows)
@@ -105,7 +105,7 @@ class GatedLayer(nn.Module):
         return gate(x), self.link(x), last(rows, 1, self.kernel_radius)
 
     def horizontal(self, x: jax.Array, link: jax.Array, cached: jax.Array | None):
-        """Features of the columns of `x`, and what to keep of them for the columns to the right."""
+        """Features of the columns of `x`, and the cache for the columns to the right."""
         # [B, R, N, F], [B, R, N, 2 F], [B, R, kernel_radius, F] -> [B, R, N, F], [B, R, kernel_radius, F]
         columns = before(x, cached, 2, self.kernel_radius)
         return x + self.out(gate(self.across(columns) + link)), last(columns, 2, self.kernel_radius)
@@ -114,9 +114,9 @@ class GatedLayer(nn.Module):
 class GatedPixelCNN(nn.Module):
     """An image to the outputs of each pixel's distribution given the pixels before it in raster order.
 
-    With `positions`, a learned vector for each pixel is added to the vertical stack's first features: windows are the
-    same everywhere, and images that are centred are not. Maps and images are told as features of the vertical stack's
-    pixels (equation 5).
+    With `positions`, a learned vector for each pixel is added to the vertical stack's first features: convolutions are
+    the same everywhere, but centred images are not. Maps and images of the condition are added to the vertical stack's
+    first features too (equation 5).
     """
 
     shape: tuple[int, int]  # (height, width) of the image
@@ -125,7 +125,7 @@ class GatedPixelCNN(nn.Module):
     out: int  # output channels
     kernel_radius: int = 1
     first_kernel_radius: int = 3  # of the first layer, whose input has few channels
-    groups: int = 1  # channels whose outputs are conditioned on one another; 1: none
+    groups: int = 1  # of channels, each conditioned on those before it; 1: channels are not conditioned on one another
     positions: bool = True
     fields: Fields = ()
 
@@ -138,37 +138,38 @@ class GatedPixelCNN(nn.Module):
         if self.groups > 1:
             self.first_current = Convolution(self.features, (1, 1), self.groups, strict=True)
         self.stack = [
-            GatedLayer(self.features, self.kernel_radius, self.groups, others(self.fields)) for _ in range(self.layers)
+            GatedLayer(self.features, self.kernel_radius, self.groups, vector_fields(self.fields))
+            for _ in range(self.layers)
         ]
-        if maps(self.fields):
-            self.map = MapEncoder(maps(self.fields), self.features, self.shape)
+        if map_fields(self.fields):
+            self.map = MapEncoder(map_fields(self.fields), self.features, self.shape)
         self.hidden = Convolution(self.features, (1, 1), self.groups)
         self.output = Convolution(self.out, (1, 1), self.groups)
 
     def __call__(self, image: jax.Array, condition: Condition) -> jax.Array:
         # [B, H, W, C] -> [B, H, W, out]
-        nothing = (None,) * self.layers
-        links, _ = self.vertical(before(image[:, :-1], None, 1, self.first_kernel_radius), 0, condition, nothing)
-        return self.horizontal(before(image[:, :, :-1], None, 2, self.first_kernel_radius), image, links, nothing)[0]
+        no_cache = (None,) * self.layers
+        links, _ = self.vertical(before(image[:, :-1], None, 1, self.first_kernel_radius), 0, condition, no_cache)
+        return self.horizontal(before(image[:, :, :-1], None, 2, self.first_kernel_radius), image, links, no_cache)[0]
 
     def vertical(
         self, above: jax.Array, first: int | jax.Array, condition: Condition, cache: Cache
     ) -> tuple[Cache, Cache]:
-        """Every layer's link for R rows from row `first` on, from the pixels above them, and the next cache."""
+        """The links of all layers for R rows from row `first` on, from the pixels above them, and the next cache."""
         # [B, first_kernel_radius + R - 1, W, C], i32[]
         # -> tuple of [B, R, W, 2 F], tuple of [B, kernel_radius, W, F]
         x = self.first_down(above)
         if self.positions:
             place = jax.lax.dynamic_slice_in_dim(self.place, first, x.shape[1])
             x = x + jnp.broadcast_to(place[None], x.shape)
-        if maps(self.fields):
+        if map_fields(self.fields):
             x = x + jax.lax.dynamic_slice_in_dim(self.map(condition, len(x)), first, x.shape[1], 1).astype(x.dtype)
-        links, kept = [], []
+        links, next_cache = [], []
         for layer, cached in zip(self.stack, cache, strict=True):
-            x, link, keep = layer.vertical(x, condition, cached)
+            x, link, rows = layer.vertical(x, condition, cached)
             links.append(link)
-            kept.append(keep)
-        return tuple(links), tuple(kept)
+            next_cache.append(rows)
+        return tuple(links), tuple(next_cache)
 
     def horizontal(self, left: jax.Array, current: jax.Array, links: Cache, cache: Cache) -> tuple[jax.Array, Cache]:
         """Outputs of N columns, from the pixels to their left and their own earlier channels, and the next cache."""
@@ -177,11 +178,11 @@ class GatedPixelCNN(nn.Module):
         x = self.first_across(left)
         if self.groups > 1:
             x = x + self.first_current(current)
-        kept = []
+        next_cache = []
         for layer, link, cached in zip(self.stack, links, cache, strict=True):
-            x, keep = layer.horizontal(x, link, cached)
-            kept.append(keep)
-        return self.output(nn.relu(self.hidden(nn.relu(x)))), tuple(kept)
+            x, columns = layer.horizontal(x, link, cached)
+            next_cache.append(columns)
+        return self.output(nn.relu(self.hidden(nn.relu(x)))), tuple(next_cache)
 
     def empty(self, batch: int) -> tuple[Cache, Cache]:
         """The caches at the start of an image and of a row."""

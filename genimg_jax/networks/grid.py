@@ -11,7 +11,7 @@ WIDEST = 4  # times the width of the first level
 
 
 def halved(height: int, width: int, times: int, option: str) -> tuple[int, int]:
-    """Height and width, halved so many times. Raises `ConfigError`, naming the option, where one leaves a rest."""
+    """Height and width, halved `times` times. Raises `ConfigError`, naming the option, if they are not divisible."""
     if height % 2**times or width % 2**times:
         raise ConfigError(
             f"{option} is {times}, but a {height}x{width} image cannot be halved so often; lower it, or set data.size."
@@ -20,7 +20,7 @@ def halved(height: int, width: int, times: int, option: str) -> tuple[int, int]:
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions, each after group normalisation and SiLU, added to what they are given (He et al. 2016)."""
+    """Two 3x3 convolutions, each after group normalisation and SiLU, added to their input (He et al. 2016)."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:  # [B, H, W, C] -> [B, H, W, C]
@@ -34,8 +34,8 @@ class ResidualBlock(nn.Module):
 def pixel_shuffle(x: jax.Array) -> jax.Array:  # [B, h, w, 4 C] -> [B, 2h, 2w, C]
     """Every feature vector becomes the four pixels of a square (Shi et al. 2016, section 3.2).
 
-    After a convolution, what a transposed one computes without its zeros; unlike a repeated pixel, the finest
-    detail is not lost.
+    A convolution before it computes what a transposed convolution would, without the zeros. Unlike repeated pixels, it
+    keeps the finest detail.
     """
     return unpatchify(x, 2, 2 * x.shape[1], 2 * x.shape[2])
 
@@ -84,9 +84,9 @@ class GridDecoder(nn.Module):
 
 
 class PatchDiscriminator(nn.Module):
-    """A logit for each of a grid of overlapping patches (Isola et al. 2017, section 3.2.2), and the features it saw.
+    """A logit for each of a grid of overlapping patches (Isola et al. 2017, section 3.2.2), and the hidden features.
 
-    Convolutions of stride 2 whose kernels, the last one's included, are spectrally normalised (Miyato et al. 2018).
+    Convolutions of stride 2; all kernels, the last one's too, are spectrally normalised (Miyato et al. 2018).
     """
 
     width: int

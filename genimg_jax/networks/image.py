@@ -13,11 +13,11 @@ BLOCKS = 1  # residual blocks at each size of a grid network
 
 
 class ImageEncoder(nn.Module):
-    """An image to a vector, or a grid of them. What it is told is one more channel (Mirza and Osindero 2014)."""
+    """An image to a vector, or a grid of them. The condition is one more channel (Mirza and Osindero 2014)."""
 
     network: str  # 'mlp', 'conv' or 'grid'
     width: int  # hidden units of the MLP, or channels of the first convolution
-    depth: int  # hidden layers of the MLP, times that the grid is halved; 'conv' follows from the image's size
+    depth: int  # hidden layers of the MLP, downsamplings of 'grid'; that of 'conv' follows from the image's size
     out: int
     fields: Fields = ()
     normalization: str = "none"
@@ -54,7 +54,7 @@ class ProjectionDiscriminator(nn.Module):
 
 
 class ImageDecoder(nn.Module):
-    """A vector or a grid of them, with a vector of what it is told beside each, to an image's raw outputs."""
+    """A vector or a grid of them, each concatenated with the condition's vector, to an image's raw outputs."""
 
     network: str
     width: int

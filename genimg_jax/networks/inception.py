@@ -1,8 +1,8 @@
 """Inception-v3 as the Frechet inception distance uses it: TensorFlow's weights of 2015, ported to PyTorch's names.
 
-It differs from the Inception-v3 of Szegedy et al. 2016 in what those weights were trained with: averages that leave
-padding out, and a maximum in the pooling branch of the last block. Only inference: batch normalisation is folded into
-the convolutions when the weights are read.
+It differs from the Inception-v3 of Szegedy et al. 2016, as those weights were trained: averages exclude padding, and
+the pooling branch of the last block takes a maximum. Inference only: batch normalisation is folded into the
+convolutions when the weights are read.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ EPSILON = 1e-3  # of the batch normalisations that are folded in
 
 
 class Convolution(nn.Module):
-    """Convolution, bias, rectifier; `padding` rows and columns of zeros on each side."""
+    """Convolution, bias, ReLU; `padding` rows and columns of zeros on each side."""
 
     features: int
     window: tuple[int, int] = (1, 1)
@@ -146,8 +146,8 @@ class BlockE(nn.Module):
 
 
 class Inception(nn.Module):
-    """The pooled features, and the logits of 1,008 classes that the Inception score is read from, without their bias
-    as its first implementation had it."""
+    """The pooled features, and the logits of 1,008 classes for the Inception score, without bias, as in its first
+    implementation."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:  # [B, 299, 299, 3] -> [B, 2048], [B, 1008]
@@ -175,7 +175,7 @@ class Inception(nn.Module):
 
 
 def _folded(arrays: Mapping[str, np.ndarray], layer: str) -> dict[str, np.ndarray]:
-    """The kernel [h, w, in, out] and bias [out] that a convolution and its batch normalisation come to."""
+    """The kernel [h, w, in, out] and bias [out] of a convolution with its batch normalisation folded in."""
     weight, scale, offset, mean, variance = (
         arrays[f"{layer}.{name}"].astype(np.float64)
         for name in ("conv.weight", "bn.weight", "bn.bias", "bn.running_mean", "bn.running_var")
@@ -207,13 +207,13 @@ def parameters(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
         return {name: build(branch, (*path, name)) for name, branch in tree.items()}
 
     try:
-        found = build(expected, ())
+        params = build(expected, ())
     except KeyError as error:
         raise CheckpointError(f"the weight file lacks {error}; it is not FID's Inception-v3.") from None
-    for (path, wanted), given in zip(jax.tree.leaves_with_path(expected), jax.tree.leaves(found), strict=True):
+    for (path, wanted), given in zip(jax.tree.leaves_with_path(expected), jax.tree.leaves(params), strict=True):
         if wanted.shape != given.shape:
             name = jax.tree_util.keystr(path, simple=True, separator=".")
             raise CheckpointError(
                 f"{name} has shape {given.shape} in the weight file, and FID's Inception-v3 {wanted.shape}."
             )
-    return found
+    return params

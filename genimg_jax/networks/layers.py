@@ -1,7 +1,7 @@
 """Layers that the networks share. All compute in the dtype of their parameters.
 
-`core.value_and_grad` hands a loss its parameters in the compute dtype; layers that follow their parameters make the
-whole network follow, whatever the dtype of the images. Statistics (batch means, spectral vectors) stay float32.
+`core.value_and_grad` gives a loss its parameters in the compute dtype. So the whole network computes in that dtype,
+whatever the dtype of the images. Statistics (batch means, singular vectors) stay float32.
 """
 
 import functools
@@ -33,8 +33,8 @@ def _length(x: jax.Array) -> jax.Array:
 class SpectralScale(nn.Module):
     """Divides a kernel by an estimate of its largest singular value (Miyato et al. 2018, section 2.1, algorithm 1).
 
-    The kernel is read as a matrix from all its other axes to its last. The right singular vector lives in the
-    collection `batch_stats` and takes one step of power iteration a training call; evaluation uses it as it is.
+    The kernel is a matrix from all its other axes to its last. The right singular vector is in the collection
+    `batch_stats`. Each training call does one step of power iteration; evaluation uses the vector unchanged.
     """
 
     @nn.compact
@@ -61,9 +61,9 @@ def he_normal(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.flo
 
 
 def promotion(spectral: bool, training: bool) -> Callable:
-    """What Flax's layers take as `promote_dtype`: the dtype to compute in is the kernel's, whatever the input's.
+    """A `promote_dtype` for Flax's layers: they compute in the kernel's dtype, whatever the input's.
 
-    `spectral`: the kernel is divided by its `SpectralScale` too, whose singular vector is a variable of the layer.
+    `spectral`: the kernel is also divided by its `SpectralScale`, whose singular vector is a variable of the layer.
     """
 
     def promote(x: jax.Array, kernel: jax.Array, bias: jax.Array | None, **_):
@@ -110,12 +110,12 @@ class Upsample(nn.Module):
 
 
 def _upsample_init(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """He's variance for a kernel [4, 4, out, in], of whose 16 taps 4 reach an output pixel."""
+    """He's variance for a kernel [4, 4, out, in]: 4 of its 16 taps reach an output pixel."""
     return math.sqrt(2 / (4 * shape[-1])) * backend.normal(key, shape)
 
 
 def unpatchify(patches: jax.Array, patch: int, height: int, width: int) -> jax.Array:
-    """Patches of `patch` x `patch` pixels, in raster order and each of its values too, put together."""
+    """The inverse of `dit.patchify`: an image from patches in raster order, each with its values in raster order."""
     # [B, ..., patch^2 C] -> [B, height, width, C]
     x = patches.reshape(patches.shape[0], height // patch, width // patch, patch, patch, -1)
     return x.swapaxes(2, 3).reshape(patches.shape[0], height, width, -1)
@@ -125,7 +125,7 @@ class Normalization(nn.Module):
     """'none', 'batch' (Ioffe and Szegedy 2015; over the global batch under jit) or 'group' (Wu and He 2018; 16 channels
     a group, or fewer where that does not divide them).
 
-    The running averages of batch normalisation live in the collection `batch_stats`.
+    The running averages of batch normalisation are in the collection `batch_stats`.
     """
 
     kind: str

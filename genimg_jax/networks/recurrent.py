@@ -1,7 +1,7 @@
-"""Recurrent layers whose matrix products stand outside the loop wherever mathematics allows.
+"""Recurrent layers whose matrix products are outside the loop where possible.
 
-The input's product with its kernel is one matmul before the loop, and the gradient of the recurrent kernel one after
-it, instead of one an iteration: the loops hold the one product that must wait for the step before.
+The input's product with its kernel is one matmul before the loop, and the gradient of the recurrent kernel is one
+matmul after it. Only the product that depends on the previous step is inside the loops.
 """
 
 import functools
@@ -22,9 +22,9 @@ class Cell(NamedTuple):
     """One step of a recurrent layer, element by element."""
 
     gates: int
-    """Widths of the projections that `advance` takes."""
+    """Number of `width`s in the projections that `advance` takes."""
     memories: int
-    """How many vectors its state has."""
+    """Number of vectors in its state."""
     advance: Callable[[jax.Array, jax.Array, State], State]
     """(input's projection [B, gates width], hidden vector's projection [B, gates width], state) -> state."""
 
@@ -35,7 +35,7 @@ def _tanh(inputs: jax.Array, recurrent: jax.Array, state: State) -> State:
 
 
 def _gru(inputs: jax.Array, recurrent: jax.Array, state: State) -> State:
-    """Cho et al. 2014, in the form in which the reset gate follows the product (version 1 of the paper's preprint)."""
+    """Cho et al. 2014, in the form that applies the reset gate after the product (version 1 of the preprint)."""
     (hidden,) = state
     reset, update, new = jnp.split(inputs, 3, axis=-1)
     recurrent_reset, recurrent_update, recurrent_new = jnp.split(recurrent, 3, axis=-1)
@@ -45,7 +45,7 @@ def _gru(inputs: jax.Array, recurrent: jax.Array, state: State) -> State:
 
 
 def _lstm(inputs: jax.Array, recurrent: jax.Array, state: State) -> State:
-    """Hochreiter and Schmidhuber 1997, with the forget gate of Gers et al. 2000, open at first (bias 1)."""
+    """Hochreiter and Schmidhuber 1997, with the forget gate of Gers et al. 2000, which starts open (bias 1)."""
     _, memory = state
     enter, forget, new, out = jnp.split(inputs + recurrent, 4, axis=-1)
     memory = nn.sigmoid(forget + 1) * memory + nn.sigmoid(enter) * jnp.tanh(new)
@@ -95,10 +95,10 @@ recur.defvjp(_forward, _backward)
 
 
 class RecurrentStack(nn.Module):
-    """Layers of one kind of cell on top of each other, between linear maps: inputs of S steps to outputs of S steps.
+    """Stacked layers of one kind of cell between linear maps: inputs of S steps to outputs of S steps.
 
-    `steps` is (rows, columns) with rows x columns = S: every step's input has a learned bias for its row and one for
-    its column, for a recurrent layer cannot count far.
+    `steps` is (rows, columns) with rows x columns = S. Every step's input has a learned bias for its row and one for
+    its column, because a recurrent layer cannot count far.
     """
 
     cell: str
@@ -116,28 +116,28 @@ class RecurrentStack(nn.Module):
         self.input_kernels = [self.param(f"input_kernel_{i}", dense, (n, gates)) for i, n in enumerate(sizes)]
         self.input_biases = [self.param(f"input_bias_{i}", nn.initializers.zeros, (gates,)) for i in range(self.layers)]
         self.recurrent_kernels = [
-            # Orthogonal, so that neither the state nor its gradient fades or explodes at first (Saxe et al. 2014).
+            # Orthogonal, so that state and gradient neither vanish nor explode at initialisation (Saxe et al. 2014).
             self.param(f"recurrent_kernel_{i}", _orthogonal_gates, (self.width, gates))
             for i in range(self.layers)
         ]
-        place = nn.initializers.normal(0.1)
-        self.row_bias = self.param("row_bias", place, (self.steps[0], gates))
-        self.column_bias = self.param("column_bias", place, (self.steps[1], gates))
+        position_init = nn.initializers.normal(0.1)
+        self.row_bias = self.param("row_bias", position_init, (self.steps[0], gates))
+        self.column_bias = self.param("column_bias", position_init, (self.steps[1], gates))
         self.output_kernel = self.param("output_kernel", dense, (self.width, self.outputs))
         self.output_bias = self.param("output_bias", nn.initializers.zeros, (self.outputs,))
         if self.fields:
             self.condition = VectorEncoder(self.fields, gates, gates**-0.5)
 
     def project(self, x: jax.Array, condition: Condition) -> jax.Array:
-        """The first layer's projection, without the place."""  # [..., B, inputs] -> [..., B, gates width]
+        """The first layer's projection, without the position's bias."""  # [..., B, inputs] -> [..., B, gates width]
         kernel = self.input_kernels[0]
         projected = add(x.astype(kernel.dtype) @ kernel, self.input_biases[0])
         return add(projected, self.condition(condition, x.shape[-2])) if self.fields else projected
 
     def __call__(self, x: jax.Array, condition: Condition) -> jax.Array:  # [S, B, inputs] -> [S, B, outputs]
         cell = CELLS[self.cell]
-        place = self.row_bias[:, None] + self.column_bias[None, :]
-        projected = self.project(x, condition) + place.reshape(-1, 1, place.shape[-1])
+        bias = self.row_bias[:, None] + self.column_bias[None, :]
+        projected = self.project(x, condition) + bias.reshape(-1, 1, bias.shape[-1])
         hidden = recur(cell, projected, self.recurrent_kernels[0])
         for layer in range(1, self.layers):
             projected = add(hidden @ self.input_kernels[layer], self.input_biases[layer])
@@ -147,21 +147,21 @@ class RecurrentStack(nn.Module):
     def start(self, batch: int) -> tuple[State, ...]:  # -> layers x memories x [B, width]
         return (start(CELLS[self.cell], batch, self.width, self.row_bias.dtype),) * self.layers
 
-    def step(self, states: tuple[State, ...], x: jax.Array, condition: Condition, place: jax.Array):
-        """Step `place` of `__call__`: the states to carry on with, and the outputs."""
+    def step(self, states: tuple[State, ...], x: jax.Array, condition: Condition, position: jax.Array):
+        """Step `position` of `__call__`: the next states, and the outputs."""
         # [B, inputs], i32[] -> states, [B, outputs]
-        row, column = place // self.steps[1], place % self.steps[1]
+        row, column = position // self.steps[1], position % self.steps[1]
         projected = add(self.project(x, condition), self.row_bias[row] + self.column_bias[column])
-        after = []
+        following = []
         for layer, (state, kernel) in enumerate(zip(states, self.recurrent_kernels, strict=True)):
             if layer:
-                projected = add(after[-1][0] @ self.input_kernels[layer], self.input_biases[layer])
-            after.append(CELLS[self.cell].advance(projected, state[0] @ kernel, state))
-        return tuple(after), add(after[-1][0] @ self.output_kernel, self.output_bias)
+                projected = add(following[-1][0] @ self.input_kernels[layer], self.input_biases[layer])
+            following.append(CELLS[self.cell].advance(projected, state[0] @ kernel, state))
+        return tuple(following), add(following[-1][0] @ self.output_kernel, self.output_bias)
 
 
 def _orthogonal_gates(key: jax.Array, shape: tuple[int, int], dtype: jnp.dtype = jnp.float32) -> jax.Array:
-    """One orthogonal matrix a gate, beside each other."""  # -> [width, gates width]
+    """One orthogonal matrix for each gate, concatenated."""  # -> [width, gates width]
     width, gates = shape
     square = nn.initializers.orthogonal()
     matrices = [square(k, (width, width), dtype) for k in jax.random.split(key, gates // width)]

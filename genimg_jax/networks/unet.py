@@ -1,8 +1,8 @@
 """A U-Net in the manner of DDPM++ (Song et al. 2021), as Karras et al. 2022 use it (table 7, left column).
 
-Residual blocks that are told the noise level as a scale and a shift after their second normalisation; resolution is
-halved by averaging and doubled by repeating pixels inside such a block; every block on the way down hands its features
-to one on the way up. See `denoising` for what goes in and out.
+The noise level and the condition modulate each residual block by a scale and a shift after its second normalisation.
+Blocks halve the resolution by averaging pixels and double it by repeating them. Every block on the way down has a skip
+connection to one on the way up. `denoising` describes inputs and outputs.
 """
 
 import functools
@@ -15,21 +15,21 @@ import jax.numpy as jnp
 
 from genimg_jax import backend
 from genimg_jax.errors import ConfigError
-from genimg_jax.networks.conditioning import Condition, Fields, maps, others
+from genimg_jax.networks.conditioning import Condition, Fields, map_fields, vector_fields
 from genimg_jax.networks.denoising import Modulator, SelfAttention, WithMaps, normal
 from genimg_jax.networks.layers import Conv, Dense, Normalization
 
-HEAD = 64  # features of an attention head, or fewer where that does not divide them
+HEAD = 64  # features of an attention head, or fewer if they do not divide the block's
 
 
 def avg_pool(x: jax.Array) -> jax.Array:
-    """Means of 2x2 pixels."""  # [B, 2h, 2w, C] -> [B, h, w, C]
+    """The mean of each 2x2 pixels."""  # [B, 2h, 2w, C] -> [B, h, w, C]
     batch, height, width, channels = x.shape
     return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
 
 
 def upsample(x: jax.Array) -> jax.Array:
-    """Every pixel four times."""  # [B, h, w, C] -> [B, 2h, 2w, C]
+    """Repeats every pixel as 2x2 pixels."""  # [B, h, w, C] -> [B, 2h, 2w, C]
     batch, height, width, channels = x.shape
     spread = jnp.broadcast_to(x[:, :, None, :, None], (batch, height, 2, width, 2, channels))
     return backend.materialize(spread.reshape(batch, 2 * height, 2 * width, channels))
@@ -40,7 +40,7 @@ def group_norm(name: str) -> Callable[[jax.Array], jax.Array]:
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions beside a path that is linear; the block changes nothing but scale and resolution at first."""
+    """Two convolutions beside a linear skip; at initialisation the block only changes scale and resolution."""
 
     features: int
     resize: str = "keep"  # 'halve' or 'double' height and width
@@ -71,12 +71,12 @@ class ResidualBlock(nn.Module):
 
 
 class UNet(nn.Module):
-    """Raises `ConfigError` for an image that cannot be halved so often, or attention at a height that no level has."""
+    """Raises `ConfigError` for an image that cannot be halved at every level, or attention at a height of no level."""
 
     width: int  # channels of the first level
-    multipliers: tuple[int, ...]  # a level each: its channels over `width`; every level but the first halves the image
+    multipliers: tuple[int, ...]  # each level's channels over `width`; every level except the first halves the image
     blocks: int  # residual blocks a level
-    attention: tuple[int, ...]  # heights of the levels at which pixels attend to each other; the middle always does
+    attention: tuple[int, ...]  # heights of the levels with self-attention, besides the middle
     out: int
     fields: Fields = ()
     forward_mode_ad: bool = False  # see `SelfAttention`
@@ -88,14 +88,14 @@ class UNet(nn.Module):
         absent = [height for height in self.attention if height not in heights]
         if absent:
             raise ConfigError(f"attention is asked for at height {absent[0]}, but the levels' are {heights}.")
-        vector = Modulator(4 * self.width, others(self.fields), name="condition")(c_noise, condition)
+        vector = Modulator(4 * self.width, vector_fields(self.fields), name="condition")(c_noise, condition)
         features = [self.width * multiplier for multiplier in self.multipliers]
         attends = [height in self.attention for height in heights]
 
         def block(name, x, level, resize="keep", attention=False):
             return ResidualBlock(features[level], resize, attention, self.forward_mode_ad, name=name)(x, vector)
 
-        x = Conv(self.width, name="first")(WithMaps(maps(self.fields), name="maps")(x, condition))
+        x = Conv(self.width, name="first")(WithMaps(map_fields(self.fields), name="maps")(x, condition))
         skips = [x]
         for level in range(len(features)):
             if level:
@@ -118,7 +118,7 @@ class UNet(nn.Module):
 
 
 def level_heights(height: int, width: int, levels: int) -> list[int]:
-    """Raises `ConfigError` unless the image can be halved at every level but the first."""
+    """Raises `ConfigError` unless the image can be halved at every level except the first."""
     times = 2 ** (levels - 1)
     if height % times or width % times:
         raise ConfigError(
