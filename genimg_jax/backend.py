@@ -39,20 +39,21 @@ def attention(
     value: jax.Array,
     is_causal: bool = False,
     forward_mode_ad: bool = False,
+    mask: jax.Array | None = None,
 ) -> jax.Array:
     """`formula(query, key, value)`, which is scaled dot-product attention, or a GPU's kernel for the same.
 
     On a GPU `jax.nn.dot_product_attention`: cuDNN's kernel for 16-bit numbers in heads that it can take, XLA's for
-    others, for float32, and for derivatives of forward mode, which cuDNN's has not. On a CPU products of matrices
-    batched over heads run 1.35 times faster than it.
-    """  # [B, heads, T, D], 2 x [B, heads, S, D] -> [B, heads, T, D]
+    others, for float32, for a `mask` of what each query sees, and for derivatives of forward mode, which cuDNN's has
+    not. On a CPU products of matrices batched over heads run 1.35 times faster than it.
+    """  # [B, heads, T, D], 2 x [B, heads, S, D], bool[B, 1, T or 1, S] -> [B, heads, T, D]
     if jax.default_backend() != "gpu":
         return formula(query, key, value)
     size = query.shape[-1]
-    cudnn = query.dtype.itemsize == 2 and size % 8 == 0 and size <= 128 and not forward_mode_ad
+    cudnn = query.dtype.itemsize == 2 and size % 8 == 0 and size <= 128 and not forward_mode_ad and mask is None
     query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
     attended = jax.nn.dot_product_attention(
-        query, key, value, is_causal=is_causal, implementation="cudnn" if cudnn else "xla"
+        query, key, value, mask=mask, is_causal=is_causal, implementation="cudnn" if cudnn else "xla"
     )
     return attended.swapaxes(1, 2)
 

@@ -7,6 +7,7 @@ predicts the next token: its input is the previous token, and its position is th
 
 import functools
 import math
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -14,35 +15,61 @@ import jax.numpy as jnp
 import numpy as np
 
 from genimg_jax import backend
-from genimg_jax.networks.conditioning import Condition, Fields, TokenEncoder, token_count
+from genimg_jax.networks.conditioning import Condition, Fields, TokenEncoder, token_count, valid_tokens
 
-Cache = tuple[tuple[jax.Array, jax.Array], ...]  # keys and values of each block, [B, heads, slots, features]
-
-
-def causal_attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    """Scaled dot-product attention of every slot to itself and the slots before it."""
-    # 3 x [B, heads, T, D] -> [B, heads, T, D]
-    return backend.attention(functools.partial(masked_attention, first=0), query, key, value, is_causal=True)
+INVALID = -1e9  # the score of an invalid slot; a finite one, so that the mean is taken where no slot is valid
 
 
-def full_attention(query: jax.Array, key: jax.Array, value: jax.Array, forward_mode_ad: bool = False) -> jax.Array:
-    """Scaled dot-product attention of every slot to all slots; `forward_mode_ad`: with derivatives in forward mode."""
-    # [B, heads, T, D], 2 x [B, heads, S, D] -> [B, heads, T, D]
-    return backend.attention(_unmasked_attention, query, key, value, forward_mode_ad=forward_mode_ad)
+class Cache(NamedTuple):
+    blocks: tuple[tuple[jax.Array, jax.Array], ...]
+    """Keys and values of each block, [B, heads, slots, features]"""
+    valid: jax.Array | None
+    """bool[B, slots], see `Decoder.valid_slots`"""
 
 
-def _unmasked_attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+def causal_attention(query: jax.Array, key: jax.Array, value: jax.Array, valid: jax.Array | None = None) -> jax.Array:
+    """Scaled dot-product attention of every slot to itself and the valid slots before it."""
+    # 3 x [B, heads, T, D], bool[B, T] -> [B, heads, T, D]
+    formula = functools.partial(masked_attention, first=0, valid=valid)
+    mask = None if valid is None else valid[:, None, None] | jnp.eye(query.shape[2], dtype=bool)[None, None]
+    return backend.attention(formula, query, key, value, is_causal=True, mask=mask)
+
+
+def full_attention(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    forward_mode_ad: bool = False,
+    valid: jax.Array | None = None,
+) -> jax.Array:
+    """Scaled dot-product attention of every slot to all valid slots.
+
+    `forward_mode_ad`: with derivatives in forward mode.
+    """
+    # [B, heads, T, D], 2 x [B, heads, S, D], bool[B, S] -> [B, heads, T, D]
+    mask = None if valid is None else valid[:, None, None]
+    formula = functools.partial(_bidirectional_attention, mask=mask)
+    return backend.attention(formula, query, key, value, forward_mode_ad=forward_mode_ad, mask=mask)
+
+
+def _bidirectional_attention(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array | None) -> jax.Array:
     # Scaling the query instead of the scores saves a pass over the largest array.
     scores = jnp.einsum("bhnd,bhsd->bhns", query / math.sqrt(query.shape[-1]), key).astype(jnp.float32)
+    scores = scores if mask is None else jnp.where(mask, scores, INVALID)
     return jnp.einsum("bhns,bhsd->bhnd", jax.nn.softmax(scores).astype(value.dtype), value)
 
 
-def masked_attention(query: jax.Array, key: jax.Array, value: jax.Array, first: int | jax.Array) -> jax.Array:
-    """Attention of the slots `first`, `first` + 1, ... to all slots up to their own."""
-    # [B, heads, N, D], 2 x [B, heads, S, D] -> [B, heads, N, D]
+def masked_attention(
+    query: jax.Array, key: jax.Array, value: jax.Array, first: int | jax.Array, valid: jax.Array | None = None
+) -> jax.Array:
+    """Attention of the slots `first`, `first` + 1, ... to their own and to all valid slots before it."""
+    # [B, heads, N, D], 2 x [B, heads, S, D], bool[B, S] -> [B, heads, N, D]
     scores = jnp.einsum("bhnd,bhsd->bhns", query, key).astype(jnp.float32) / math.sqrt(query.shape[-1])
-    mask = jnp.arange(key.shape[2])[None, :] <= first + jnp.arange(query.shape[2])[:, None]
-    scores = jnp.where(mask[None, None], scores, -jnp.inf)
+    slots, here = jnp.arange(key.shape[2])[None, :], first + jnp.arange(query.shape[2])[:, None]
+    mask = (slots <= here)[None, None]
+    if valid is not None:
+        mask &= valid[:, None, None] | (slots == here)[None, None]
+    scores = jnp.where(mask, scores, -jnp.inf)
     return jnp.einsum("bhns,bhsd->bhnd", jax.nn.softmax(scores).astype(value.dtype), value)
 
 
@@ -89,17 +116,23 @@ class Block(nn.Module):
         self.hidden = nn.Dense(4 * self.width)
         self.out = nn.Dense(self.width, kernel_init=small)
 
-    def __call__(self, x: jax.Array, angles: jax.Array | None) -> jax.Array:  # [B, S, width] -> [B, S, width]
-        return self.add_and_mlp(x, causal_attention(*self.split(x, angles)))
+    def __call__(self, x: jax.Array, angles: jax.Array | None, valid: jax.Array | None = None) -> jax.Array:
+        # [B, S, width], bool[B, S] -> [B, S, width]
+        return self.add_and_mlp(x, causal_attention(*self.split(x, angles), valid))
 
     def extend(
-        self, x: jax.Array, angles: jax.Array | None, cache: tuple[jax.Array, jax.Array], first: int | jax.Array
+        self,
+        x: jax.Array,
+        angles: jax.Array | None,
+        cache: tuple[jax.Array, jax.Array],
+        first: int | jax.Array,
+        valid: jax.Array | None,
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         """The same for the N slots from `first` on; the slots before them are in the cache."""
         # [B, N, width], f32[N, D / 2] -> [B, N, width], the cache with them
         query, *new = self.split(x, angles)
         cache = [jax.lax.dynamic_update_slice_in_dim(old, n, first, 2) for old, n in zip(cache, new, strict=True)]
-        return self.add_and_mlp(x, masked_attention(query, *cache, first)), tuple(cache)
+        return self.add_and_mlp(x, masked_attention(query, *cache, first, valid)), tuple(cache)
 
     def split(self, x: jax.Array, angles: jax.Array | None) -> list[jax.Array]:
         # [B, S, width] -> query, key and value, [B, heads, S, width / heads] each
@@ -154,12 +187,20 @@ class Decoder(nn.Module):
             return self.condition(condition, count)
         return self.prefix(jnp.zeros((count, 1), jnp.int32))
 
+    def valid_slots(self, condition: Condition, count: int) -> jax.Array | None:  # -> bool[B, slots]
+        """The slots that others attend to: all but padding. None: all."""
+        valid = valid_tokens(self.fields, condition, count)
+        if valid is None:
+            return None
+        return jnp.pad(valid, ((0, 0), (0, math.prod(self.grid) - 1)), constant_values=True)
+
     def __call__(self, condition: Condition, tokens: jax.Array) -> jax.Array:
         """Logits of every token given the condition and the tokens before it."""  # i32[B, T] -> f32[B, T, vocabulary]
         x = jnp.concatenate([self.prefix_tokens(condition, len(tokens)), self.token(tokens[:, :-1])], axis=1)
         x, angles = self.with_positions(x, 0)
+        valid = self.valid_slots(condition, len(tokens))
         for block in self.blocks:
-            x = backend.materialize(block(x, angles))
+            x = backend.materialize(block(x, angles, valid))
         return self.logits(self.norm(x[:, self.prefix_length - 1 :])).astype(jnp.float32)
 
     def with_positions(self, x: jax.Array, first: int | jax.Array) -> tuple[jax.Array, jax.Array | None]:
@@ -180,11 +221,11 @@ class Decoder(nn.Module):
 
     def start(self, condition: Condition, count: int) -> tuple[jax.Array, Cache]:
         """The input of the slot that predicts the first token, and the cache of the slots before it."""
-        # -> [B, 1, width], per block 2 x [B, heads, S, width / heads]
+        # -> [B, 1, width], cache
         x = self.prefix_tokens(condition, count)
         slots = self.prefix_length - 1 + math.prod(self.grid)
         empty = jnp.zeros((x.shape[0], self.heads, slots, self.width // self.heads), x.dtype)
-        cache = tuple((empty, empty) for _ in range(self.depth))
+        cache = Cache(((empty, empty),) * self.depth, self.valid_slots(condition, count))
         if self.prefix_length > 1:
             _, cache = self.extend(x[:, :-1], cache, 0)
         return x[:, -1:], cache
@@ -203,7 +244,7 @@ class Decoder(nn.Module):
         # [B, N, width] -> [B, N, width]
         x, angles = self.with_positions(x, first)
         caches = []
-        for block, block_cache in zip(self.blocks, cache, strict=True):
-            x, block_cache = block.extend(x, angles, block_cache, first)
+        for block, block_cache in zip(self.blocks, cache.blocks, strict=True):
+            x, block_cache = block.extend(x, angles, block_cache, first, cache.valid)
             caches.append(block_cache)
-        return x, tuple(caches)
+        return x, cache._replace(blocks=tuple(caches))

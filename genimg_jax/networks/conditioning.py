@@ -39,6 +39,21 @@ def token_count(fields: Fields, label_tokens: int = 1) -> int:
     return sum(field.shape[0] if sequence(field) else 1 if field.shape else label_tokens for _, field in fields)
 
 
+def valid_tokens(fields: Fields, condition: Condition, count: int, label_tokens: int = 1) -> jax.Array | None:
+    """Which tokens of `TokenEncoder` can be attended to: all but padding; the nulls of dropped tokens are not padding.
+    None if no field is a sequence."""  # -> bool[B, T]
+    if not any(sequence(field) for _, field in fields):
+        return None
+
+    def valid(name: str, field: Field) -> jax.Array:
+        if not sequence(field):
+            return jnp.ones((count, token_count(((name, field),), label_tokens)), bool)
+        dropped = ~keep_mask(condition, count)[:, None]
+        return (_value(condition, name, field, count) != 0) | dropped
+
+    return jnp.concatenate([valid(*field) for field in fields], axis=1)
+
+
 def keep_mask(condition: Condition, count: int) -> jax.Array:  # -> bool[B]
     """The examples whose condition is not dropped."""
     if condition is None:
@@ -67,7 +82,7 @@ class Pixels(nn.Module):
 
 
 class Words(nn.Module):
-    """Tokens i32[B, T] to [B, T, features]: each encoded with its position, so that their order matters."""
+    """Tokens i32[B, T] to [B, T, features]: each encoded with its position; 0 for padding."""
 
     field: Field
     features: int
@@ -80,7 +95,7 @@ class Words(nn.Module):
         hidden = nn.silu(
             Dense(2 * WORD, name="hidden")(words + jnp.broadcast_to(positions.astype(words.dtype), words.shape))
         )
-        return Dense(self.features, name="out")(hidden)
+        return jnp.where((value != 0)[..., None], Dense(self.features, name="out")(hidden), 0)
 
 
 class FieldVector(nn.Module):
@@ -95,9 +110,8 @@ class FieldVector(nn.Module):
     @nn.compact
     def __call__(self, value: jax.Array) -> jax.Array:  # [B, *field.shape] -> [B, features]
         if sequence(self.field):
-            valid = (value != 0)[..., None]
-            total = jnp.where(valid, Words(self.field, self.features, name="words")(value), 0).sum(1)
-            return total / jnp.sqrt(jnp.maximum(valid.sum(1), 1)).astype(total.dtype)
+            total = Words(self.field, self.features, name="words")(value).sum(1)
+            return total / jnp.sqrt(jnp.maximum((value != 0).sum(1, keepdims=True), 1)).astype(total.dtype)
         if spatial(self.field):
             x = Pixels(self.field, SEGMENT, name="pixels")(value)
             while max(x.shape[1:3]) > COARSEST:

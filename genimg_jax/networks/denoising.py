@@ -65,18 +65,42 @@ def normal(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float3
     return 1 / math.sqrt(math.prod(shape[:-1])) * backend.normal(key, shape, dtype)
 
 
+def split_heads(x: jax.Array, parts: int, head_size: int) -> list[jax.Array]:
+    """Queries, keys or values for attention."""  # [B, S, parts F] -> parts x [B, heads, S, head_size]
+    x = x.reshape(*x.shape[:2], parts, -1, head_size)
+    return [x[:, :, i].swapaxes(1, 2) for i in range(parts)]
+
+
 class SelfAttention(nn.Module):
-    """Self-attention over all tokens, with heads of `head_size` features."""
+    """Self-attention over all valid tokens, with heads of `head_size` features."""
 
     head_size: int
     out_init: nn.initializers.Initializer = normal
     forward_mode_ad: bool = False  # whether training takes derivatives in forward mode
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:  # [B, S, F] -> [B, S, F]
-        parts = nn.Dense(3 * x.shape[-1], kernel_init=normal, name="heads_in")(x)
-        parts = parts.reshape(*x.shape[:2], 3, -1, self.head_size)
-        attended = full_attention(*(parts[:, :, i].swapaxes(1, 2) for i in range(3)), self.forward_mode_ad)
+    def __call__(self, x: jax.Array, valid: jax.Array | None = None) -> jax.Array:
+        # [B, S, F], bool[B, S] -> [B, S, F]
+        parts = split_heads(nn.Dense(3 * x.shape[-1], kernel_init=normal, name="heads_in")(x), 3, self.head_size)
+        attended = full_attention(*parts, self.forward_mode_ad, valid)
         return nn.Dense(x.shape[-1], kernel_init=self.out_init, name="heads_out")(
+            attended.swapaxes(1, 2).reshape(x.shape)
+        )
+
+
+class CrossAttention(nn.Module):
+    """Attention of x to the valid tokens of a condition, with heads of `head_size` features; 0 at first."""
+
+    head_size: int
+    forward_mode_ad: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array, tokens: jax.Array, valid: jax.Array) -> jax.Array:
+        # [B, S, F], [B, T, E], bool[B, T] -> [B, S, F]
+        features = x.shape[-1]
+        queries = split_heads(nn.Dense(features, kernel_init=normal, name="query")(x), 1, self.head_size)
+        parts = split_heads(nn.Dense(2 * features, kernel_init=normal, name="key_value")(tokens), 2, self.head_size)
+        attended = full_attention(*queries, *parts, self.forward_mode_ad, valid)
+        return nn.Dense(features, kernel_init=nn.initializers.zeros, name="heads_out")(
             attended.swapaxes(1, 2).reshape(x.shape)
         )

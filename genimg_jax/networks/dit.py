@@ -13,7 +13,15 @@ import numpy as np
 
 from genimg_jax import backend
 from genimg_jax.errors import ConfigError
-from genimg_jax.networks.conditioning import Condition, Fields, TokenEncoder, map_fields, sequence, vector_fields
+from genimg_jax.networks.conditioning import (
+    Condition,
+    Fields,
+    TokenEncoder,
+    map_fields,
+    sequence,
+    valid_tokens,
+    vector_fields,
+)
 from genimg_jax.networks.denoising import Modulator, SelfAttention, WithMaps, normal
 from genimg_jax.networks.layers import Dense, unpatchify
 
@@ -57,11 +65,12 @@ class Block(nn.Module):
     forward_mode_ad: bool = False  # see `SelfAttention`
 
     @nn.compact
-    def __call__(self, x: jax.Array, condition: jax.Array) -> jax.Array:  # [B, S, F], [B, E] -> [B, S, F]
+    def __call__(self, x: jax.Array, condition: jax.Array, valid: jax.Array | None = None) -> jax.Array:
+        # [B, S, F], [B, E], bool[B, S] -> [B, S, F]
         features = x.shape[-1]
         scale, shift, gate, *following = modulation(6, condition, features, "modulation")
         attend = SelfAttention(features // self.heads, forward_mode_ad=self.forward_mode_ad, name="attention")
-        x = x + gate * attend(modulate(x, scale, shift))
+        x = x + gate * attend(modulate(x, scale, shift), valid)
         scale, shift, gate = following
         hidden = nn.Dense(4 * features, kernel_init=normal, name="hidden")(modulate(x, scale, shift))
         x = x + gate * nn.Dense(features, kernel_init=normal, name="out")(nn.gelu(hidden))
@@ -78,9 +87,10 @@ class Blocks(nn.Module):
     forward_mode_ad: bool = False  # see `SelfAttention`
 
     @nn.compact
-    def __call__(self, x: jax.Array, condition: jax.Array) -> jax.Array:  # [B, S, F], [B, E] -> [B, S, F]
-        def step(block, x, condition):
-            return block(x, condition), None
+    def __call__(self, x: jax.Array, condition: jax.Array, valid: jax.Array | None = None) -> jax.Array:
+        # [B, S, F], [B, E], bool[B, S] -> [B, S, F]
+        def step(block, x, condition, valid):
+            return block(x, condition, valid), None
 
         step = nn.remat(step, prevent_cse=False) if self.remat else step
         scan = nn.scan(
@@ -91,7 +101,7 @@ class Blocks(nn.Module):
             length=self.depth,
             unroll=1 if self.scan_layers else self.depth,
         )
-        return scan(Block(self.heads, self.forward_mode_ad, name="blocks"), x, condition)[0]
+        return scan(Block(self.heads, self.forward_mode_ad, name="blocks"), x, condition, valid)[0]
 
 
 class DiT(nn.Module):
@@ -122,16 +132,19 @@ class DiT(nn.Module):
         x = WithMaps(map_fields(self.fields), name="maps")(x, condition)
         x = Dense(self.width, name="first")(patchify(x, self.patch))
         x = x + position_embedding(height // self.patch, width // self.patch, self.width).astype(x.dtype)[None]
-        prefix_tokens = self.prefix_tokens(condition, batch)
-        x = jnp.concatenate([*prefix_tokens, x], axis=1)
-        x = Blocks(self.depth, self.heads, self.remat, self.scan_layers, self.forward_mode_ad, name="trunk")(x, vector)
-        x = x[:, sum(tokens.shape[1] for tokens in prefix_tokens) :]
+        prefix_tokens, valid = self.prefix_tokens(condition, batch)
+        patches = x.shape[1]
+        if valid is not None:
+            valid = jnp.pad(valid, ((0, 0), (self.registers, patches)), constant_values=True)
+        blocks = Blocks(self.depth, self.heads, self.remat, self.scan_layers, self.forward_mode_ad, name="trunk")
+        x = blocks(jnp.concatenate([*prefix_tokens, x], axis=1), vector, valid)[:, -patches:]
         scale, shift = modulation(2, vector, self.width, "last_modulation")
         last = nn.Dense(self.patch**2 * self.out, kernel_init=nn.initializers.zeros, name="last")
         return unpatchify(last(modulate(x, scale, shift)).astype(jnp.float32), self.patch, height, width)
 
-    def prefix_tokens(self, condition: Condition, batch: int) -> list[jax.Array]:
-        """The tokens before the patches."""  # -> list of [B, any, width]
+    def prefix_tokens(self, condition: Condition, batch: int) -> tuple[list[jax.Array], jax.Array | None]:
+        """The tokens before the patches, registers first, and which of the others are valid."""
+        # -> list of [B, any, width], bool[B, T]
         prefix_tokens = []
         if self.registers:
             registers = self.param("registers", nn.initializers.normal(1.0), (self.registers, self.width))
@@ -140,4 +153,4 @@ class DiT(nn.Module):
         if token_fields:
             encoder = TokenEncoder(token_fields, self.width, self.label_tokens, nullable=True, name="tokens")
             prefix_tokens.append(encoder(condition, batch))
-        return prefix_tokens
+        return prefix_tokens, valid_tokens(token_fields, condition, batch, self.label_tokens)

@@ -2,7 +2,8 @@
 
 The noise level and the condition modulate each residual block by a scale and a shift after its second normalisation.
 Blocks halve the resolution by averaging pixels and double it by repeating them. Every block on the way down has a skip
-connection to one on the way up. `denoising` describes inputs and outputs.
+connection to one on the way up. Where pixels attend to each other, they also attend to the words of a caption (Rombach
+et al. 2022, section 3.3). `denoising` describes inputs and outputs.
 """
 
 import functools
@@ -15,8 +16,16 @@ import jax.numpy as jnp
 
 from genimg_jax import backend
 from genimg_jax.errors import ConfigError
-from genimg_jax.networks.conditioning import Condition, Fields, map_fields, vector_fields
-from genimg_jax.networks.denoising import Modulator, SelfAttention, WithMaps, normal
+from genimg_jax.networks.conditioning import (
+    Condition,
+    Fields,
+    TokenEncoder,
+    map_fields,
+    sequence,
+    valid_tokens,
+    vector_fields,
+)
+from genimg_jax.networks.denoising import CrossAttention, Modulator, SelfAttention, WithMaps, normal
 from genimg_jax.networks.layers import Conv, Dense, Normalization
 
 HEAD = 64  # features of an attention head, or fewer if they do not divide the block's
@@ -44,12 +53,14 @@ class ResidualBlock(nn.Module):
 
     features: int
     resize: str = "keep"  # 'halve' or 'double' height and width
-    attention: bool = False  # followed by self-attention over the pixels
+    attention: bool = False  # followed by attention over the pixels, and over the tokens if there are any
     forward_mode_ad: bool = False  # see `SelfAttention`
 
     @nn.compact
-    def __call__(self, x: jax.Array, condition: jax.Array) -> jax.Array:
-        # [B, H, W, C], [B, E] -> [B, H or H / 2 or 2 H, W likewise, features]
+    def __call__(
+        self, x: jax.Array, condition: jax.Array, tokens: tuple[jax.Array, jax.Array] | None = None
+    ) -> jax.Array:
+        # [B, H, W, C], [B, E], ([B, T, any], bool[B, T]) -> [B, H or H / 2 or 2 H, W likewise, features]
         convolution = functools.partial(nn.Conv, self.features, (3, 3))
         resize = {"keep": lambda x: x, "halve": avg_pool, "double": upsample}[self.resize]
         y = resize(nn.silu(group_norm("norm_in")(x)))
@@ -65,8 +76,10 @@ class ResidualBlock(nn.Module):
         if self.attention:
             y = group_norm("attention_norm")(x).reshape(x.shape[0], -1, self.features)
             heads = math.gcd(HEAD, self.features)
-            y = SelfAttention(heads, nn.initializers.zeros, self.forward_mode_ad, name="attention")(y)
-            x = (x + y.reshape(x.shape)) * math.sqrt(0.5)
+            attended = SelfAttention(heads, nn.initializers.zeros, self.forward_mode_ad, name="attention")(y)
+            if tokens is not None:
+                attended += CrossAttention(heads, self.forward_mode_ad, name="cross_attention")(y, *tokens)
+            x = (x + attended.reshape(x.shape)) * math.sqrt(0.5)
         return backend.materialize(x)
 
 
@@ -89,11 +102,16 @@ class UNet(nn.Module):
         if absent:
             raise ConfigError(f"attention is asked for at height {absent[0]}, but the levels' are {heights}.")
         vector = Modulator(4 * self.width, vector_fields(self.fields), name="condition")(c_noise, condition)
+        words, tokens = tuple((name, field) for name, field in self.fields if sequence(field)), None
+        if words:
+            encoder = TokenEncoder(words, 4 * self.width, nullable=True, name="tokens")
+            tokens = encoder(condition, len(x)), valid_tokens(words, condition, len(x))
         features = [self.width * multiplier for multiplier in self.multipliers]
         attends = [height in self.attention for height in heights]
 
         def block(name, x, level, resize="keep", attention=False):
-            return ResidualBlock(features[level], resize, attention, self.forward_mode_ad, name=name)(x, vector)
+            make = ResidualBlock(features[level], resize, attention, self.forward_mode_ad, name=name)
+            return make(x, vector, tokens)
 
         x = Conv(self.width, name="first")(WithMaps(map_fields(self.fields), name="maps")(x, condition))
         skips = [x]
