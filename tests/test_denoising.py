@@ -1,5 +1,7 @@
 """What a denoising network promises whichever it is: U-Net and DiT side by side, and the pieces that they share."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -153,9 +155,15 @@ def test_full_attention():
 def test_attention_on_a_gpu(monkeypatch):
     """The branch that is taken there, in float32 here; and which kernel 16-bit numbers are given to."""
     query, key, value = np.random.default_rng(1).standard_normal((3, 2, 3, 5, 8)).astype(np.float32)
-    here = [f(query, key, value) for f in (attention.full_attention, attention.causal_attention)]
+    valid = jnp.array([[True, True, False, True, False], [False] * 4 + [True]])  # not the last slot, or it alone
+    functions = [
+        functools.partial(f, valid=v)
+        for f in (attention.full_attention, attention.causal_attention)
+        for v in (None, valid)
+    ]
+    here = [f(query, key, value) for f in functions]
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    for f, expected in zip((attention.full_attention, attention.causal_attention), here, strict=True):
+    for f, expected in zip(functions, here, strict=True):
         np.testing.assert_allclose(f(*map(jnp.asarray, (query, key, value))), expected, atol=1e-5)
     chosen = []
     monkeypatch.setattr(

@@ -17,7 +17,7 @@ from genimg_jax.networks import attention, dit, unet
 WORDS = jnp.zeros((4, 8), jnp.int32).at[0, :3].set(jnp.array([1, 2, 3])).at[1, :2].set(4).at[2, 0].set(5)  # and none
 IMAGE = np.random.default_rng(0).standard_normal((4, 4, 4, 1)).astype(np.float32)
 TOKENS = np.random.default_rng(1).integers(5, size=(4, 6))
-LABEL = jnp.array([0, 1, 0, 1])
+LABEL, SHOWN = jnp.array([0, 1, 0, 1]), jnp.ones(4, bool)
 
 
 class Network(NamedTuple):
@@ -46,7 +46,7 @@ def call(name: str, words: jax.Array, **condition) -> tuple[nn.Module, tuple]:
 def compiled(name: str, length: int) -> Callable[..., jax.Array]:
     """The network's outputs, from parameters, captions i32[4, length] and for whom they are shown."""
 
-    def run(params: dict, words: jax.Array, keep: jax.Array = jnp.ones(4, bool)) -> jax.Array:
+    def run(params: dict, words: jax.Array, keep: jax.Array = SHOWN) -> jax.Array:
         module, arguments = call(name, words, keep=keep)
         return module.apply({"params": params}, *arguments)
 
@@ -85,9 +85,9 @@ def test_words_are_attended_to(name):
     run, told = compiled(name, 8), params(name, 8)
     if modulator := told.get("condition", {}).get("fields"):
         told = {**told, "condition": {**told["condition"], "fields": jax.tree.map(jnp.zeros_like, modulator)}}
-    plain, hidden = run(told, WORDS), jnp.zeros(4, bool)
+    plain = run(told, WORDS)
     for other in (WORDS.at[0, 1].set(6), WORDS.at[0, :3].set(WORDS[0, 2::-1]), WORDS.at[0, 3].set(6)):
         changes = np.abs(run(told, other) - plain).reshape(4, -1).max(1)
         assert changes[0] > 1e-3 and changes[1:].max() == 0
         if modulator:
-            np.testing.assert_array_equal(run(told, other, hidden), run(told, WORDS, hidden))
+            np.testing.assert_array_equal(run(told, other, ~SHOWN), run(told, WORDS, ~SHOWN))

@@ -107,7 +107,7 @@ def test_the_prefix_is_seen_in_its_order():
 
 def test_a_mask_shifted_by_one_is_caught(monkeypatch):
     masked = attention.masked_attention
-    monkeypatch.setattr(attention, "masked_attention", lambda q, k, v, first: masked(q, k, v, first + 1))
+    monkeypatch.setattr(attention, "masked_attention", lambda q, k, v, first, valid: masked(q, k, v, first + 1))
     with pytest.raises(AssertionError, match="not before"):
         test_sees_all_earlier_tokens_and_no_other("learned")
     with pytest.raises(AssertionError):

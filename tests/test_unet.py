@@ -58,7 +58,8 @@ def test_halving_and_doubling():
 def test_a_new_block_only_rescales(resize):
     x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 4, 4, 8)), jnp.float32)
     block = ResidualBlock(8, resize, attention=True)
-    outputs, _ = jax.jit(block.init_with_output)(jax.random.key(0), x, jnp.ones((2, 6)))
+    words = jnp.ones((2, 3, 5)), jnp.ones((2, 3), bool)
+    outputs, _ = jax.jit(block.init_with_output)(jax.random.key(0), x, jnp.ones((2, 6)), words)
     np.testing.assert_allclose(outputs, {"keep": x, "halve": avg_pool(x), "double": upsample(x)}[resize] / 2, atol=1e-6)
 
 
