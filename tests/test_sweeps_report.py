@@ -210,7 +210,7 @@ def test_other_data_or_code_is_not_compared_unless_told(tmp_path, manifest, mess
     with pytest.raises(DataError, match=message):
         report.write(sweep)
     text = report.write(sweep, mixed=True)
-    assert "Metrics all the same" in text
+    assert "Compared all the same" in text
 
 
 def test_two_protocols_are_not_compared_unless_told(tmp_path):

@@ -137,7 +137,7 @@ def notes(sweep: Sweep, found: Findings) -> list[str]:
     if any(s.summary and s.summary.too_few_seeds for s in found.configurations):
         parts.append(f"\\* {TOO_FEW_SEEDS}, whatever p says.")
     if found.mixture:
-        parts.append(f"Metrics all the same, as asked: trials that do not share {', '.join(found.mixture)}.")
+        parts.append(f"Compared all the same, as asked: trials that do not share {', '.join(found.mixture)}.")
     missing = [s for s in found.configurations if s.unfinished]
     if missing:
         parts.append(
