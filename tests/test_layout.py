@@ -86,6 +86,30 @@ def test_a_wrong_import_is_found(room, code, wrong):
     assert upward(room, code) == wrong
 
 
+def missing(code: str) -> list[str]:
+    """Why imports from this package fail, at the head of a file or inside a function."""
+    found = []
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.ImportFrom) and node.module.partition(".")[0] == "genimg_jax":
+            try:
+                exec(ast.unparse(node), {})
+            except ImportError as error:
+                found.append(str(error))
+    return found
+
+
+@pytest.mark.parametrize("folder", ["genimg_jax", "configs", "experiments"])
+def test_what_is_imported_exists(folder):
+    files = sorted((ROOT / folder).rglob("*.py"))
+    assert not {str(path.relative_to(ROOT)): found for path in files if (found := missing(path.read_text()))}
+
+
+def test_a_missing_import_is_found():
+    code = "import nothing\ndef f():\n    from genimg_jax.sweeps.trials import {}"
+    assert missing(code.format("Trial")) == [] and len(missing(code.format("Launcher, Cell"))) == 1
+    assert len(missing("from genimg_jax.nothing import f")) == 1
+
+
 @pytest.mark.parametrize(("module", "rooms"), [("difflib", {"options"}), ("hashlib", {"files", "data"})])
 def test_suggestions_and_digests_are_made_in_one_place(module, rooms):
     """Data hash images as they are read; all else uses `files.digest`."""
