@@ -68,9 +68,9 @@ def family(toy: Toy, name: str) -> core.Family:
         init=lambda *_: {},
         draw=lambda *_: {},
         error=lambda *_: (jnp.zeros(1), {}),
-        denoiser=lambda params, label: gaussian_score.denoiser(toy.mixture),
-        guided=lambda params, label: gaussian_score.denoiser(toy.mixture),
-        sample=lambda *_: jnp.zeros(1),
+        denoiser=lambda params, condition: gaussian_score.denoiser(toy.mixture),
+        guided=lambda params, condition: gaussian_score.denoiser(toy.mixture),
+        from_noise=lambda params, condition, noise, keys: noise,
         interpolant=lambda params: path,
     )
     return denoising.family(options, core.Spec(toy.shape, 0, LEVELS), {"model": core.Optimizer(None)}, ideal)

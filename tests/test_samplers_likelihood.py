@@ -1,14 +1,22 @@
 """Log densities of the probability-flow ODE against those of Gaussians and mixtures, whose every marginal is known."""
 
+import pathlib
+import sys
+
 import gaussian_score as toys
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from genimg_jax import core
 from genimg_jax.core import per_example_keys
 from genimg_jax.objectives import interpolants, targets
 from genimg_jax.samplers import likelihood
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "experiments"))
+
+import likelihood_error
 
 RNG = np.random.default_rng(0)
 SIZE = 4
@@ -139,3 +147,13 @@ def test_every_path_has_the_same_density(path, target):
         for d in (targets.denoiser(path, target, predict), ideal)
     )
     np.testing.assert_allclose(found, expected, atol=5e-3)
+
+
+@pytest.mark.parametrize("name", likelihood_error.FAMILIES)
+def test_the_study_of_errors_has_families_of_today(name):
+    family = likelihood_error.family(likelihood_error.Toy(GAUSSIAN, (2, 2, 1), 3), name)
+    weights, keys = core.Weights({"model": {}}, {}, {}), per_example_keys(jax.random.key(0), jnp.arange(3))
+    batch = {"image": jnp.zeros((3, 2, 2, 1)), "index": jnp.arange(3)}
+    for log_prob in (family.log_prob, family.log_prob_at_half):
+        assert jax.eval_shape(log_prob, weights, batch, jax.random.key(0)).shape == (3,)
+    assert jax.eval_shape(family.sample, weights, keys, batch).shape == (3, 2, 2, 1)
