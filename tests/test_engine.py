@@ -13,7 +13,7 @@ from tiny_runs import assert_same_state, change, environment, losses, name_of, s
 
 from genimg_jax import core
 from genimg_jax.data import open_source
-from genimg_jax.engine import checkpoint, conditions, config_files, parallel, restore, run, tasks, training
+from genimg_jax.engine import checkpoint, conditions, config_files, parallel, reproduce, restore, run, tasks, training
 from genimg_jax.engine import config as configs
 from genimg_jax.engine import program as programs
 from genimg_jax.errors import CheckpointError, ConfigError
@@ -67,6 +67,14 @@ def test_a_dtype_is_never_cast(tmp_path):
     checkpoint.close(store)
 
 
+def embedding_state(place: str, value: float) -> core.TrainState:
+    params = {"embedding": jnp.full((3, 2), value)}
+    for name in reversed(place.split("/")):
+        params = {name: params}
+    optimizer = core.Optimizer(optax.adam(1.0), ema_decay=0.9)
+    return core.init_state({"model": {**params, "bias": jnp.ones(2)}}, {"model": optimizer})
+
+
 @pytest.mark.parametrize(
     ("now", "then"),
     [
@@ -81,21 +89,39 @@ def test_a_dtype_is_never_cast(tmp_path):
 )
 def test_embeddings_are_found_where_they_were_before(tmp_path, now, then):
     """With their averages and moments. An array that is wanted nowhere is still refused."""
-
-    def state(place: str, value: float) -> core.TrainState:
-        params = {"embedding": jnp.full((3, 2), value)}
-        for name in reversed(place.split("/")):
-            params = {name: params}
-        optimizer = core.Optimizer(optax.adam(1.0), ema_decay=0.9)
-        return core.init_state({"model": {**params, "bias": jnp.ones(2)}}, {"model": optimizer})
-
     store = checkpoint.open_store(tmp_path)
-    checkpoint.save(store, state(then, 7.0), {}, None)
+    checkpoint.save(store, embedding_state(then, 7.0), {}, None)
     checkpoint.wait(store)
-    jax.tree.map(np.testing.assert_array_equal, checkpoint.restore(store, 0, state(now, 0.0)), state(now, 7.0))
+    found = checkpoint.restore(store, 0, embedding_state(now, 0.0))
+    jax.tree.map(np.testing.assert_array_equal, found, embedding_state(now, 7.0))
     with pytest.raises(CheckpointError, match=f"model/{then}/embedding: stored .*, wanted nothing"):
-        checkpoint.restore(store, 0, state("elsewhere", 0.0))
+        checkpoint.restore(store, 0, embedding_state("elsewhere", 0.0))
     checkpoint.close(store)
+
+
+@pytest.mark.parametrize("averaged", [True, False])
+def test_embeddings_are_transferred_from_where_they_were_before(tmp_path, capsys, averaged):
+    """And their averages, or the parameters where none were kept."""
+    donor = embedding_state("net/class_bias", 7.0)
+    donor = donor.replace(ema_params=jax.tree.map(lambda x: x + 1, donor.ema_params) if averaged else {})
+    store = checkpoint.open_store(tmp_path)
+    checkpoint.save(store, donor, {}, None)
+    checkpoint.wait(store)
+    found = training.transfer(embedding_state("net/condition/label", 0.0), store, 0)
+    checkpoint.close(store)
+    assert "took 2 of 2 arrays" in capsys.readouterr().out
+    for tree, value in ((found.params, 7.0), (found.ema_params, 7.0 + averaged)):
+        np.testing.assert_array_equal(tree["model"]["net"]["condition"]["label"]["embedding"], np.full((3, 2), value))
+
+
+def test_embeddings_of_an_earlier_version_are_compared_as_they_are_called_now(tmp_path):
+    for name, place in {"original": "net/class_bias", "again": "net/condition/label", "other": "elsewhere"}.items():
+        store = checkpoint.open_store(tmp_path / name)
+        checkpoint.save(store, embedding_state(place, 7.0), {}, None)
+        checkpoint.close(store)
+        (tmp_path / name / "metrics.jsonl").touch()
+    assert not reproduce.compare(tmp_path / "original", tmp_path / "again", 0).arrays_differing
+    assert len(reproduce.compare(tmp_path / "original", tmp_path / "other", 0).arrays_differing) == 8
 
 
 @pytest.fixture(scope="module")

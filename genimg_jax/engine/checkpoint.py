@@ -106,10 +106,10 @@ EARLIER = (
 )
 
 
-def _place(name: str, stored: Mapping[str, Any]) -> str:
-    """The name under which an array is stored."""
+def place(name: str, stored: Mapping[str, Any]) -> str:
+    """The name under which an array is stored, in checkpoints of this version or an earlier one."""
     earlier = [name.removesuffix(now) + then for now, then in EARLIER if name.endswith(now)]
-    return next((place for place in (name, *earlier) if place in stored), name)
+    return next((each for each in (name, *earlier) if each in stored), name)
 
 
 def filed(parts: Mapping[str, core.Tree]) -> dict[str, core.Tree]:
@@ -179,10 +179,10 @@ def restore(store: Store, step: int, abstract_state: core.TrainState) -> core.Tr
     Raises `CheckpointError` naming the first arrays that differ in path, shape or dtype, before loading any.
     """
     found, wanted = about(store, step)["shapes"], shapes(abstract_state)
-    places = {name: _place(name, found) for name in wanted}
-    stored = {**found, **{name: found[place] for name, place in places.items() if place in found}}
-    for place in set(places.values()) - set(places):
-        stored.pop(place, None)
+    places = {name: place(name, found) for name in wanted}
+    stored = {**found, **{name: found[earlier] for name, earlier in places.items() if earlier in found}}
+    for earlier in set(places.values()) - set(places):
+        stored.pop(earlier, None)
     wrong = [path for path in {**stored, **wanted} if stored.get(path) != wanted.get(path)]
     if wrong:
         lines = [f"  {p}: stored {stored.get(p, 'nothing')}, wanted {wanted.get(p, 'nothing')}" for p in wrong[:5]]
@@ -190,7 +190,7 @@ def restore(store: Store, step: int, abstract_state: core.TrainState) -> core.Tr
             f"checkpoint {store.directory / str(step)} is of another model; {len(wrong)} arrays differ from the "
             f"{len(wanted)} that are wanted:\n" + "\n".join(lines)
         )
-    if any(name != place for name, place in places.items()):
+    if any(name != earlier for name, earlier in places.items()):
         arrays = restore_untyped(store, step)
         saved = jax.tree_util.tree_map_with_path(
             lambda path, x: jax.device_put(arrays[places[path_name(path)]], x.sharding), _saved(abstract_state)

@@ -48,8 +48,12 @@ def environment_differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> 
 
 
 def compare(original: pathlib.Path, again: pathlib.Path, step: int) -> Comparison:
-    """Every bit of a step's state, and every logged line without its timings. NaN is what it is."""
+    """Every bit of a step's state, and every logged line without its timings. NaN is what it is.
+
+    Arrays that the original's version called otherwise are compared under today's names."""
     one, two = _arrays(original, step), _arrays(again, step)
+    names = {checkpoint.place(name, one): name for name in two}
+    one = {names.get(name, name): array for name, array in one.items()}
     arrays = [name for name in {**one, **two} if not _same(one.get(name), two.get(name))]
     first, second = _lines(original), _lines(again)
     lines = [

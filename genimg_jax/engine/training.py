@@ -140,7 +140,7 @@ def _scratch(program: Program, state: core.TrainState) -> core.TrainState:
     if not program.config.init_from:
         return state
     other = checkpoint.open_store(pathlib.Path(program.config.init_from), read_only=True)
-    return _transfer(jax.tree.map(jnp.asarray, state), other, checkpoint.choose(other, "last"))
+    return transfer(jax.tree.map(jnp.asarray, state), other, checkpoint.choose(other, "last"))
 
 
 def _check_same(stored: Mapping[str, Any], given: Mapping[str, Any], where: str, force_resume: bool) -> None:
@@ -167,27 +167,32 @@ def _check_inputs(workdir: pathlib.Path, program: Program, source: Source, force
         )
 
 
-def _transfer(state: core.TrainState, store: checkpoint.Store, step: int) -> core.TrainState:
-    """The parameters, and their averages, that another run has at the same path in the same shape."""
+def transfer(state: core.TrainState, store: checkpoint.Store, step: int) -> core.TrainState:
+    """The state with the parameters, and their averages, that another run has at the same path in the same shape.
+
+    Raises `CheckpointError` where it has none.
+    """
     theirs = checkpoint.restore_untyped(store, step)
     taken, missing = [], []
 
+    def fitting(mine, *names):
+        """What the first of these names has that is there, where it is an array like mine."""
+        found = next((theirs[place] for name in names if (place := checkpoint.place(name, theirs)) in theirs), None)
+        alike = found is not None and (found.shape, found.dtype) == (mine.shape, mine.dtype)
+        return found if alike else None
+
     def pick(path, mine):
         name = checkpoint.path_name(path)
-        found = theirs.get(name)
-        if found is not None and found.shape == mine.shape and found.dtype == mine.dtype:
-            taken.append(name)
-            return jax.device_put(found, mine.sharding)
-        missing.append(name)
-        return mine
+        found = fitting(mine, name)
+        (missing if found is None else taken).append(name)
+        return mine if found is None else jax.device_put(found, mine.sharding)
 
     def average(path, mine):
         """Theirs where they kept one, else from their parameters: never an average of what was not loaded."""
         name = checkpoint.path_name(path)
-        found = theirs.get(name.replace("params/", "ema/", 1), theirs.get(name))
-        fits = found is not None and found.shape == mine.shape and found.dtype == mine.dtype
+        found = fitting(mine, name.replace("params/", "ema/", 1), name)
         # Not the parameter's own buffer: the step donates both.
-        return jax.device_put(found, mine.sharding, may_alias=False) if fits else mine
+        return mine if found is None else jax.device_put(found, mine.sharding, may_alias=False)
 
     picked = jax.tree_util.tree_map_with_path(
         pick, state.replace(opt_state={}, ema_params={}, model_state={}, frozen_params={}, step=None)
