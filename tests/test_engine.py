@@ -67,11 +67,11 @@ def test_a_dtype_is_never_cast(tmp_path):
     checkpoint.close(store)
 
 
-def embedding_state(place: str, value: float) -> core.TrainState:
+def embedding_state(place: str, value: float, **averages) -> core.TrainState:
     params = {"embedding": jnp.full((3, 2), value)}
     for name in reversed(place.split("/")):
         params = {name: params}
-    optimizer = core.Optimizer(optax.adam(1.0), ema_decay=0.9)
+    optimizer = core.Optimizer(optax.adam(1.0), **(averages or {"ema_decay": 0.9}))
     return core.init_state({"model": {**params, "bias": jnp.ones(2)}}, {"model": optimizer})
 
 
@@ -101,17 +101,19 @@ def test_embeddings_are_found_where_they_were_before(tmp_path, now, then):
 
 @pytest.mark.parametrize("averaged", [True, False])
 def test_embeddings_are_transferred_from_where_they_were_before(tmp_path, capsys, averaged):
-    """And their averages, or the parameters where none were kept."""
+    """And their averages, or the parameters where none were kept, also of a second width."""
     donor = embedding_state("net/class_bias", 7.0)
     donor = donor.replace(ema_params=jax.tree.map(lambda x: x + 1, donor.ema_params) if averaged else {})
     store = checkpoint.open_store(tmp_path)
     checkpoint.save(store, donor, {}, None)
     checkpoint.wait(store)
-    found = training.transfer(embedding_state("net/condition/label", 0.0), store, 0)
+    mine = embedding_state("net/condition/label", 0.0, ema_exponents=(1.0, 2.0))
+    found = training.transfer(mine, store, 0)
     checkpoint.close(store)
     assert "took 2 of 2 arrays" in capsys.readouterr().out
-    for tree, value in ((found.params, 7.0), (found.ema_params, 7.0 + averaged)):
-        np.testing.assert_array_equal(tree["model"]["net"]["condition"]["label"]["embedding"], np.full((3, 2), value))
+    first, second = found.ema_params.values()
+    for tree, value in ((found.params["model"], 7.0), (first, 7.0 + averaged), (second, 7.0)):
+        np.testing.assert_array_equal(tree["net"]["condition"]["label"]["embedding"], np.full((3, 2), value))
 
 
 def test_embeddings_of_an_earlier_version_are_compared_as_they_are_called_now(tmp_path):

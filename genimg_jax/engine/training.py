@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import pathlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -190,7 +191,8 @@ def transfer(state: core.TrainState, store: checkpoint.Store, step: int) -> core
     def average(path, mine):
         """Theirs where they kept one, else from their parameters: never an average of what was not loaded."""
         name = checkpoint.path_name(path)
-        found = fitting(mine, name.replace("params/", "ema/", 1), name)
+        kept, of_parameters = name.replace("params/", "ema/", 1), re.sub(r"@\d+/", "/", name, count=1)
+        found = fitting(mine, kept, of_parameters)
         # Not the parameter's own buffer: the step donates both.
         return mine if found is None else jax.device_put(found, mine.sharding, may_alias=False)
 
