@@ -15,7 +15,7 @@ from genimg_jax.commands import report
 from genimg_jax.commands.evaluate import beside
 from genimg_jax.data import open_source, shapes
 from genimg_jax.engine import images, restore, tasks
-from genimg_jax.evaluation import attributes, evaluate_run, image_sets, named_sources, suite
+from genimg_jax.evaluation import attributes, evaluate_run, external, image_sets, named_sources, suite
 from genimg_jax.evaluation import recipe as recipes
 from genimg_jax.evaluation.labels import renumbered, shares_of
 from genimg_jax.metrics import features
@@ -251,6 +251,18 @@ def test_training_images_are_the_training_split(generated, both, bare, tmp_path)
     stated = found_of(tmp_path)["metrics"]["copies/pixels"]["spec"]
     assert stated["protocol.train"].endswith(" train") and stated["protocol.train images"] == 50
     assert (stated["split"], stated["reference_samples"]) == ("test", 30)
+
+
+def test_every_source_is_held_in_the_memory_that_an_evaluation_has(generated, workdir, bare, tmp_path, monkeypatch):
+    held, open_named = {}, external.open_named
+    monkeypatch.setattr(
+        external, "open_named", lambda found, flag: held.update({flag: found.options}) or open_named(found, flag)
+    )
+    monkeypatch.setattr(suite, "measure", lambda *_: suite.SuiteResult({}))
+    flags = ["--reference", workdir, "--train", workdir, "--out", tmp_path, "--config.evaluate.features=pixels"]
+    assert evaluate("--generated", generated / "images.npz", *flags) == 0
+    limits = {flag: options.memory_mib for flag, options in held.items()}
+    assert limits == dict.fromkeys(["--reference", "--generated", "--train"], image_sets.IN_MEMORY_MIB)
 
 
 def test_a_reference_without_labels_is_compared_with_and_trains_nothing(generated, both, bare, tmp_path):

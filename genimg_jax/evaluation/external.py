@@ -56,6 +56,7 @@ def evaluate_images(
     known = trained = None
     if train or theirs.train_split:
         place = named(train, read, "--train", "train") if train else theirs._replace(split=theirs.train_split)
+        place = place._replace(options=image_sets.bounded(place.options))
         known = open_named(place, "--train")
         labels.check_alike(known, source)
         trained = of_source(known, place.options, known.split, image_sets.TRAIN)
