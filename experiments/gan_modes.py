@@ -17,7 +17,7 @@ from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 from sklearn.pipeline import make_pipeline
 
 from genimg_jax.data import Part, open_source
-from genimg_jax.engine import images, restore, run, tasks
+from genimg_jax.engine import config_files, images, restore, tasks
 from genimg_jax.errors import exit_code
 
 
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=pathlib.Path)
     parser.add_argument("--count", type=int, default=1000, help="samples of each run")
     options = parser.parse_args()
-    opened = [restore.open_run(r, run.read_json(r, "config.json"), "last") for r in options.runs]
+    opened = [restore.open_run(r, config_files.of_run(r), "last") for r in options.runs]
     data = opened[0].program.config.data
     train, held_out = (open_source(data, part) for part in (Part.TRAIN, Part.EVALUATE))
     known = train.read(np.arange(min(train.size, 20_000)))

@@ -33,7 +33,7 @@ from genimg_jax.networks.recurrent import RecurrentStack
 SHAPE, PIXELS = (28, 28), 784
 CONFIGS = {  # and the steps of the whole-pass sampler that are timed
     "made": ("configs/made_mnist.py", 784),
-    "rnn, row": ("configs/rnn_mnist.py:row", 28),
+    "rnn, row": ("configs/rnn_mnist.py", 28),
     "rnn, pixel": ("configs/rnn_mnist.py:pixel", 16),
     "pixelcnn": ("configs/pixelcnn_mnist.py", 16),
     "transformer": ("configs/transformer_mnist.py:small", 4),
@@ -68,12 +68,7 @@ def pixelcnn(model) -> Outputs:
 
 def transformer(model) -> Outputs:
     network = Decoder(2, SHAPE, model.width, model.depth, model.heads, model.positions)
-
-    def outputs(params, image):
-        prefix, tokens = jnp.zeros((len(image), 1), jnp.int32), (image > 0).astype(jnp.int32)
-        return network.apply({"params": params}, prefix, tokens)
-
-    return outputs
+    return lambda params, image: network.apply({"params": params}, None, (image > 0).astype(jnp.int32))
 
 
 OUTPUTS = {"made": made, "rnn": rnn, "pixelcnn": pixelcnn, "transformer": transformer}
