@@ -4,7 +4,7 @@
 another split: --config.data.evaluate_split=holdout.
 """
 
-from genimg_jax.engine.config import SIX_STEPS, experiment
+from genimg_jax.engine.config import FOUR_STEPS, experiment
 
 
 def get_config(variant: str = ""):
@@ -32,9 +32,9 @@ def get_config(variant: str = ""):
             "captions": {"length": 14},
             "shapes": {"count": 40_000, "holdout": True},
         },
-        optimizer={"learning_rate": 1e-3, "schedule": "cosine", "ema_half_life": 50_000.0},
+        optimizer={"learning_rate": 1e-3, "schedule": "cosine", "warmup_steps": 200, "ema_half_life": 50_000.0},
         train={
-            "steps": 14_000,
+            "steps": 8000,
             "batch_size": 64,
             "log_every": 50,
             "evaluate_every": 2000,
@@ -44,9 +44,8 @@ def get_config(variant: str = ""):
         },
         variants={
             "tiny": {
-                **SIX_STEPS,
+                **FOUR_STEPS,
                 "model": {
-                    "patch": 4,
                     "width": 8,
                     "depth": 1,
                     "heads": 1,
@@ -55,8 +54,8 @@ def get_config(variant: str = ""):
                     "likelihood_steps": 4,
                     "likelihood_probes": 1,
                 },
-                "data": {"size": 8, "shapes": {"count": 200}},
-                "optimizer": {"ema_half_life": 0.0},
+                "data": {"shapes": {"count": 200}},
+                "optimizer": {"warmup_steps": 0, "ema_half_life": 0.0},
             }
         },
         variant=variant,

@@ -40,9 +40,9 @@ def several(default: tuple, low: float, high: float = math.inf, empty: bool = Fa
     return dataclasses.field(default=default, metadata={"low": low, "high": high, "empty": empty})
 
 
-def names() -> Any:
-    """A tuple of names, which may be empty."""
-    return dataclasses.field(default=(), metadata={"empty": True, "names": True})
+def names(*default: str) -> Any:
+    """A tuple of names, which may be empty if it is by default."""
+    return dataclasses.field(default=default, metadata={"empty": not default, "names": True})
 
 
 def leaves(kind: type, prefix: str = "") -> dict[str, dataclasses.Field]:

@@ -288,7 +288,7 @@ def use_everything(tmp_path):
         folder = str(tmp_path / "images")
         for source, others in {
             "tfds": {"name": "mnist"},
-            "shapes": {"shapes": {"count": 20, "seed": 0}, "fields": ("tokens",)},
+            "shapes": {"shapes": {"count": 20, "seed": 0, "holdout": True}, "fields": ("tokens",)},
             "pairs": {"pairs": {"partner": folder, "image_side": "left", "segments": 256}, "fields": ("map",)},
             "domains": {"domains": {"partner": folder}},
         }.items():

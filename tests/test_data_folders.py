@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from genimg_jax import data
+from genimg_jax.data.types import CaptionOptions
 from genimg_jax.errors import DataError
 
 
@@ -110,6 +111,25 @@ def test_captions_beside_the_splits_name_files_in_them(tmp_path):
     rows = [{"file_name": f"{split}/0.png", "text": split} for split in ("train", "test")] + []
     (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
     assert opened(tmp_path, "test").captions(np.arange(1)) == ["test"]
+
+
+def test_captions_are_joined_from_the_columns_that_are_named(tmp_path):
+    write(tmp_path, "0.png", "1.png")
+    rows = [
+        {"file_name": "0.png", "text": "grinning face", "keywords": ["smile", "happy"], "style": "noto"},
+        {"file_name": "1.png", "text": "number sign", "keywords": []},
+    ]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+
+    def captions(*columns):
+        options = data.Options(source="folder", path=str(tmp_path), captions=CaptionOptions(columns=columns))
+        return sorted(data.open_source(options, "train").captions(np.arange(2)))
+
+    assert captions("text") == ["grinning face", "number sign"]
+    assert captions("text", "keywords") == ["grinning face, smile happy", "number sign"]
+    assert captions("style", "text") == ["noto, grinning face", "number sign"]
+    with pytest.raises(DataError, match=r"columns names 'keyword'; did you mean 'keywords'\?"):
+        captions("text", "keyword")
 
 
 def test_an_absent_text_is_no_text_and_two_are_refused(tmp_path):

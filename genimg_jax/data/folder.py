@@ -38,6 +38,7 @@ from genimg_jax.data import classes, decode
 from genimg_jax.data.npz import open_npz
 from genimg_jax.data.types import Options, Stored
 from genimg_jax.errors import DataError
+from genimg_jax.options import nearest
 
 ARCHIVE = "images.npz"  # in a folder that `genimg sample` wrote
 SPLITS = ("train", "test", "validation", "valid", "val", "dev")
@@ -63,7 +64,7 @@ def open_folder(options: Options) -> Stored:
         raise DataError(f"There is no folder '{root}': set data.path to a folder of images.")
     if os.path.isfile(os.path.join(root, ARCHIVE)):
         return open_npz(dataclasses.replace(options, path=os.path.join(root, ARCHIVE)))
-    files, captions = _walk(root)
+    files, captions = _walk(root, options.captions.columns)
     if not files:
         raise DataError(f"The folder '{root}' holds no images.")
     places = _places(root, files)
@@ -111,7 +112,7 @@ def _hashed(file: str) -> bytes:
     return hashlib.sha256(os.fsencode(file)).digest()
 
 
-def _walk(root: str) -> tuple[list[str], dict[str, str]]:
+def _walk(root: str, columns: Sequence[str] = ("text",)) -> tuple[list[str], dict[str, str]]:
     """The image files below a folder, and the captions there are, by relative path."""
     files, captions, above = [], {}, {root: frozenset()}
     for path, subfolders, names in os.walk(root, onerror=_unreadable, followlinks=True):
@@ -126,7 +127,7 @@ def _walk(root: str) -> tuple[list[str], dict[str, str]]:
             if not _ignored(name) and not name.lower().endswith(SIDE_FILES):
                 files.append(os.path.normpath(os.path.join(relative, name)))
         if METADATA in names:
-            captions |= _captions(os.path.join(path, METADATA), relative)
+            captions |= _captions(os.path.join(path, METADATA), relative, columns)
     missing = captions.keys() - files
     if missing:
         raise DataError(f"{METADATA} names '{min(missing)}', which is not an image below '{root}': correct that line.")
@@ -142,8 +143,12 @@ def _ignored(name: str) -> bool:
     return name.startswith(".") or name.lower() in LEFTOVERS
 
 
-def _captions(path: str, relative: str) -> dict[str, str]:
-    captions = {}
+def _captions(path: str, relative: str, columns: Sequence[str]) -> dict[str, str]:
+    """By relative path, the columns joined by commas: a text as it is, a list as words, one that is missing not at all.
+
+    Raises DataError for a column that no line has, unless it is `text`, which need not be there.
+    """
+    captions, seen = {}, {"text"}
     try:
         with open(path, encoding="utf-8-sig") as file:
             lines = list(file)  # ends at line feeds alone; JSON strings may hold Unicode's other separators
@@ -156,12 +161,19 @@ def _captions(path: str, relative: str) -> dict[str, str]:
             continue
         try:
             row = json.loads(line)
-            file, text = os.path.normpath(os.path.join(relative, row["file_name"])), row.get("text")
+            file = os.path.normpath(os.path.join(relative, row["file_name"]))
+            parts = [row.get(column) for column in columns]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"'{path}', line {number}: write one JSON object with a `file_name` ({error}).") from error
         if file in captions:
             raise DataError(f"'{path}', line {number} names '{row['file_name']}' again: give each image one line.")
-        captions[file] = "" if text is None else str(text)
+        seen |= row.keys()
+        texts = [" ".join(map(str, part)) if isinstance(part, list) else str(part) for part in parts if part]
+        captions[file] = ", ".join(texts)
+    if absent := [column for column in columns if column not in seen]:
+        raise DataError(
+            f"data.captions.columns names {absent[0]!r}{nearest(absent[0], seen)} No line of '{path}' has it."
+        )
     return captions
 
 

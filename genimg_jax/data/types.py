@@ -23,6 +23,7 @@ class CaptionOptions:
     tokens: str = choice("words", "words", "bpe", "bytes")  # words in lower case; pairs of bytes merged by count; bytes
     length: int = bounded(32, 1)  # tokens of every caption, filled up with 0; a longer one is an error that names it
     vocabulary_size: int = bounded(8192, 2)  # words, bpe: the most tokens; words that are rarer are read as unknown
+    columns: tuple[str, ...] = names("text")  # folder: of metadata.jsonl, whose texts and lists of words are joined
     vocabulary: str = location()  # vocabulary.json of another run; "": made from the captions that are trained on
 
 

@@ -1,0 +1,50 @@
+"""EDM diffusion, given a caption, with a DiT on procedural scenes; some combinations of words are kept from it.
+
+`genimg evaluate` reads the captions back from the samples' pixels. Combinations that were never trained on are in
+another split: --config.data.evaluate_split=holdout.
+"""
+
+from genimg_jax.engine.config import FOUR_STEPS, experiment
+
+
+def get_config(variant: str = ""):
+    return experiment(
+        "diffusion",
+        model={
+            "network": "dit",
+            "patch": 4,
+            "width": 128,
+            "depth": 6,
+            "heads": 4,
+            "registers": 0,
+            "label_tokens": 0,
+            "conditions": ("tokens",),
+            "guidance": 2.0,
+            "evaluate_times": 16,
+        },
+        data={
+            "source": "shapes",
+            "fields": ("tokens",),
+            "captions": {"length": 14},
+            "shapes": {"count": 40_000, "holdout": True},
+        },
+        optimizer={"learning_rate": 1e-3, "schedule": "cosine", "warmup_steps": 200, "ema_half_life": 50_000.0},
+        train={
+            "steps": 8000,
+            "batch_size": 64,
+            "log_every": 50,
+            "evaluate_every": 2000,
+            "checkpoint_every": 1000,
+            "sample_every": 2000,
+            "best": "loss",
+        },
+        variants={
+            "tiny": {
+                **FOUR_STEPS,
+                "model": {"width": 8, "depth": 1, "heads": 1, "solver": "dpm_solver", "steps": 3, "evaluate_times": 2},
+                "data": {"shapes": {"count": 200}},
+                "optimizer": {"warmup_steps": 0, "ema_half_life": 0.0},
+            }
+        },
+        variant=variant,
+    )
