@@ -28,7 +28,7 @@ from genimg_jax.metrics.arrays import feature_sets
 from genimg_jax.metrics.classifier_tests import class_balance, proportion
 from genimg_jax.metrics.neighbours import nearest_within
 from genimg_jax.metrics.pair_scores import SelfSimilarity, pair_scores, self_similarity
-from genimg_jax.metrics.pairs import BLOCK
+from genimg_jax.metrics.pairs import BLOCK, centre
 
 HEALTHY, SUSPICIOUS, POOR, COLLAPSED = STATUSES = ("healthy", "suspicious", "untrained or poor", "collapsed")
 
@@ -102,19 +102,32 @@ def class_findings(
     ]
 
 
+def _subset(features: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:  # [N, D] -> [count, D]
+    """Random rows in their order; the array itself, not a copy, if they are all."""
+    chosen = np.sort(rng.permutation(len(features))[:count])
+    return features if count == len(features) else features[chosen]
+
+
+def _total_variance(features: np.ndarray) -> float:  # [N, D]
+    """The sum of the features' variances, a block of rows at a time: float64 of all would be twice their memory."""
+    middle = centre(features)
+    blocks = np.array_split(features, -(-len(features) // BLOCK))
+    return sum(np.square(block - middle).sum() for block in blocks) / len(features)
+
+
 def diversity_findings(
     generated: np.ndarray, reference: np.ndarray, seed: int = 0, block: int = BLOCK
 ) -> list[Finding]:  # [N, D], [M, D]
     """Repetition and spread of generated features, beside as many reference features, drawn by the seed."""
     generated, reference = feature_sets(least=3, generated=generated, reference=reference)
-    if not reference.std(axis=0).any():
+    if not (reference != reference[0]).any():
         raise DataError("the reference features do not vary at all; nothing can be told from them.")
     rng, count = np.random.default_rng(seed), min(len(generated), len(reference))
-    ours, data = (one[np.sort(rng.permutation(len(one))[:count])] for one in (generated, reference))
+    ours, data = (_subset(one, count, rng) for one in (generated, reference))
     near, data_near = (nearest_within(one, 1, block).distances[:, 0] for one in (ours, data))
     bound = DUPLICATE * np.median(data_near)
     rate, data_rate = np.mean(near <= bound), np.mean(data_near <= bound)
-    spread = float(ours.var(axis=0, dtype=np.float64).sum() / data.var(axis=0, dtype=np.float64).sum())
+    spread = float(_total_variance(ours) / _total_variance(data))
     return [
         Finding(
             "duplicates",
@@ -146,7 +159,7 @@ def quality_findings(
     `independent` pixels, on equally many of each set, drawn by the seed."""
     sets = feature_sets(least=4, generated=generated, reference=reference, independent=independent)
     rng, count = np.random.default_rng(seed), min(JUDGED, *map(len, sets))
-    ours, data, noise = (one[np.sort(rng.permutation(len(one))[:count])] for one in sets)
+    ours, data, noise = (_subset(one, count, rng) for one in sets)
     k = min(NEIGHBOURS, count - 1)
     pairs = self_similarity(data, k, block)
     distance, (scores,) = pair_scores(ours, data, [k], pairs, block=block)
