@@ -114,12 +114,6 @@ def _draw(values: flags.FlagValues, run: restore.Restored, asked: Mapping[str, s
     program, weights = run.program, run.weights
     names = run.dataset.get("classes", ())
     given = {name: conditions.parse(program, name, text, names) for name, text in asked.items()}
-    lacking = set(program.family.conditions) - {"label"} - set(given)
-    source = None
-    if values.given or lacking:
-        part = dict(zip(PARTS, (Part.TRAIN, Part.VALIDATION, Part.EVALUATE), strict=True))[values.given or "test"]
-        source = open_source(program.config.data, part)
-    seed = program.config.seed if values.seed is None else values.seed
     if values.reconstruct:
         source, columns = open_source(program.config.data, Part.EVALUATE), tasks.COLUMNS
         grid = images.to_uint8(tasks.reconstruct(program, weights, source, values.reconstruct))
@@ -128,6 +122,11 @@ def _draw(values: flags.FlagValues, run: restore.Restored, asked: Mapping[str, s
         original, made = rows.reshape(2, -1, *shape)[:, : min(values.reconstruct, source.size)]
         name = f"reconstructions-{run.step}"
         return Drawn(name, len(made), [made], {"original": original}, columns, grid)
+    lacking = set(program.family.conditions) - {"label"} - set(given)
+    source = None
+    if values.given or lacking:
+        source = open_source(program.config.data, dict(zip(PARTS, Part, strict=True))[values.given or "test"])
+    seed = program.config.seed if values.seed is None else values.seed
     if values.interpolate:
         name, columns, count = f"interpolations-{run.step}-seed{seed}", values.steps, values.interpolate * values.steps
         parts = [tasks.interpolate(program, weights, values.interpolate, columns, seed, given, source)]
