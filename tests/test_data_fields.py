@@ -434,13 +434,16 @@ def test_options_of_earlier_runs_are_those_of_sections():
 # --------------------------------------------------------------------------------------------------- whole runs
 
 
-def test_a_run_with_fields_resumes_with_its_own_vocabulary(tmp_path, capsys):
+def test_a_run_with_fields_resumes_with_its_own_vocabulary(tmp_path, monkeypatch, capsys):
     path = tmp_path / "a.npz"
     image = np.random.default_rng(0).integers(0, 256, (COUNT, 8, 8), np.uint8)
     archive(path, image=image)
     flags = ["--config.data.source=npz", f"--config.data.path={path}", "--config.data.fields=('tokens','map')"]
     flags += ["--config.data.captions.length=6"]
+    vocabularies, train_vocabulary = [], text.train
+    monkeypatch.setattr(text, "train", lambda *args: vocabularies.append(train_vocabulary(*args)) or vocabularies[-1])
     assert train(tmp_path / "whole", *flags) == 0
+    assert len(vocabularies) == 1  # for training and validation
     assert train(tmp_path / "cut", *flags, "--config.train.steps=4") == 0
     assert train(tmp_path / "cut", *flags) == 0
     assert_same_state(tmp_path / "whole", tmp_path / "cut")

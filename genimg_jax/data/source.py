@@ -38,10 +38,11 @@ SHOWN = 5  # names in a message
 TOKENS = "tokens"  # the field that captions become
 
 
-def open_source(options: Options, split: str | Part) -> Source:
+def open_source(options: Options, split: str | Part, vocabulary: "Tokenizer | None" = None) -> Source:
     """Open a split such as `train[:90%]`: in memory if it fits `options.memory_mib`, otherwise to be streamed.
 
     A `Part` opens the split that the options name for it, once it is known to share no image with the other two.
+    Captions are read by the `vocabulary` of another split, if given, instead of training it again.
 
     Raises DataError, in a sentence that names the file or split and what to do, where there is nothing to read, images
     differ in shape and `options.size` does not make them alike, or, in memory, any image cannot be read. In a streamed
@@ -49,7 +50,7 @@ def open_source(options: Options, split: str | Part) -> Source:
     """
     stored = KINDS[options.source](options)
     _check_fields(options, stored)
-    vocabulary = _vocabulary(options, stored) if TOKENS in options.fields else None
+    vocabulary = (vocabulary or _vocabulary(options, stored)) if TOKENS in options.fields else None
     recipe, split_size, shown = _choose(stored, options, split, vocabulary)
     domains = {name: _choose_domain(stored, name, options, split) for name in options.fields if name in stored.domains}
     needed = rows.size(recipe) + sum(rows.size(domain) for domain, *_ in domains.values())

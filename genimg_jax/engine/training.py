@@ -66,7 +66,7 @@ def _train(
         config = config._replace(data=text.with_vocabulary(config.data, records[0].folder, config.resume))
         source = open_source(config.data, Part.TRAIN)
         validated = config.train.evaluate_every and config.data.validation_split != "none"
-        validation = open_source(config.data, Part.VALIDATION) if validated else None
+        validation = open_source(config.data, Part.VALIDATION, source.vocabulary) if validated else None
         program = build(config, source.spec, source.stored_levels)
         _check_best(program)
         _check_classes(program, source)
