@@ -1,5 +1,6 @@
 """What images are made from: values that are given, conditions of held-out images, classes in turn."""
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -47,6 +48,16 @@ def test_held_out_conditions_come_in_their_order_and_go_round(told):
     for name in rows:
         np.testing.assert_array_equal(rows[name], stored[name])
     assert rows["map"].dtype == rows["tokens"].dtype == np.int32
+
+
+def test_many_conditions_are_read_a_batch_at_a_time(told):
+    built, source = told
+    size, read = program.batch_size(built), []
+    watched = source._replace(read=lambda index: read.append(len(index)) or source.read(index))
+    index = np.arange(2 * size + 3) // 2
+    found, expected = conditions.all_rows(built, index, source=watched), conditions.rows(built, index, source=source)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    assert read == [size, size, 3]
 
 
 def test_what_is_given_replaces_one_field_alone(told):

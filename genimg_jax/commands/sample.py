@@ -136,7 +136,7 @@ def _draw(values: flags.FlagValues, run: restore.Restored, asked: Mapping[str, s
         columns = tasks.sample_columns(program, min(count, GRID), given or source)
         parts = tasks.sample_batches(program, weights, count, seed, given, source)
         index = np.arange(count)
-    beside = conditions.rows(program, index, given, source)
+    beside = conditions.all_rows(program, index, given, source)
     if "label" in beside:  # runs of earlier versions do not say what their classes are called
         named = names or list(map(str, range(program.spec.num_classes)))
         beside |= classes.as_stored(beside.pop("label"), named)

@@ -7,7 +7,7 @@ import numpy as np
 
 from genimg_jax import core
 from genimg_jax.data import Source, decode, loading, text, transforms
-from genimg_jax.engine.program import Program
+from genimg_jax.engine.program import Program, batch_size
 from genimg_jax.errors import ConfigError, DataError
 from genimg_jax.options import nearest
 
@@ -47,6 +47,15 @@ def rows(
                 "what the test images come with."
             )
     return condition
+
+
+def all_rows(
+    program: Program, index: np.ndarray, given: Mapping[str, np.ndarray] | None = None, source: Source | None = None
+) -> core.Batch:
+    """The same as `rows`, read in batches: a source reads whole images with their conditions."""
+    size = batch_size(program)
+    parts = [rows(program, part, given, source) for part in np.split(index, range(size, len(index), size))]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _checked(name: str, field: core.Field, values: np.ndarray) -> np.ndarray:  # [*shape] or [N, *shape] -> [N, *shape]
