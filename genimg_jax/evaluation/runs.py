@@ -208,7 +208,7 @@ def _sample(opened: RunContext, weights: core.Weights) -> tuple[ImageSet, Measur
     given, source, captions, told = None, None, None, set(program.family.conditions) - {"label"}
     if told:  # all of it is that of the held-out images, in their order
         source, order = opened.source, np.arange(count) % opened.source.size
-        labels, names = (source.read(order)["label"], source.classes) if source.classes else (None, ())
+        labels, names = None if reference.labels is None else reference.labels[order], reference.classes
         captions = source.captions(order) if "tokens" in told else None
     elif "label" in program.family.conditions:
         # Runs of earlier versions do not say what their classes are called; others were checked.
