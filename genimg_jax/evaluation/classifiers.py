@@ -149,22 +149,22 @@ def _assembled(arrays: dict[str, np.ndarray], record: Mapping[str, Any], origin:
     return Classifier(*both, record["classes"], {**record, "origin": origin})
 
 
-def _images(source: Source, count: int, binarized: bool = False) -> Iterator[np.ndarray]:
-    """The first images of a source; binarised by the same draws whenever they are asked for."""
+def _images(source: Source, count: int, labels: list[np.ndarray], binarized: bool = False) -> Iterator[np.ndarray]:
+    """The first images of a source, whose labels are added to `labels` on the way; binarised by the same draws whenever
+    they are asked for."""
     # -> f32[n, H, W, C] in [-1, 1] ...
     rng = np.random.default_rng(0)
     size = min(CHUNK, chunk(source.spec.image_shape))
     for start in range(0, count, size):
-        image = source.read(np.arange(start, min(start + size, count)))["image"].astype(np.float32)
-        image = np.minimum(image / (source.stored_levels - 1), 1)
+        rows = source.read(np.arange(start, min(start + size, count)))
+        labels.append(rows["label"])
+        image = np.minimum(rows["image"].astype(np.float32) / (source.stored_levels - 1), 1)
         yield 2 * (rng.random(image.shape, np.float32) < image).astype(np.float32) - 1 if binarized else 2 * image - 1
 
 
 def _correct(found: Classifier, source: Source, count: int, binarized: bool = False) -> int:
-    labels = np.concatenate(
-        [source.read(np.arange(start, min(start + CHUNK, count)))["label"] for start in range(0, count, CHUNK)]
-    )
-    return int(np.sum(predict(found, _images(source, count, binarized)) == labels))
+    labels: list[np.ndarray] = []
+    return int(np.sum(predict(found, _images(source, count, labels, binarized)) == np.concatenate(labels)))
 
 
 def _tested(found: Classifier, test: Source) -> dict[str, Any]:
