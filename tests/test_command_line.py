@@ -132,7 +132,8 @@ def test_a_configuration_trains_evaluates_samples_and_reports(config, tmp_path, 
         single = np.asarray(Image.open(made / f"{i:06d}.png")).reshape(shape)
         np.testing.assert_array_equal(single, picture)
     if drawn[0] == "--count":
-        grid = images.grid(pictures)
+        conditional = "label" in np.load(made / "images.npz")
+        grid = images.grid(pictures, captions=["0", "1", "2"] if conditional else ())
         np.testing.assert_array_equal(np.asarray(Image.open(made / "grid.png")).reshape(grid.shape), grid)
     logged = {line["step"] for line in run.read_metrics(tmp_path) if line["split"] == "train"}
     assert values.train.steps in logged
@@ -155,7 +156,7 @@ def test_a_grid_shows_the_first_of_many_and_every_image_is_written(finished, tmp
     assert main(["sample", "--workdir", str(finished), *flags]) == 0
     pictures = np.load(tmp_path / "images.npz")["image"]
     assert len(pictures) == len(list(tmp_path.glob("0*.png"))) == 13
-    grid = images.grid(pictures[:10], 10)
+    grid = images.grid(pictures[:10], 10, captions=list("0123456789"))
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "grid.png")), grid[..., 0])
 
 

@@ -1,5 +1,7 @@
 """What images are made from: values that are given, conditions of held-out images, classes in turn."""
 
+import types
+
 import jax
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from tiny_runs import change, name_of
 
 from genimg_jax import core
 from genimg_jax.data import Part, open_source
-from genimg_jax.engine import conditions, config_files, program, tasks
+from genimg_jax.engine import conditions, config_files, loop, program, tasks
 from genimg_jax.engine import config as configs
 from genimg_jax.errors import ConfigError
 
@@ -82,6 +84,21 @@ def test_samples_follow_their_conditions_and_not_the_batch(told):
     np.testing.assert_allclose(beside[8:14], whole, atol=1e-5)
     real = source.read(np.arange(8))["image"].astype(np.float32) / 127.5 - 1
     np.testing.assert_allclose(beside[:8], real, atol=1e-5)
+
+
+def test_training_grids_show_captions_below_samples(told):
+    built, source = told
+    saved = []
+    record = types.SimpleNamespace(failure=None, save_grid=lambda *arguments: saved.append(arguments))
+    loop._save_grids(built, [record], built.init(0), 5, source, source.classes)
+    ((step, pictures, columns, captions),) = saved
+    rows = np.array(captions).reshape(-1, columns)
+    assert step == 5 and rows.size == len(pictures) == 48  # of 20 images, of which the last fills its row
+    shown = np.minimum(np.arange(24), source.size - 1)
+    assert (rows[0::2] == "").all() and rows[1::2].ravel().tolist() == source.captions(shown)
+    unlike = built._replace(family=built.family._replace(conditions=("label",)))
+    names = [source.classes[i] for i in source.read(np.arange(4))["label"]]
+    assert conditions.captions(unlike, np.arange(4), source, source.classes) == names
 
 
 def test_maps_are_read_from_pictures(told, tmp_path):

@@ -257,6 +257,20 @@ def test_small_images_are_enlarged(size, enlarged):
     assert picture.shape == (enlarged + 2 * images.PADDING,) * 2 + (1,)
 
 
+def test_captions_are_written_below_their_images():
+    """Every row is as high as its own captions; each word is written in the column of its image, and none is cut."""
+    captions = ["", "", "", "word", "", "eight long words that do not fit here"]
+    picture = images.grid(np.zeros((6, 32, 32, 3), np.uint8), 3, captions=captions)
+    row = images.CAPTIONED_SIZE + images.PADDING
+    assert (picture[:row] == images.grid(np.zeros((3, 32, 32, 3), np.uint8), 3, scale=4)[:row]).all()
+    below = picture[2 * row :]
+    ink = [(below[:, images.PADDING + i * row :][:, : row - images.PADDING] < 128).any(-1) for i in range(3)]
+    assert ink[0].any() and not ink[1].any() and not ink[2][:, -1].any()
+    last = [np.flatnonzero(dark.any(axis=1))[-1] for dark in (ink[0], ink[2])]
+    assert last[1] >= last[0] + images.FONT_SIZE, "not wrapped"
+    assert images.grid(np.zeros((2, 28, 28, 1), np.uint8), captions=["3", "7"]).shape[1] == 2 * 58 + 2
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_png_files_keep_every_pixel(tmp_path, channels):
     array = np.random.default_rng(0).integers(0, 256, (6, 5, channels), dtype=np.uint8)

@@ -71,6 +71,8 @@ class Drawn(NamedTuple):
     """What the archive holds besides"""
     columns: int | None = None
     """Of the grid"""
+    captions: Sequence[str] = ()
+    """What is written below its images"""
     grid: np.ndarray | None = None
     """What it shows, where that is not the first images"""
 
@@ -121,7 +123,7 @@ def _draw(values: flags.FlagValues, run: restore.Restored, asked: Mapping[str, s
         rows = grid.reshape(-1, 2, columns, *shape).swapaxes(0, 1)  # those that were encoded, and what their codes give
         original, made = rows.reshape(2, -1, *shape)[:, : min(values.reconstruct, source.size)]
         name = f"reconstructions-{run.step}"
-        return Drawn(name, len(made), [made], {"original": original}, columns, grid)
+        return Drawn(name, len(made), [made], {"original": original}, columns, grid=grid)
     lacking = set(program.family.conditions) - {"label"} - set(given)
     source = None
     if values.given or lacking:
@@ -136,15 +138,16 @@ def _draw(values: flags.FlagValues, run: restore.Restored, asked: Mapping[str, s
         columns = tasks.sample_columns(program, min(count, GRID), given or source)
         parts = tasks.sample_batches(program, weights, count, seed, given, source)
         index = np.arange(count)
-    beside = conditions.all_rows(program, index, given, source)
+    beside, captions = conditions.all_rows(program, index, given, source), []
     if "label" in beside:  # runs of earlier versions do not say what their classes are called
         named = names or list(map(str, range(program.spec.num_classes)))
+        captions = [named[label] for label in beside["label"]]
         beside |= classes.as_stored(beside.pop("label"), named)
     if "tokens" in beside:
         del beside["tokens"]
-        told = [asked["tokens"]] * count if "tokens" in asked else source.captions(index % source.size)
-        beside["caption"] = np.array(told)
-    return Drawn(name, count, parts, beside, columns)
+        captions = [asked["tokens"]] * count if "tokens" in asked else source.captions(index % source.size)
+        beside["caption"] = np.array(captions)
+    return Drawn(name, count, parts, beside, columns, captions)
 
 
 def _write(drawn: Drawn, out: pathlib.Path, singles: bool) -> None:
@@ -166,4 +169,4 @@ def _write(drawn: Drawn, out: pathlib.Path, singles: bool) -> None:
 
     images.save_npz(out / "images.npz", drawn.count, pictures(), **drawn.beside)
     grid = np.concatenate(first) if drawn.grid is None else drawn.grid
-    images.save_png(out / "grid.png", images.grid(grid, drawn.columns))
+    images.save_png(out / "grid.png", images.grid(grid, drawn.columns, captions=drawn.captions[: len(grid)]))

@@ -58,6 +58,20 @@ def all_rows(
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
+def captions(
+    program: Program, index: np.ndarray, source: Source | None = None, classes: Sequence[str] = ()
+) -> list[str]:
+    """What is written below the images that `rows` gives their conditions: captions, or else the names of the classes.
+
+    Empty if the family is conditioned on neither.
+    """
+    if "tokens" in program.family.conditions:
+        return source.captions(index % source.size)
+    if "label" in program.family.conditions:
+        return [classes[label] for label in rows(program, index, source=source)["label"]]
+    return []
+
+
 def _checked(name: str, field: core.Field, values: np.ndarray) -> np.ndarray:  # [*shape] or [N, *shape] -> [N, *shape]
     values = values[None] if values.ndim == len(field.shape) else values
     if values.shape[1:] != field.shape:

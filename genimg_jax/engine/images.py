@@ -3,17 +3,20 @@
 import io
 import math
 import pathlib
+import textwrap
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from genimg_jax.files import atomic_path, write_atomic
 
 PADDING = 2  # pixels between and around the images of a grid
 BACKGROUND = 255
 VISIBLE_SIZE = 64  # pixels: smaller images are enlarged towards this size in a grid
+CAPTIONED_SIZE = 128  # the same above captions of several words
+FONT_SIZE, MOST_LINES = 11, 8  # pixels; lines of a caption, of which the rest is left out
 
 
 def to_uint8(images: np.ndarray) -> np.ndarray:  # f32[...] in [-1, 1] or u8[...] -> u8[...]
@@ -26,24 +29,46 @@ def to_uint8(images: np.ndarray) -> np.ndarray:  # f32[...] in [-1, 1] or u8[...
 
 
 def grid(
-    images: np.ndarray, columns: int | None = None, scale: int | None = None
+    images: np.ndarray, columns: int | None = None, scale: int | None = None, captions: Sequence[str] = ()
 ) -> np.ndarray:  # [N, H, W, C] -> u8[...]
-    """One picture u8[rows, columns, C] of N > 0 images, row by row.
+    """One picture u8[rows, columns, C] of N > 0 images, row by row, each above its caption if there are `captions`.
 
     `columns` is about the square root of N unless given. `scale`, a whole number, repeats each pixel; unless given,
-    it brings small images close to 64 pixels.
+    it brings small images close to 64 pixels, or to 128 above captions of several words.
     """
     images = to_uint8(images)
     count, height, width, channels = images.shape
     columns = columns or math.ceil(math.sqrt(count))
-    rows = math.ceil(count / columns)
-    scale = scale or max(1, VISIBLE_SIZE // max(height, width))
+    size = CAPTIONED_SIZE if any(" " in caption for caption in captions) else VISIBLE_SIZE
+    scale = scale or max(1, size // max(height, width))
     images = images.repeat(scale, axis=1).repeat(scale, axis=2)
-    cells = np.full((rows * columns, height * scale + PADDING, width * scale + PADDING, channels), BACKGROUND, np.uint8)
-    cells[:count, PADDING:, PADDING:] = images
-    picture = cells.reshape(rows, columns, *cells.shape[1:]).swapaxes(1, 2)
-    picture = picture.reshape(rows * cells.shape[1], columns * cells.shape[2], channels)
-    return np.pad(picture, ((0, PADDING), (0, PADDING), (0, 0)), constant_values=BACKGROUND)
+    rows = []
+    for start in range(0, count, columns):
+        row, words = images[start : start + columns], captions[start : start + columns]
+        if any(words):
+            row = np.concatenate([row, _written(words, row.shape[2], channels)], axis=1)
+        cells = np.full((columns, row.shape[1] + PADDING, row.shape[2] + PADDING, channels), BACKGROUND, np.uint8)
+        cells[: len(row), PADDING:, PADDING:] = row
+        rows.append(cells.swapaxes(0, 1).reshape(cells.shape[1], -1, channels))
+    return np.pad(np.concatenate(rows), ((0, PADDING), (0, PADDING), (0, 0)), constant_values=BACKGROUND)
+
+
+def _written(captions: Sequence[str], width: int, channels: int) -> np.ndarray:
+    """Black text on the background, wrapped to `width` pixels."""  # -> u8[N, height, width, channels]
+    font = ImageFont.load_default(FONT_SIZE)
+    letters, strips = max(1, int(width / font.getlength("o"))), []
+    wrapped = [
+        [caption]
+        if font.getlength(caption) <= width
+        else textwrap.wrap(caption, letters, max_lines=MOST_LINES, placeholder="...")
+        for caption in captions
+    ]
+    for lines in wrapped:
+        strip = Image.new("L", (width, max(map(len, wrapped)) * (FONT_SIZE + 2) + PADDING), BACKGROUND)
+        for i, line in enumerate(lines):
+            ImageDraw.Draw(strip).text((0, i * (FONT_SIZE + 2)), line, 0, font)
+        strips.append(np.asarray(strip))
+    return np.stack(strips)[..., None].repeat(channels, axis=-1)
 
 
 def save_png(path: pathlib.Path, array: np.ndarray) -> None:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from genimg_jax import core, progress
 from genimg_jax.data import Source
-from genimg_jax.engine import parallel, run, tasks
+from genimg_jax.engine import conditions, parallel, run, tasks
 from genimg_jax.engine import program as programs
 from genimg_jax.engine.config import TrainOptions
 from genimg_jax.engine.program import Packed, Program
@@ -67,7 +67,7 @@ def run_steps(
         for i in active(records):
             stack.enter_context(records[i].logging(step))
         if step == 0 and train.sample_every:
-            _save_grids(program, records, state, step, validation)
+            _save_grids(program, records, state, step, validation, source.classes)
         while step < train.steps:
             batch = parallel.put_batch(next(batches), program.mesh)
             state, metrics = program.step(state, batch, program.seed)
@@ -83,7 +83,7 @@ def run_steps(
             if validation is not None and due(train.evaluate_every):
                 means = _log_validation(program, records, state, step, validation)
             if due(train.sample_every):
-                _save_grids(program, records, state, step, validation)
+                _save_grids(program, records, state, step, validation, source.classes)
             if saving:
                 _save_checkpoints(program, records, state, step, means)
             if logging:
@@ -173,10 +173,15 @@ _norm = jax.jit(optax.tree.norm)
 
 
 def _save_grids(
-    program: Program, records: Records, state: core.TrainState, step: int, validation: Source | None
+    program: Program,
+    records: Records,
+    state: core.TrainState,
+    step: int,
+    validation: Source | None,
+    classes: Sequence[str],
 ) -> None:
     """The same keys at every step, so that grids can be compared over time; of what cannot sample, reconstructions."""
-    weights, count = core.weights(state), program.config.train.samples
+    weights, count, captions = core.weights(state), program.config.train.samples, []
     if program.family.sample is not None:
         told = set(program.family.conditions) - {"label"}
         if told and validation is None:
@@ -184,9 +189,14 @@ def _save_grids(
         if told:  # below the held-out images whose conditions they are given
             columns = tasks.COLUMNS
             pictures = tasks.beside_held_out(program, weights, validation, count // 2, program.seed)
+            index = np.minimum(np.arange(pictures.shape[-4] // 2), validation.size - 1)  # as the last batch is filled
+            if texts := conditions.captions(program, index, validation, classes):
+                rows = np.array(texts).reshape(-1, columns)
+                captions = np.stack([np.full_like(rows, ""), rows], axis=1).ravel().tolist()
         else:
             columns = tasks.sample_columns(program, count)
             pictures = tasks.sample(program, weights, count, program.seed)
+            captions = conditions.captions(program, np.arange(count), classes=classes)
     elif core.space_with(program.family, "encode") and validation is not None:
         columns = tasks.COLUMNS
         pictures = tasks.reconstruct(program, weights, validation, count // 2)
@@ -194,4 +204,4 @@ def _save_grids(
         return
     pictures = program.unstack(pictures)
     for i in active(records):
-        records[i].save_grid(step, pictures[i], columns)
+        records[i].save_grid(step, pictures[i], columns, captions)

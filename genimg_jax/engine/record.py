@@ -57,8 +57,11 @@ class RunRecord:
         """Adds one line of metrics."""
         self.metrics.write(split, step, step * self.config["train"]["batch_size"], values)
 
-    def save_grid(self, step: int, pictures: np.ndarray, columns: int | None) -> None:  # f32[N, H, W, C] in [-1, 1]
-        images.save_png(self.folder / "samples" / f"{step}.png", images.grid(pictures, columns))
+    def save_grid(
+        self, step: int, pictures: np.ndarray, columns: int | None, captions: Sequence[str]
+    ) -> None:  # f32[N, H, W, C] in [-1, 1]
+        grid = images.grid(pictures, columns, captions=captions)
+        images.save_png(self.folder / "samples" / f"{step}.png", grid)
 
     def save(self, state: core.TrainState, validation: Mapping[str, float] | None) -> None:
         """Starts to write a checkpoint, ranked by the means on the validation images, if they were measured."""
