@@ -98,8 +98,8 @@ class Latents(NamedTuple):
     """(weights, codes, condition) -> f32[B, H, W, C] in [-1, 1]."""
     encode: Callable[[Weights, Batch, jax.Array], jax.Array] | None = None
     """(weights, batch, key) -> codes. It draws nothing, where second stages can be trained on them."""
-    prior: Callable[[Weights, jax.Array], jax.Array] | None = None
-    """(weights, keys[B]) -> codes. The family's `sample` is `decode` of them."""
+    prior: Callable[[Weights, jax.Array, Batch], jax.Array] | None = None
+    """(weights, keys[B], condition) -> codes. The family's `sample` is `decode` of them."""
     interpolate: str | None = None
     """The path between two codes, 'spherical' or 'linear' (`objectives.interpolation`); None: there is none."""
 

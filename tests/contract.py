@@ -285,7 +285,7 @@ def latents_agree(case: Case) -> None:
             encode = jax.jit(lambda data, encode=space.encode: encode(weights(case), data, core.stream(0, "encode")))
             drawn.append(rows_alone(encode, data))
         if space.prior:
-            drawn.append(rows_alone(functools.partial(space.prior, weights(case)), keys))
+            drawn.append(rows_alone(functools.partial(jax.jit(space.prior), weights(case)), keys, data))
             close(jax.jit(made.sample)(weights(case), keys, data), decode(drawn[-1], data))
         for codes in drawn:
             codes_fit(codes, space.spec)

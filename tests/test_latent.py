@@ -57,6 +57,7 @@ CASE = contract.Case(make, OPTIONS, ("model",))
         contract.microbatches_agree,
         contract.samples_are_their_own,
         contract.conditions_are_told,
+        contract.latents_agree,
         contract.evaluation_ignores_padding,
         contract.float_options_vectorise,
     ],

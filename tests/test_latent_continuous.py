@@ -38,7 +38,7 @@ def affine(spec: core.Spec, cell: int) -> core.Family:
         return jnp.clip(image.repeat(cell, axis=1).repeat(cell, axis=2), -1, 1)
 
     codes = spec._replace(image_shape=shape, levels=0)
-    return core.Family(None, None, None, (), latents=(core.Latents(codes, decode, encode),))
+    return core.Family(None, None, None, (), latents=(core.Latents(codes, decode, encode, interpolate="linear"),))
 
 
 # --------------------------------------------------------------------------------------------------------- the scale
@@ -184,6 +184,7 @@ CASE = contract.Case(make, DIFFUSION, ("model",))
         contract.same_seed_same_bits,
         contract.samples_are_their_own,
         contract.conditions_are_told,
+        contract.latents_agree,
         # As over discrete codes, which are always tried.
         pytest.param(functools.partial(contract.devices_agree, devices=4, fsdp=2), marks=pytest.mark.slow),
         pytest.param(contract.evaluation_ignores_padding, marks=pytest.mark.slow),

@@ -42,7 +42,7 @@ def toy(fault: str, options, spec, optimizers) -> core.Family:
         image = jnp.tanh(codes.reshape(-1, 1, 1, 3).sum(-1, keepdims=True) + 0.1 * batch["label"][:, None, None, None])
         return jnp.broadcast_to(image, (len(codes), *spec.image_shape)) * (2 if fault == "out of range" else 1)
 
-    def prior(weights, keys):
+    def prior(weights, keys, condition):
         return core.normal(keys, (3,) if fault == "a prior of another shape" else (1, 1, 3))
 
     def sample(weights, keys, batch):

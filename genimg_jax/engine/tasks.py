@@ -79,7 +79,7 @@ class Interpolate:
     def __call__(self, family: core.Family, weights: core.Weights, batch: core.Batch, key: jax.Array) -> jax.Array:
         row, t = batch["index"] // self.steps, jnp.linspace(0.0, 1.0, self.steps)[batch["index"] % self.steps]
         space = core.space_with(family, "prior", "interpolate")
-        first, second = (space.prior(weights, core.per_example_keys(key, 2 * row + i)) for i in range(2))
+        first, second = (space.prior(weights, core.per_example_keys(key, 2 * row + i), batch) for i in range(2))
         return space.decode(weights, INTERPOLATIONS[space.interpolate](first, second, t), batch)
 
 

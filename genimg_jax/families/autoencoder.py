@@ -107,7 +107,7 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         return {"loss": loss_from(params, seen, batch), "reconstruction": loss_from(params, image, batch)}
 
     def sample(weights, keys, condition):
-        return space.decode(weights, space.prior(weights, keys), condition)
+        return space.decode(weights, space.prior(weights, keys, condition), condition)
 
     space = code_space(options, spec, model)
     return core.Family(
@@ -131,7 +131,7 @@ def code_space(options: Options, spec: core.Spec, model: Model) -> core.Latents:
         outputs = model.decode(weights.params["model"], codes.reshape(-1, options.latent), condition)
         return jnp.tanh(outputs / 2)
 
-    def prior(weights, keys):  # -> [B, 1, 1, Z]
+    def prior(weights, keys, condition):  # -> [B, 1, 1, Z]
         mixture = gaussian_mixture.fit(weights.model_state["codes"], options.components)
         return gaussian_mixture.sample(mixture, keys)[:, None, None]
 

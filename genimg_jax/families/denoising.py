@@ -115,7 +115,7 @@ def family(
         return model.guided(weights.params["model"], condition)(noisy, level)
 
     def sample(weights, keys, batch):
-        return from_noise(shared, weights, draw_noise(shared, weights, keys), batch, keys)
+        return from_noise(shared, weights, draw_noise(shared, keys), batch, keys)
 
     def bound(weights, batch, key):
         return -measure(shared, options.likelihood_steps, weights, batch, key)["loss"]
@@ -206,7 +206,7 @@ def measure(shared: Shared, times: int, weights: core.Weights, batch: core.Batch
     return jax.tree.map(lambda x: x.mean(0), jax.lax.map(at, jnp.arange(times)))
 
 
-def draw_noise(shared: Shared, weights: core.Weights, keys: jax.Array) -> jax.Array:  # -> f32[B, H, W, C]
+def draw_noise(shared: Shared, keys: jax.Array) -> jax.Array:  # -> f32[B, H, W, C]
     return core.normal(core.fold_in(keys, 0), shared.spec.image_shape)
 
 
@@ -228,7 +228,9 @@ def noise_space(shared: Shared) -> core.Latents:
     def encode(weights, batch, key):
         return model.to_noise(weights.params["model"], batch, batch["image"])
 
-    prior = functools.partial(draw_noise, shared)
+    def prior(weights, keys, condition):
+        return draw_noise(shared, keys)
+
     return core.Latents(shared.spec._replace(levels=0), decode, model.to_noise and encode, prior, "spherical")
 
 

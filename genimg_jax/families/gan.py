@@ -91,7 +91,7 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         statistics = {group: tree.get("batch_stats", {}) for group, tree in variables.items()}
         return core.init_state(params, optimizers, model_state=statistics)
 
-    def prior(weights, keys):  # -> [B, 1, 1, Z]
+    def prior(weights, keys, condition):  # -> [B, 1, 1, Z]
         return core.normal(keys, noise.image_shape)
 
     def decode(weights, codes, condition):  # [B, 1, 1, Z] -> [B, H, W, C]
@@ -99,7 +99,7 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         return images(weights.params["generator"], weights.model_state, codes, condition, False)[0]
 
     def sample(weights, keys, condition):
-        return decode(weights, prior(weights, keys), condition)
+        return decode(weights, prior(weights, keys, condition), condition)
 
     noise = spec._replace(image_shape=(1, 1, options.latent), levels=0)
     game = Game(optimizers, options, LOSSES[options.loss], generate, discriminate)

@@ -38,8 +38,11 @@ def latent(
     prior, tokens = make_prior(batches.spec), batches.spec.levels > 0
     prior = over_codes(prior if tokens else standardized(prior, average, batches.sources), batches)
 
+    def draw(weights, keys, batch):
+        return batches.codes(prior.sample(weights, keys, batch))
+
     def sample(weights, keys, batch):
-        return batches.decode(weights.frozen_params, prior.sample(weights, keys, batch), batch)
+        return own_space.decode(weights, draw(weights, keys, batch), batch)
 
     def inpaint(weights, image, mask, keys, batch):
         """Codes of cells that are known throughout are kept, all others drawn, and known pixels put back.
@@ -48,13 +51,13 @@ def latent(
         """
         grey = jnp.where(mask[..., None], image, 0.0)
         drawn = prior.inpaint(weights, grey, known_cells(mask, batches.spec), keys, batch)
-        return jnp.where(mask[..., None], image, batches.decode(weights.frozen_params, drawn, batch))
+        return jnp.where(mask[..., None], image, own_space.decode(weights, batches.codes(drawn), batch))
 
     own_space = space._replace(
         spec=batches.spec,
         decode=lambda weights, codes, batch: space.decode(weights.frozen_params, codes, batch),
         encode=lambda weights, batch, key: space.encode(weights.frozen_params, batch, key),
-        prior=None,  # the tokenizer's is not what samples are drawn from
+        prior=prior.sample and draw,
     )
     return prior._replace(
         sample=prior.sample and sample,
@@ -95,8 +98,8 @@ class CodedBatches(NamedTuple):
     """The fields that are encoded: images of the same shape as those that are generated."""
     encode: Callable[..., core.Batch]
     """(tokenizer's weights, batch, key) -> batch, with the codes of the image, if there is one, and of the sources."""
-    decode: Callable[[core.Weights, jax.Array, core.Batch], jax.Array]
-    """(tokenizer's weights, image of codes f32[B, h, w, c], batch) -> f32[B, H, W, C]."""
+    codes: Callable[[jax.Array], jax.Array]
+    """(image of codes f32[B, h, w, c]) -> the codes of the space."""
     blank: Callable[[core.Batch], core.Batch]
     """(batch) -> what `encode` returns, as zeros: it needs no weights."""
 
@@ -116,15 +119,15 @@ def coded_batches(space: core.Latents, spec: core.Spec) -> CodedBatches:
         def codes_of(name):
             return space.encode(weights, {**batch, "image": batch[name]}, key)
 
-        codes = {name: codes_of(name) for name in sources if name in batch}
+        encoded = {name: codes_of(name) for name in sources if name in batch}
         if levels:
-            codes = {name: tokens.reshape(len(tokens), -1) + 1 for name, tokens in codes.items()}
+            encoded = {name: tokens.reshape(len(tokens), -1) + 1 for name, tokens in encoded.items()}
         if "image" in batch:
-            codes["image"] = to_values(codes_of("image"), levels) if levels else codes_of("image")
-        return {**batch, **codes}
+            encoded["image"] = to_values(codes_of("image"), levels) if levels else codes_of("image")
+        return {**batch, **encoded}
 
-    def decode(weights, image, batch):
-        return space.decode(weights, to_levels(image, levels) if levels else image, batch)
+    def codes(image):
+        return to_levels(image, levels) if levels else image
 
     def blank(batch):
         rows, dtype = len(batch["image"]), jnp.int32 if levels else jnp.float32
@@ -133,7 +136,7 @@ def coded_batches(space: core.Latents, spec: core.Spec) -> CodedBatches:
 
     fields = {**spec.fields, **dict.fromkeys(sources, field)}
     codes_spec = spec._replace(image_shape=shape, levels=levels, fields=fields)
-    return CodedBatches(codes_spec, sources, encode, decode, blank)
+    return CodedBatches(codes_spec, sources, encode, codes, blank)
 
 
 def over_codes(prior: core.Family, batches: CodedBatches) -> core.Family:

@@ -176,7 +176,7 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
     def decode(weights, codes, condition):
         return model.from_codes(weights.params["model"], codes.reshape(flat), condition)
 
-    def prior(weights, keys):
+    def prior(weights, keys, condition):
         return core.normal(keys, spec.image_shape)
 
     space = core.Latents(spec._replace(levels=0), decode, encode, prior, "spherical")
@@ -186,7 +186,7 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         train_step,
         evaluate,
         objective=("loss", "log_prob"),
-        sample=lambda weights, keys, condition: decode(weights, prior(weights, keys), condition),
+        sample=lambda weights, keys, condition: decode(weights, prior(weights, keys, condition), condition),
         conditions=options.conditions,
         log_prob=log_prob,
         likelihood_kind="lower bound",

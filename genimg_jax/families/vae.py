@@ -121,7 +121,7 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         return {"loss": kl - reconstruction, "reconstruction": -reconstruction, "kl": kl}
 
     def sample(weights, keys, condition):
-        return space.decode(weights, space.prior(weights, keys), condition)
+        return space.decode(weights, space.prior(weights, keys, condition), condition)
 
     space, samples = code_space(model), options.evaluate_samples
     half = samples // 2 or None  # the bound of one sample is compared with none
@@ -193,7 +193,7 @@ def code_space(model: Model) -> core.Latents:
     def decode(weights, found, condition):  # [B, h, w, Z] -> [B, H, W, C], the expected image
         return model.mean_image(weights.params["model"], found.reshape(-1, *model.shape), condition)
 
-    def prior(weights, keys):  # -> [B, h, w, Z]
+    def prior(weights, keys, condition):  # -> [B, h, w, Z]
         return core.normal(keys, codes.image_shape)
 
     return core.Latents(codes, decode, encode, prior, "spherical")
