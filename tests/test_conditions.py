@@ -86,6 +86,15 @@ def test_samples_follow_their_conditions_and_not_the_batch(told):
     np.testing.assert_allclose(beside[:8], real, atol=1e-5)
 
 
+def test_held_out_images_are_interpolated_from_one_to_the_next(told):
+    built, source = told
+    weights = core.weights(built.init(0))
+    rows = tasks.interpolate_held_out(built, weights, source, 2, 5).reshape(2, 5, *source.spec.image_shape)
+    decoded = tasks.reconstruct(built, weights, source, 4)[8:12]
+    np.testing.assert_allclose(rows[:, [0, -1]].reshape(decoded.shape), decoded, atol=1e-5)
+    assert np.abs(rows[:, 2] - (rows[:, 0] + rows[:, -1]) / 2).max() > 1e-5, "not a cross-fade of pictures"
+
+
 def test_training_grids_show_captions_below_samples(told):
     built, source = told
     saved = []

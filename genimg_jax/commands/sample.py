@@ -24,12 +24,14 @@ ABOUT = """images of a run: DIRECTORY/grid.png (the first images), DIRECTORY/000
   genimg sample --workdir runs/scenes --condition.tokens='a small red circle above a large blue square'
   genimg sample --workdir runs/scenes --given test --count 64
   genimg sample --workdir runs/vae_digits --interpolate 8 --steps 10
+  genimg sample --workdir runs/vae_digits --interpolate 8 --given test
   genimg sample --workdir runs/vq_digits --reconstruct 32
   genimg sample --workdir runs/diffusion_digits --relative_std 0.15
 
 --condition.FIELD=VALUE gives a condition: a class, a caption, the file of a map, an image or an array (.npy). What is
 not said is taken from the images of the split that is --given, in their order, else from those of the test split. Where
-a model is told nothing but classes, it is asked for each in turn.
+a model is told nothing but classes, it is asked for each in turn. Interpolations are between codes that are drawn, or
+between those of images 2i and 2i + 1 of the split that is --given, where the model encodes images.
 
 Image i of a seed is the same whatever the count and the batch size. images.npz holds `image` and its conditions: of
 classes `label` and the names of all `classes`, of captions `caption`; of reconstructions also the images that were
@@ -110,6 +112,7 @@ def _short(text: str) -> str:
 
 
 def _draw(values: flags.FlagValues, run: restore.Restored, asked: Mapping[str, str]) -> Drawn:
+    from genimg_jax import core
     from genimg_jax.data import Part, classes, open_source
     from genimg_jax.engine import conditions, images, tasks
 
@@ -131,8 +134,12 @@ def _draw(values: flags.FlagValues, run: restore.Restored, asked: Mapping[str, s
     seed = program.config.seed if values.seed is None else values.seed
     if values.interpolate:
         name, columns, count = f"interpolations-{run.step}-seed{seed}", values.steps, values.interpolate * values.steps
-        parts = [tasks.interpolate(program, weights, values.interpolate, columns, seed, given, source)]
-        index = np.arange(count) // columns
+        if values.given and core.space_with(program.family, "encode", "interpolate"):
+            parts = [tasks.interpolate_held_out(program, weights, source, values.interpolate, columns, given)]
+            index = tasks.nearer_end(np.arange(count), columns)
+        else:
+            parts = [tasks.interpolate(program, weights, values.interpolate, columns, seed, given, source)]
+            index = np.arange(count) // columns
     else:
         name, count = f"samples-{run.step}-seed{seed}", values.count
         columns = tasks.sample_columns(program, min(count, GRID), given or source)

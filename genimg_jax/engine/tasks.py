@@ -71,16 +71,25 @@ def reconstruct_task(
 
 @dataclasses.dataclass(frozen=True)
 class Interpolate:
-    """Image i is step i % steps of the path between the codes of samples 2 (i // steps) and 2 (i // steps) + 1."""
+    """Image i is step i % steps of the path between the codes of samples 2 (i // steps) and 2 (i // steps) + 1, or
+    between the codes `first` and `second` of its batch."""
 
     steps: int
     stream = "sample"
 
     def __call__(self, family: core.Family, weights: core.Weights, batch: core.Batch, key: jax.Array) -> jax.Array:
         row, t = batch["index"] // self.steps, jnp.linspace(0.0, 1.0, self.steps)[batch["index"] % self.steps]
-        space = core.space_with(family, "prior", "interpolate")
-        first, second = (space.prior(weights, core.per_example_keys(key, 2 * row + i), batch) for i in range(2))
-        return space.decode(weights, INTERPOLATIONS[space.interpolate](first, second, t), batch)
+        if "first" in batch:
+            space, ends = core.space_with(family, "encode", "interpolate"), (batch["first"], batch["second"])
+        else:
+            space = core.space_with(family, "prior", "interpolate")
+            ends = (space.prior(weights, core.per_example_keys(key, 2 * row + i), batch) for i in range(2))
+        return space.decode(weights, INTERPOLATIONS[space.interpolate](*ends, t), batch)
+
+
+@_stream("encode")
+def encode_task(family: core.Family, weights: core.Weights, batch: core.Batch, key: jax.Array) -> jax.Array:
+    return core.space_with(family, "encode", "interpolate").encode(weights, batch, key)
 
 
 # ------------------------------------------------------------------------------------- and what they are run on
@@ -136,13 +145,17 @@ def sample_batches(
 
 
 def _asked(
-    program: Program, count: int, given: Given, source: Source | None = None, steps: int = 1
+    program: Program,
+    count: int,
+    given: Given,
+    source: Source | None = None,
+    example: Callable[[np.ndarray], np.ndarray] = lambda index: index,
 ) -> Iterator[core.Batch]:
-    """This process's rows of images to make, with their conditions, of which each serves `steps` images."""
+    """This process's rows of images to make, with the conditions of examples: `example` maps an image to its own."""
     size = parallel.round_up(program.mesh, min(batch_size(program), count))
     for start in range(0, count, size):
         index = np.arange(start, start + size)[parallel.local_rows(size)]
-        yield {"index": index.astype(np.int32), **conditions.rows(program, index // steps, given, source)}
+        yield {"index": index.astype(np.int32), **conditions.rows(program, example(index), given, source)}
 
 
 def beside_held_out(
@@ -186,5 +199,28 @@ def interpolate(
     if core.space_with(program.family, "prior", "interpolate") is None:
         raise ConfigError(f"{program.config.family} draws no codes to interpolate between.")
     count = rows * steps
-    asked = _asked(program, count, given, source, steps)
+    asked = _asked(program, count, given, source, lambda index: index // steps)
     return run(program, Interpolate(steps), weights, asked, count, seed)
+
+
+def interpolate_held_out(
+    program: Program, weights: core.Weights, source: Source, rows: int, steps: int, given: Given = None
+) -> np.ndarray:
+    """Rows of `steps` images between the codes of images 2i and 2i + 1 of `source`; see `nearer_end` for conditions."""
+    # -> f32[rows * steps, H, W, C]
+    count = min(2 * rows, source.size)
+    size = min(batch_size(program), count)
+    batches = itertools.islice(held_out(program, source, size), -(-count // size))
+    codes = run(program, encode_task, weights, batches, count, EVALUATION_SEED)
+
+    def with_ends(batch: core.Batch) -> core.Batch:
+        first = 2 * (batch["index"] // steps)
+        return batch | {"first": codes[first % count], "second": codes[(first + 1) % count]}
+
+    asked = _asked(program, rows * steps, given, source, lambda index: nearer_end(index, steps))
+    return run(program, Interpolate(steps), weights, map(with_ends, asked), rows * steps, EVALUATION_SEED)
+
+
+def nearer_end(index: np.ndarray, steps: int) -> np.ndarray:
+    """Which image of a source the condition of each image between two of them is taken from."""  # i[B] -> i[B]
+    return 2 * (index // steps) + (2 * (index % steps) >= steps)
