@@ -25,20 +25,24 @@ class Network(NamedTuple):
     inputs: tuple  # before the condition
     after: tuple
     told_by: object  # the module that looks up `valid_tokens`
+    fields: tuple[str, ...] = ("label", "tokens")
 
 
 DENOISER = (IMAGE, jnp.linspace(-1, 1, 4)), ()
+DECODER = functools.partial(attention.Decoder, 5, (2, 3), 16, 2, 2)
 NETWORKS = {
     "unet": Network(functools.partial(unet.UNet, 8, (1,), 1, (), 1), *DENOISER, unet),
     "dit": Network(functools.partial(dit.DiT, 2, 8, 2, 2, 1, registers=1, label_tokens=2), *DENOISER, dit),
-    "transformer": Network(functools.partial(attention.Decoder, 5, (2, 3), 16, 2, 2), (), (TOKENS,), attention),
+    "transformer": Network(DECODER, (), (TOKENS,), attention),
+    "transformer, words first": Network(DECODER, (), (TOKENS,), attention, ("tokens", "label")),
 }
 
 
 def call(name: str, words: jax.Array, **condition) -> tuple[nn.Module, tuple]:
     """The network of captions as long as `words`, and what it is given."""
     network, length = NETWORKS[name], words.shape[1]
-    module = network.make(fields=(("label", Field((), 2)), ("tokens", Field((length,), 7))))
+    fields = {"label": Field((), 2), "tokens": Field((length,), 7)}
+    module = network.make(fields=tuple((name, fields[name]) for name in network.fields))
     return module, (*network.inputs, {"label": LABEL, "tokens": words, **condition}, *network.after)
 
 
