@@ -39,7 +39,7 @@ def evaluate_images(
     # As they are: what the data's definition draws is drawn of them below, as of a run's images.
     ours = ours._replace(options=dataclasses.replace(ours.options, binarize="none", limit=options.samples))
     opened = open_named(ours, "--generated")
-    image_sets.check_shape(opened.spec.image_shape, held_out)
+    labels.check_shape("generated", opened.spec.image_shape, held_out.images.shape[1:])
     made = image_sets.of_other_source(opened, ours.options, held_out, theirs.options, generated, options.seed)
     named_in_archive = ours.options.source == "npz" and not all(name.isdecimal() for name in opened.classes)
     if named_in_archive and held_out.classes and made.labels is None:

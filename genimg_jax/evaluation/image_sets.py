@@ -20,8 +20,7 @@ from genimg_jax.data import Source, identity, loading, transforms
 from genimg_jax.data.file_rows import FileRows, spilled
 from genimg_jax.engine import images
 from genimg_jax.engine.tasks import EVALUATION_SEED
-from genimg_jax.errors import ConfigError
-from genimg_jax.evaluation.labels import labelled
+from genimg_jax.evaluation.labels import check_shape, labelled
 
 MOST_IMAGES, MOST_VALUES = 1024, 2**24  # read or converted at a time; of large images fewer, 64 MiB as floats
 IN_MEMORY = 2**28  # bytes of a set that is held in memory; a larger one is kept in a file
@@ -152,7 +151,7 @@ def of_generated(
     def levels() -> Iterator[np.ndarray]:  # -> u8[n, H, W, C] ...
         nonlocal start
         for part in [made] if isinstance(made, np.ndarray) else made:
-            check_shape(part.shape[1:], like)
+            check_shape("generated", part.shape[1:], shape)
             for piece in np.split(part, range(chunk(shape), len(part), chunk(shape))):
                 broken.append(np.sum(~np.isfinite(piece).all(axis=(1, 2, 3))))
                 yield _level(images.to_uint8(piece), like.levels, start, options, seed)
@@ -171,15 +170,6 @@ def of_other_source(
     parts = (_scaled(part, source.spec.levels) for part in _read(source, options, GENERATED, labels))
     made = of_generated(parts, like, drawn_by, name, seed)
     return labelled(made, np.concatenate(labels), source.classes, like) if source.classes else made
-
-
-def check_shape(image_shape: Sequence[int], like: ImageSet) -> None:
-    if tuple(image_shape) != like.images.shape[1:]:
-        ours, theirs = (" x ".join(map(str, shape)) for shape in (image_shape, like.images.shape[1:]))
-        raise ConfigError(
-            f"the generated images are {ours} and the reference's {theirs}; set --config.data.size and "
-            "--config.data.channels to make images that are read alike."
-        )
 
 
 def _level(grey: np.ndarray, levels: int, start: int, options: data.Options, seed: int) -> np.ndarray:

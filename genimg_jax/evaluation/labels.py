@@ -69,16 +69,20 @@ def _numbers(classes: tuple[str, ...], like: tuple[str, ...]) -> list[int] | Non
     return numbers if max(numbers) < len(like) else None
 
 
-def check_alike(train: Source, reference: Source) -> None:
-    """Raises `ConfigError` where training and reference images differ in size, channels, levels or the numbering of
-    classes."""
-    ours, theirs = train.spec.image_shape, reference.spec.image_shape
+def check_shape(what: str, ours: tuple[int, ...], theirs: tuple[int, ...]) -> None:
+    """Raises `ConfigError` where the `what` images are of another shape [H, W, C] than the reference's."""
     if ours != theirs:
         ours, theirs = (" x ".join(map(str, shape)) for shape in (ours, theirs))
         raise ConfigError(
-            f"the training images are {ours} and the reference's {theirs}; set --config.data.size and "
+            f"the {what} images are {ours} and the reference's {theirs}; set --config.data.size and "
             "--config.data.channels to make images that are read alike."
         )
+
+
+def check_alike(train: Source, reference: Source) -> None:
+    """Raises `ConfigError` where training and reference images differ in size, channels, levels or the numbering of
+    classes."""
+    check_shape("training", train.spec.image_shape, reference.spec.image_shape)
     if train.spec.levels != reference.spec.levels:
         raise ConfigError(
             f"the training images have {train.spec.levels} levels and the reference's {reference.spec.levels}: give "
