@@ -64,8 +64,7 @@ def _run(values: flags.FlagValues) -> None:
     pictures = []
     if values.all_checkpoints:
         reports = evaluation.evaluate_checkpoints(workdir, *settings)
-        ending = "-full" * (values.suite == "full") + "-validation" * values.validation
-        pictures = [f"trajectory{ending}.png"]
+        pictures = [f"{results.file_name('trajectory', values.suite, values.validation)}.png"]
         files.write_atomic(workdir / "evaluation" / pictures[0], trajectory.picture(reports))
     else:
         reports = {values.checkpoint: evaluation.evaluate_run(workdir, settings[0], values.checkpoint, *settings[1:])}
@@ -125,7 +124,7 @@ def _table(values: flags.FlagValues) -> None:
     runs = {path: pathlib.Path(absolute(path)) for path in runs}
     names = [run.resolve().name for run in runs.values()]
     names = names if len(set(names)) == len(names) else list(runs)
-    report = f"{values.checkpoint}-full"
+    report = results.file_name(values.checkpoint, "full")
     found = {name: results.read(run, report) for name, run in zip(names, runs.values(), strict=True)}
     each = {
         name: log_probs.read(run / "evaluation" / f"{report}.json", found[name]["metrics"])

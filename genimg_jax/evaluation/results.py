@@ -73,6 +73,11 @@ def measurement(entry: Mapping[str, Any]) -> Measurement:
     return Measurement(float(entry["value"]), MetricSpec(**fields, protocol=protocol), low, high)
 
 
+def file_name(checkpoint: str, suite: str, validation: bool = False) -> str:
+    """The name of a report in `evaluation/`, without its suffix."""
+    return checkpoint + f"-{suite}" * (suite != "likelihood") + "-validation" * validation
+
+
 def read(workdir: pathlib.Path, name: str) -> Report:
     """The report `evaluation/name.json` of a run. Raises `ConfigError` where there is none, or something else."""
     if not (workdir / "evaluation" / f"{name}.json").is_file():

@@ -19,7 +19,7 @@ from genimg_jax.errors import ConfigError, DataError, ResourceError
 from genimg_jax.evaluation import classes, image_sets, likelihood, log_probs, marks, suite
 from genimg_jax.evaluation.image_sets import ImageSet
 from genimg_jax.evaluation.labels import labelled, to_ask
-from genimg_jax.evaluation.results import EVALUATED, Report
+from genimg_jax.evaluation.results import EVALUATED, Report, file_name
 from genimg_jax.evaluation.suite import Comparison
 from genimg_jax.metrics.specs import Measurement, MetricSpec, Scalar
 from genimg_jax.options import inference_only, nearest
@@ -117,8 +117,9 @@ def _open(
 
 
 def _place(opened: RunContext, checkpoint: str) -> pathlib.Path:
-    ending = "-full" * bool(opened.comparison) + "-validation" * (opened.part == Part.VALIDATION)
-    return opened.workdir / "evaluation" / f"{checkpoint}{ending}.json"
+    which = "full" if opened.comparison else "likelihood"
+    name = file_name(checkpoint, which, opened.part == Part.VALIDATION)
+    return opened.workdir / "evaluation" / f"{name}.json"
 
 
 def _evaluate(opened: RunContext, weights: core.Weights, step: int, checkpoint: str) -> Report:

@@ -21,8 +21,7 @@ def evaluate(trial: Trial, measure: Measure) -> None:
 
 
 def path(trial: Trial, measure: Measure) -> pathlib.Path:
-    suffix = "" if measure.suite == "likelihood" else f"-{measure.suite}"
-    return trial.workdir / "evaluation" / f"{measure.checkpoint}{suffix}.json"
+    return trial.workdir / "evaluation" / f"{results.file_name(measure.checkpoint, measure.suite)}.json"
 
 
 def report(trial: Trial, measure: Measure) -> Mapping[str, Any]:
