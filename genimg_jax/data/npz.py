@@ -20,6 +20,7 @@ import math
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
+from typing import IO
 
 import numpy as np
 
@@ -56,7 +57,7 @@ def open_npz(options: Options) -> Stored:
     path = options.path
     try:
         shapes = _checked_shapes(path, options)
-        keys = sorted(filter(_is_image, shapes))
+        keys = sorted(key for key in shapes if _is(key, SUFFIX))
         if not keys:
             raise DataError(f"'{path}' holds {', '.join(sorted(shapes)) or 'nothing'}: save u8 images as `{SUFFIX}`.")
         there = {name: found for name in (*BESIDE, SOURCE) if (found := _keys_beside(path, keys, name, shapes))}
@@ -94,12 +95,11 @@ def _checked_shapes(path: str, options: Options) -> dict[str, tuple[int, ...]]:
     with zipfile.ZipFile(path) as archive:
         for entry in archive.infolist():
             with archive.open(entry) as file:
-                version, _ = np.lib.format.read_magic(file)
-                shape, fortran_order, dtype = HEADERS[min(version, 2)](file)
+                shape, fortran_order, dtype = _header(file)
             key, declared = entry.filename.removesuffix(".npy"), math.prod(shape) * dtype.itemsize
             if dtype.hasobject:
                 raise DataError(f"'{path}': {key} holds Python objects, which are never loaded: save plain arrays.")
-            if declared > options.memory_mib << 20 and (fortran_order or not _is_picture(key)):
+            if declared > options.memory_mib << 20 and (fortran_order or not _is(key, SUFFIX, SOURCE)):
                 raise DataError(f"'{path}': {key} takes {declared >> 20:,} MiB, over data.memory_mib="
                                 f"{options.memory_mib}: raise it, or save arrays in C order.")  # fmt: skip
             if entry.file_size > max(HARMLESS_BYTES, MOST_INFLATION * entry.compress_size):
@@ -108,7 +108,7 @@ def _checked_shapes(path: str, options: Options) -> dict[str, tuple[int, ...]]:
             if declared > entry.file_size:
                 raise DataError(f"'{path}': {key} is cut short: it declares {declared} bytes, of which "
                                 f"{entry.file_size} are there.")  # fmt: skip
-            if _is_picture(key):
+            if _is(key, SUFFIX, SOURCE):
                 if dtype != np.uint8 or len(shape) not in (3, 4) or shape[3:] not in ((), (1,), (3,)):
                     raise DataError(f"'{path}': {key} is {dtype}{list(shape)}: images are uint8 [N, H, W] or "
                                     "[N, H, W, 1 or 3].")  # fmt: skip
@@ -119,12 +119,15 @@ def _checked_shapes(path: str, options: Options) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _is_image(key: str) -> bool:
-    return key == SUFFIX or key.endswith("_" + SUFFIX)
+def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """The shape of an array, whether it is in Fortran order, and its type. Leaves the file at its content."""
+    version, _ = np.lib.format.read_magic(file)
+    return HEADERS[min(version, 2)](file)
 
 
-def _is_picture(key: str) -> bool:
-    return _is_image(key) or key == SOURCE or key.endswith("_" + SOURCE)
+def _is(key: str, *names: str) -> bool:
+    """Whether a key is one of the names, alone or of a split."""
+    return any(key == name or key.endswith(f"_{name}") for name in names)
 
 
 def _number(field: np.ndarray | None) -> int:
@@ -141,8 +144,7 @@ def _large(path: str, keys: list[str]) -> dict[str, FileRows]:
             if key not in keys or entry.file_size <= HARMLESS_BYTES:
                 continue
             with archive.open(entry) as file:
-                version, _ = np.lib.format.read_magic(file)
-                shape, fortran_order, _ = HEADERS[min(version, 2)](file)
+                shape, fortran_order, _ = _header(file)
                 header, content = file.tell(), iter(lambda file=file: file.read(2**20), b"")
                 if fortran_order:
                     continue
