@@ -81,13 +81,14 @@ def path_name(path: tuple) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def _named(tree: core.Tree) -> dict[str, Any]:
+def named(tree: core.Tree) -> dict[str, Any]:
+    """{leaf's path: leaf}."""
     return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def shapes(state: core.TrainState) -> dict[str, list]:
     """{leaf's path: [shape, dtype]} of what is saved of a state, arrays or abstract."""
-    return {name: [list(x.shape), str(x.dtype)] for name, x in _named(_saved(state)).items()}
+    return {name: [list(x.shape), str(x.dtype)] for name, x in named(_saved(state)).items()}
 
 
 # What parts of a state or of weights are called in files: as in the first version, so that its checkpoints are read.
@@ -203,4 +204,4 @@ def restore(store: Store, step: int, abstract_state: core.TrainState) -> core.Tr
 def restore_untyped(store: Store, step: int) -> dict[str, jax.Array]:
     """{leaf's path, as `shapes` writes it: array} of a step, whatever model it is of."""
     args = ocp.args.StandardRestore(fallback_sharding=parallel.one_device())
-    return _named(store.manager.restore(step, args=ocp.args.Composite(state=args))["state"])
+    return named(store.manager.restore(step, args=ocp.args.Composite(state=args))["state"])

@@ -6,7 +6,6 @@ from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from genimg_jax import core, files
 from genimg_jax.data import text
@@ -90,8 +89,7 @@ def tokenizer(config: Config, spec: core.Spec) -> programs.Stage | None:
         )
     if problem := other_data(first.program, spec):
         raise ConfigError(f"the tokenizer {workdir} {problem}.")
-    leaves = jax.tree_util.tree_leaves_with_path(checkpoint.filed(jax.device_get(first.weights)._asdict()))
-    weights = files.digest_arrays({checkpoint.path_name(path): np.asarray(leaf) for path, leaf in leaves})
+    weights = files.digest_arrays(checkpoint.named(checkpoint.filed(jax.device_get(first.weights)._asdict())))
     record = {"workdir": str(workdir), "step": first.step, "weights": weights}
     return programs.Stage(family, first.weights, record)
 
