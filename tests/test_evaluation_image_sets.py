@@ -27,12 +27,13 @@ def like(levels, classes=()):
 
 
 @pytest.mark.parametrize("levels", [2, 17, 256])
-def test_every_level_survives_and_what_lies_between_is_rounded(levels):
+def test_every_level_survives_and_what_lies_between_is_rounded(monkeypatch, levels):
+    monkeypatch.setattr(image_sets, "MOST_IMAGES", 7)
     level = np.arange(levels, dtype=np.uint8)
     made = np.resize(2 * level.astype(np.float32) / (levels - 1) - 1, (20, 4, 4, 1))
     found = of_generated(made + 0.4 / levels, like(levels), DIGITS, "made", 0)
     np.testing.assert_array_equal(found.images, np.resize(level, (20, 4, 4, 1)))
-    values = np.concatenate(list(image_sets.batches(found, 7)))
+    values = np.concatenate(list(image_sets.batches(found)))
     np.testing.assert_allclose(values, made, atol=1e-6)
     assert np.abs(values).max() <= 1
 

@@ -127,7 +127,7 @@ def _balanced(images: ImageSet, counts: np.ndarray, seed: int) -> ImageSet:
     of_class = [order[images.labels[order] == k][:count] for k, count in enumerate(counts)]
     chosen = np.sort(np.concatenate(of_class))
     size = image_sets.chunk(images.images.shape[1:])
-    parts = (images.images[chosen[start : start + size]] for start in range(0, len(chosen), size))
+    parts = (images.images[part] for part in np.split(chosen, range(size, len(chosen), size)))
     return images._replace(images=image_sets.kept(parts), labels=images.labels[chosen])
 
 

@@ -56,12 +56,12 @@ def chunk(image_shape: Sequence[int]) -> int:
     return max(1, min(MOST_IMAGES, MOST_VALUES // math.prod(image_shape)))
 
 
-def batches(images: ImageSet, size: int | None = None) -> Iterator[np.ndarray]:  # -> f32[n, H, W, C] in [-1, 1] ...
-    return (_scaled(part, images.levels) for part in pieces(images, size))
+def batches(images: ImageSet) -> Iterator[np.ndarray]:  # -> f32[n, H, W, C] in [-1, 1] ...
+    return (_scaled(part, images.levels) for part in pieces(images))
 
 
-def pieces(images: ImageSet, size: int | None = None) -> Iterator[np.ndarray]:  # -> u8[n, H, W, C] ...
-    size = size or chunk(images.images.shape[1:])
+def pieces(images: ImageSet) -> Iterator[np.ndarray]:  # -> u8[n, H, W, C] ...
+    size = chunk(images.images.shape[1:])
     return (images.images[start : start + size] for start in range(0, len(images.images), size))
 
 
@@ -146,19 +146,20 @@ def of_generated(
 
     Raises `ConfigError` where they differ in size or channels.
     """
-    shape, broken, start = like.images.shape[1:], [], 0
+    shape, broken, start = like.images.shape[1:], 0, 0
+    size = chunk(shape)
 
     def levels() -> Iterator[np.ndarray]:  # -> u8[n, H, W, C] ...
-        nonlocal start
+        nonlocal broken, start
         for part in [made] if isinstance(made, np.ndarray) else made:
             check_shape("generated", part.shape[1:], shape)
-            for piece in np.split(part, range(chunk(shape), len(part), chunk(shape))):
-                broken.append(np.sum(~np.isfinite(piece).all(axis=(1, 2, 3))))
+            for piece in np.split(part, range(size, len(part), size)):
+                broken += int(np.sum(~np.isfinite(piece).all(axis=(1, 2, 3))))
                 yield _level(images.to_uint8(piece), like.levels, start, options, seed)
                 start += len(piece)
 
     level = kept(levels())
-    return ImageSet(level, like.levels, None, like.classes, name, not_finite=int(sum(broken)))
+    return ImageSet(level, like.levels, None, like.classes, name, not_finite=broken)
 
 
 def of_other_source(
