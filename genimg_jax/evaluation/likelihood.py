@@ -49,13 +49,11 @@ def measure(
     logs = {name: value.astype(np.float64) for name, value in values.items()}
     negative, stated, error = -logs["log_prob"], protocol(program), 0.0
     if "log_prob_at_half" in logs:
-        change, name = logs["log_prob"] - logs["log_prob_at_half"], CHANGES[program.family.likelihood_kind]
-        if (
-            program.family.likelihood_kind == "estimate"
-        ):  # errors of images may cancel at half the steps and not at all of them
+        kind, change = program.family.likelihood_kind, logs["log_prob"] - logs["log_prob_at_half"]
+        if kind == "estimate":  # errors of images may cancel at half the steps and not at all of them
             change = np.abs(change)
-            error = float(change.mean())
-        found[name] = _measurement(name, change, source, options, stated)
+        found[CHANGES[kind]] = _measurement(CHANGES[kind], change, source, options, stated)
+        error = found[CHANGES[kind]].value if kind == "estimate" else 0.0
     codes = program.family.likelihood_spec
     nats_a_bit = math.prod((codes or program.spec).image_shape) * math.log(2)
     for name, unit in ((NATS, 1.0), (BITS_A_CODE if codes else BITS, nats_a_bit)):
