@@ -172,6 +172,7 @@ def test_random_streams_keep_their_names():
         "sample_task": "sample",
         "sample_beside_task": "sample",
         "reconstruct_task": "encode",
+        "encode_task": "encode",
     }
     assert programs.stream_name(tasks.Interpolate(5)) == "sample"
     program, _ = build("vae_digits")
