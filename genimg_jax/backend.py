@@ -6,6 +6,7 @@ Every function computes what a plain expression would, faster or with more digit
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -56,6 +57,24 @@ def attention(
         query, key, value, mask=mask, is_causal=is_causal, implementation="cudnn" if cudnn else "xla"
     )
     return attended.swapaxes(1, 2)
+
+
+def dense_product(x: jax.Array, kernel: jax.Array, dimension_numbers: Any, **settings: Any) -> jax.Array:
+    """`jax.lax.dot_general` for Flax's dense layers: over one axis of rows on a CPU.
+
+    The kernel's gradient is asked for as (g^T x)^T. XLA makes x^T g of it only where x and g are matrices, and
+    otherwise copies g transposed. For a kernel of more inputs than outputs (g^T x)^T is the faster one: the barrier
+    keeps it. It costs a copy of the kernel, little where there are more rows than inputs.
+    """  # [..., K], [K, M] -> [..., M]
+    if x.ndim == 2 or jax.default_backend() != "cpu":
+        return jax.lax.dot_general(x, kernel, dimension_numbers, **settings)
+    rows = x.reshape(-1, x.shape[-1])
+    inputs, outputs = kernel.shape
+    axis = 0
+    if len(rows) > inputs > outputs:
+        kernel, axis = materialize(kernel.T), 1
+    product = jax.lax.dot_general(rows, kernel, (((1,), (axis,)), ((), ())), **settings)
+    return product.reshape(*x.shape[:-1], outputs)
 
 
 def downsample(x: jax.Array, kernel: jax.Array) -> jax.Array:  # [B, 2h, 2w, C], [4, 4, C, D] -> [B, h, w, D]

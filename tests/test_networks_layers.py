@@ -1,5 +1,9 @@
 """Layers against direct sums, exact singular values and hand-made statistics."""
 
+import functools
+import re
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +11,7 @@ import pytest
 from jax.test_util import check_grads
 from scipy.signal import convolve2d, correlate2d
 
-from genimg_jax.backend import downsample, upsample
+from genimg_jax.backend import dense_product, downsample, upsample
 from genimg_jax.errors import ConfigError
 from genimg_jax.networks.layers import (
     Conv,
@@ -144,3 +148,31 @@ def test_unknown_names_are_refused():
         activate("rely", jnp.ones(1))
     with pytest.raises(ConfigError, match=r"normalization is 'bach'; it must be 'none', 'batch' or 'group'"):
         Normalization("bach").init(jax.random.key(0), jnp.ones((1, 2)), True)
+
+
+@pytest.mark.parametrize("inputs, outputs", [(3, 5), (5, 3)])
+def test_products_over_rows_are_those_of_matrices(inputs, outputs):
+    """Also their derivatives, in reverse mode (twice) and in forward mode, and mapped over kernels."""
+    x, kernel, dimensions = random(0, 2, 4, inputs), random(1, inputs, outputs), (((2,), (0,)), ((), ()))
+    product = functools.partial(dense_product, dimension_numbers=dimensions)
+    np.testing.assert_allclose(product(x, kernel), x @ kernel, atol=1e-5)
+    check_grads(product, (x, kernel), order=2, rtol=1e-2)
+    xs, kernels, cotangents = random(2, 3, *x.shape), random(3, 3, *kernel.shape), random(4, 3, 2, 4, outputs)
+
+    def backward(f):
+        return jax.vmap(lambda x, kernel, g: jax.vjp(f, x, kernel)[1](g))(xs, kernels, cotangents)
+
+    for found, expected in zip(backward(product), backward(jnp.matmul), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("inputs, outputs", [(32, 64), (64, 32)])
+def test_the_kernels_gradient_copies_no_rows_transposed(inputs, outputs):
+    def transposed_rows(dot_general):
+        layer = nn.Dense(outputs, dot_general=dot_general)
+        params = jax.eval_shape(layer.init, jax.random.key(0), jnp.ones((4, 32, inputs)))
+        arguments = params, jnp.ones((4, 32, inputs)), jnp.ones((4, 32, outputs))
+        gradient = jax.jit(lambda params, x, g: jax.vjp(lambda p: layer.apply(p, x), params)[1](g))
+        return re.findall(rf"f32\[{outputs},128\]", gradient.lower(*arguments).compile().as_text())
+
+    assert transposed_rows(None) and not transposed_rows(dense_product)

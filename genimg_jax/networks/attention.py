@@ -16,6 +16,7 @@ import numpy as np
 
 from genimg_jax import backend
 from genimg_jax.networks.conditioning import Condition, Fields, TokenEncoder, token_count, valid_tokens
+from genimg_jax.networks.layers import Linear
 
 INVALID = -1e9  # the score of an invalid slot; a finite one, so that the mean is taken where no slot is valid
 
@@ -111,10 +112,10 @@ class Block(nn.Module):
     def setup(self):
         small = nn.initializers.variance_scaling(0.5 / self.depth, "fan_in", "truncated_normal")
         self.attention_norm, self.perceptron_norm = nn.LayerNorm(), nn.LayerNorm()
-        self.heads_in = nn.Dense(3 * self.width, use_bias=False)
-        self.heads_out = nn.Dense(self.width, kernel_init=small)
-        self.hidden = nn.Dense(4 * self.width)
-        self.out = nn.Dense(self.width, kernel_init=small)
+        self.heads_in = Linear(3 * self.width, use_bias=False)
+        self.heads_out = Linear(self.width, kernel_init=small)
+        self.hidden = Linear(4 * self.width)
+        self.out = Linear(self.width, kernel_init=small)
 
     def __call__(self, x: jax.Array, angles: jax.Array | None, valid: jax.Array | None = None) -> jax.Array:
         # [B, S, width], bool[B, S] -> [B, S, width]
@@ -178,7 +179,7 @@ class Decoder(nn.Module):
                 self.prefix_place = embed(self.prefix_length - 1)
         self.blocks = [Block(self.width, self.heads, self.depth) for _ in range(self.depth)]
         self.norm = nn.LayerNorm()
-        self.logits = nn.Dense(
+        self.logits = Linear(
             self.vocabulary, kernel_init=nn.initializers.zeros
         )  # the uniform distribution at initialisation
 

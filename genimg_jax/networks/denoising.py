@@ -15,7 +15,7 @@ import numpy as np
 from genimg_jax import backend
 from genimg_jax.networks.attention import full_attention
 from genimg_jax.networks.conditioning import SEGMENT, Condition, Fields, MapEncoder, VectorEncoder
-from genimg_jax.networks.layers import Dense
+from genimg_jax.networks.layers import Dense, Linear
 
 LOWEST, HIGHEST = 1 / 32, 2.0  # cycles a unit of `c_noise`; faster ones would make derivatives by it explode
 
@@ -81,9 +81,9 @@ class SelfAttention(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, valid: jax.Array | None = None) -> jax.Array:
         # [B, S, F], bool[B, S] -> [B, S, F]
-        parts = split_heads(nn.Dense(3 * x.shape[-1], kernel_init=normal, name="heads_in")(x), 3, self.head_size)
+        parts = split_heads(Linear(3 * x.shape[-1], kernel_init=normal, name="heads_in")(x), 3, self.head_size)
         attended = full_attention(*parts, self.forward_mode_ad, valid)
-        return nn.Dense(x.shape[-1], kernel_init=self.out_init, name="heads_out")(
+        return Linear(x.shape[-1], kernel_init=self.out_init, name="heads_out")(
             attended.swapaxes(1, 2).reshape(x.shape)
         )
 
@@ -98,9 +98,9 @@ class CrossAttention(nn.Module):
     def __call__(self, x: jax.Array, tokens: jax.Array, valid: jax.Array) -> jax.Array:
         # [B, S, F], [B, T, E], bool[B, T] -> [B, S, F]
         features = x.shape[-1]
-        queries = split_heads(nn.Dense(features, kernel_init=normal, name="query")(x), 1, self.head_size)
-        parts = split_heads(nn.Dense(2 * features, kernel_init=normal, name="key_value")(tokens), 2, self.head_size)
+        queries = split_heads(Linear(features, kernel_init=normal, name="query")(x), 1, self.head_size)
+        parts = split_heads(Linear(2 * features, kernel_init=normal, name="key_value")(tokens), 2, self.head_size)
         attended = full_attention(*queries, *parts, self.forward_mode_ad, valid)
-        return nn.Dense(features, kernel_init=nn.initializers.zeros, name="heads_out")(
+        return Linear(features, kernel_init=nn.initializers.zeros, name="heads_out")(
             attended.swapaxes(1, 2).reshape(x.shape)
         )

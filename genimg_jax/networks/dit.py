@@ -23,7 +23,7 @@ from genimg_jax.networks.conditioning import (
     vector_fields,
 )
 from genimg_jax.networks.denoising import Modulator, SelfAttention, WithMaps, normal
-from genimg_jax.networks.layers import Dense, unpatchify
+from genimg_jax.networks.layers import Dense, Linear, unpatchify
 
 
 def patchify(image: jax.Array, patch: int) -> jax.Array:
@@ -54,7 +54,7 @@ def modulate(x: jax.Array, scale: jax.Array, shift: jax.Array) -> jax.Array:
 
 def modulation(parts: int, condition: jax.Array, features: int, name: str) -> list[jax.Array]:
     # [B, E] -> parts x [B, 1, features]
-    all_parts = nn.Dense(parts * features, kernel_init=nn.initializers.zeros, name=name)(condition)
+    all_parts = Linear(parts * features, kernel_init=nn.initializers.zeros, name=name)(condition)
     return jnp.split(all_parts[:, None], parts, axis=-1)
 
 
@@ -72,8 +72,8 @@ class Block(nn.Module):
         attend = SelfAttention(features // self.heads, forward_mode_ad=self.forward_mode_ad, name="attention")
         x = x + gate * attend(modulate(x, scale, shift), valid)
         scale, shift, gate = following
-        hidden = nn.Dense(4 * features, kernel_init=normal, name="hidden")(modulate(x, scale, shift))
-        x = x + gate * nn.Dense(features, kernel_init=normal, name="out")(nn.gelu(hidden))
+        hidden = Linear(4 * features, kernel_init=normal, name="hidden")(modulate(x, scale, shift))
+        x = x + gate * Linear(features, kernel_init=normal, name="out")(nn.gelu(hidden))
         return backend.materialize(x)
 
 
@@ -139,7 +139,7 @@ class DiT(nn.Module):
         blocks = Blocks(self.depth, self.heads, self.remat, self.scan_layers, self.forward_mode_ad, name="trunk")
         x = blocks(jnp.concatenate([*prefix_tokens, x], axis=1), vector, valid)[:, -patches:]
         scale, shift = modulation(2, vector, self.width, "last_modulation")
-        last = nn.Dense(self.patch**2 * self.out, kernel_init=nn.initializers.zeros, name="last")
+        last = Linear(self.patch**2 * self.out, kernel_init=nn.initializers.zeros, name="last")
         return unpatchify(last(modulate(x, scale, shift)).astype(jnp.float32), self.patch, height, width)
 
     def prefix_tokens(self, condition: Condition, batch: int) -> tuple[list[jax.Array], jax.Array | None]:

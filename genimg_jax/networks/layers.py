@@ -75,7 +75,8 @@ def promotion(spectral: bool, training: bool) -> Callable:
 
 
 _promote = promotion(spectral=False, training=False)
-Dense = functools.partial(nn.Dense, kernel_init=he_normal, promote_dtype=_promote)
+Linear = functools.partial(nn.Dense, dot_general=backend.dense_product)  # Flax's defaults otherwise
+Dense = functools.partial(Linear, kernel_init=he_normal, promote_dtype=_promote)
 Conv = functools.partial(nn.Conv, kernel_size=(3, 3), kernel_init=he_normal, promote_dtype=_promote)
 
 

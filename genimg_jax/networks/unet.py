@@ -26,7 +26,7 @@ from genimg_jax.networks.conditioning import (
     vector_fields,
 )
 from genimg_jax.networks.denoising import CrossAttention, Modulator, SelfAttention, WithMaps, normal
-from genimg_jax.networks.layers import Conv, Dense, Normalization
+from genimg_jax.networks.layers import Conv, Dense, Linear, Normalization
 
 HEAD = 64  # features of an attention head, or fewer if they do not divide the block's
 
@@ -71,7 +71,7 @@ class ResidualBlock(nn.Module):
         y = convolution(kernel_init=nn.initializers.zeros, name="conv_out")(y)
         x = resize(x)
         if x.shape[-1] != self.features:
-            x = nn.Dense(self.features, kernel_init=normal, name="skip")(x)
+            x = Linear(self.features, kernel_init=normal, name="skip")(x)
         x = (x + y) * math.sqrt(0.5)
         if self.attention:
             y = group_norm("attention_norm")(x).reshape(x.shape[0], -1, self.features)
