@@ -52,6 +52,10 @@ DECLARED = {
     "gan_*_difference": Declared(low=-1.0, high=1.0),  # to be near to 0
     "gan_*": SHARE,
     "prompt_accuracy/*": SHARE,
+    # What Bayes' rule tells of an image
+    "zero_shot_accuracy": SHARE,
+    "retrieval@1/*": SHARE,
+    "attribute_accuracy/*": SHARE,
     # Memorisation
     "copies/*": Declared("lower", low=0.0, high=1.0),
     "data_copying/*": Declared(),  # to be near to 0

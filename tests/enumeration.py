@@ -42,17 +42,18 @@ SMALL = {
 }
 
 
-def build(name: str, spec: core.Spec, **changes: Any) -> tuple[core.Family, core.Weights]:
+def build(name: str, spec: core.Spec, seed: int = 0, **changes: Any) -> tuple[core.Family, core.Weights]:
     """A small family of this name, and weights far from uniform."""
     options = dataclasses.replace(SMALL[name], **changes)
     family = families.load(name).make(options, spec, {"model": core.Optimizer(optax.sgd(0.1))})
     batch = {"image": jnp.zeros((2, *spec.image_shape)), "label": jnp.zeros(2, jnp.int32), "index": jnp.arange(2)}
-    params = random_weights(lambda key: family.init(key, batch).params, jax.random.key(0), scale=1.5)
+    batch |= {name: jnp.zeros((2, *field.shape), jnp.int32) for name, field in spec.fields.items()}
+    params = random_weights(lambda key: family.init(key, batch).params, jax.random.key(0), scale=1.5, seed=seed)
     return family, core.Weights(params, {}, {})
 
 
-def repeated(condition: Mapping[str, int], count: int) -> core.Batch:
-    return {name: jnp.full(count, value) for name, value in condition.items()}
+def repeated(condition: Mapping[str, Any], count: int) -> core.Batch:
+    return {name: jnp.broadcast_to(jnp.asarray(value), (count, *jnp.shape(value))) for name, value in condition.items()}
 
 
 def probabilities(family: core.Family, weights: core.Weights, spec: core.Spec, condition=None) -> np.ndarray:

@@ -37,6 +37,10 @@ class TrainOptions:
 class EvaluateOptions:
     batch_size: int = bounded(500, 1)  # images a call in evaluation and sampling, fewer if large; changes no result
     likelihood: bool = True  # whether `genimg evaluate` computes `log_prob` where the family has it
+    # Held-out images whose class and caption are found by Bayes' rule (0: none), and the captions that each is found
+    # among. A candidate costs a likelihood.
+    retrieval_images: int = bounded(200, 0)
+    retrieval_candidates: int = bounded(100, 2)
     samples: int = bounded(0, 0)  # images generated for the full suite; 0: as many as are held out
     seed: int = bounded(0, 0)  # of those images, and of whatever a metric draws
     features: str = "pixels,random_conv,classifier"  # what images are compared by, separated by commas

@@ -108,8 +108,17 @@ def _measurement(
     error: float = 0.0,
 ) -> Measurement:
     """The mean of the values [N], with Student's interval, wider by `error` on both sides."""
-    spec = MetricSpec(
-        metric=name,
+    of = spec(name, source, options, stated)
+    if len(values) < 2 or not np.isfinite(values).all():  # JSON and a reader are told so, and no interval is made up
+        return Measurement(float(np.mean(values)), of)
+    interval = intervals.mean(values)
+    return Measurement(interval.estimate, of, interval.low - error, interval.high + error)
+
+
+def spec(metric: str, source: Source, options: data.Options, stated: Mapping[str, Scalar]) -> MetricSpec:
+    """That of a metric of the model on held-out images, without any that it generates."""
+    return MetricSpec(
+        metric=metric,
         features=None,
         weights=None,
         resize=None,
@@ -122,11 +131,7 @@ def _measurement(
             "binarize": options.binarize,
             "levels": source.spec.levels,
             "passes": 1,
-            "unit": directions.of(name).unit or None,
+            "unit": directions.of(metric).unit or None,
             **stated,
         },
     )
-    if len(values) < 2 or not np.isfinite(values).all():  # JSON and a reader are told so, and no interval is made up
-        return Measurement(float(np.mean(values)), spec)
-    interval = intervals.mean(values)
-    return Measurement(interval.estimate, spec, interval.low - error, interval.high + error)

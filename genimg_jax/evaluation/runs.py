@@ -16,7 +16,8 @@ from genimg_jax.engine import config_files, restore, run, tasks
 from genimg_jax.engine.config import TrainOptions
 from genimg_jax.engine.program import Program
 from genimg_jax.errors import ConfigError, DataError, ResourceError
-from genimg_jax.evaluation import classes, image_sets, likelihood, log_probs, marks, suite
+from genimg_jax.evaluation import classes, image_sets, likelihood, log_probs, marks, suite, zero_shot
+from genimg_jax.evaluation.distances import Metrics
 from genimg_jax.evaluation.image_sets import ImageSet
 from genimg_jax.evaluation.labels import labelled, to_ask
 from genimg_jax.evaluation.results import EVALUATED, Report, file_name
@@ -127,6 +128,7 @@ def _evaluate(opened: RunContext, weights: core.Weights, step: int, checkpoint: 
     read = program.config.data
     problem = likelihood.other_images(program, source) if comparison else ""
     measured, log_prob = ({}, None) if problem else likelihood.measure(program, weights, source, read)
+    told = Metrics({}, {}, {}) if problem else zero_shot.measure(program, weights, source, read)
     stated = likelihood.protocol(program) if program.config.evaluate.likelihood and not problem else {}
     stated |= likelihood.warnings(measured)
     report = {
@@ -146,7 +148,8 @@ def _evaluate(opened: RunContext, weights: core.Weights, step: int, checkpoint: 
         },
     }
     report["selection"] = _selection(opened, step, checkpoint, report["protocol"]["data"])
-    found = suite.SuiteResult(measured)
+    measured |= told.metrics
+    found = suite.SuiteResult(measured, skipped=told.skipped)
     if comparison:
         made, rate = _sample(opened, weights)
         # What came after the checkpoint is not its doing.
@@ -154,7 +157,7 @@ def _evaluate(opened: RunContext, weights: core.Weights, step: int, checkpoint: 
         found = suite.measure(comparison, made, lines, program.family.log_odds)
         facts = {"images_a_second": rate, **_facts(opened, step, lines)}
         missing = {"held-out loss and likelihood": problem} if problem else {}
-        found = found._replace(metrics=measured | found.metrics | facts, skipped=missing | found.skipped)
+        found = found._replace(metrics=measured | found.metrics | facts, skipped=missing | told.skipped | found.skipped)
         report["samples"] = len(made.images)
         report["protocol"] |= made.asked
     report["trained_on"] = marks.trained_on(program.family.objective, found.metrics)
