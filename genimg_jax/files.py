@@ -52,6 +52,12 @@ def exclusive(folder: pathlib.Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def first_with(name: str, folders: Iterable[str | os.PathLike]) -> str:
+    """The path of the file in the first of these folders that has it, or ""; "" is no folder."""
+    paths = [pathlib.Path(folder) / name for folder in folders if folder]
+    return next((str(path) for path in paths if path.is_file()), "")
+
+
 def read_json_lines(path: pathlib.Path) -> list[Any]:
     """The values of a file with one JSON value a line, none if it does not exist. A line cut short by a crash is left
     out."""

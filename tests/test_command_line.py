@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 import pathlib
 import re
 import subprocess
@@ -46,14 +47,29 @@ def data_of(config: str, monkeypatch) -> list[str]:
     return []
 
 
+def untrained(workdir: str, variant: str, source: Source) -> programs.Program:
+    """The run of a directory, untrained: the configuration of the directory's name."""
+    values = config_files.load(f"{ROOT / 'configs' / pathlib.PurePath(workdir).name}.py{variant}")
+    return programs.build(configs.resolve(values), source.spec, source.stored_levels)
+
+
 def tokenizer_of(config: configs.Config, variant: str, source: Source) -> programs.Stage | None:
-    """The first stage that a configuration names, untrained: the configuration of its run directory's name."""
+    """The first stage that a configuration names, untrained."""
     if not config.tokenizer.workdir:
         return None
-    first = config_files.load(f"{ROOT / 'configs' / pathlib.PurePath(config.tokenizer.workdir).name}.py{variant}")
-    program = programs.build(configs.resolve(first), source.spec, source.stored_levels)
+    program = untrained(config.tokenizer.workdir, variant, source)
     weights = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), core.weights(program.abstract_state))
     return programs.Stage(program.family, weights, {})
+
+
+def with_features(config: configs.Config, variant: str, source: Source) -> Source:
+    """The source with features of the size that the encoder makes, if the configuration names one, all 0."""
+    if not config.data.features.encoder:
+        return source
+    family, read = untrained(config.data.features.encoder, variant, source).family, source.read
+    size = math.prod(core.space_with(family, "encode").spec.image_shape)
+    spec = source.spec._replace(fields={"features": core.Field((size,))})
+    return source._replace(spec=spec, read=lambda i: {**read(i), "features": np.zeros((len(i), size), np.float32)})
 
 
 # The large ones take seconds each to trace.
@@ -71,7 +87,7 @@ def test_every_variant_fits_its_data(config, variant, monkeypatch):
     found = {key: flags.get(f"--config.data.{key}", values.data[key]) for key in ("name", "path")}
     values.update({"data": {"limit": 512, **found}})
     resolved = configs.resolve(values)
-    source = open_source(resolved.data, resolved.data.train_split)
+    source = with_features(resolved, variant, open_source(resolved.data, resolved.data.train_split))
     program = programs.build(resolved, source.spec, source.stored_levels, tokenizer_of(resolved, variant, source))
     batch = next(programs.train_batches(program, source, 0))
     after, metrics = jax.eval_shape(program.step, program.abstract_state, batch, 0)
@@ -84,7 +100,7 @@ def test_every_variant_fits_its_data(config, variant, monkeypatch):
     assert measured and all(x.shape == (rows,) for x in measured.values())
     if program.family.sample is not None:
         index = np.arange(4, dtype=np.int32)
-        asked = {"index": index, **conditions.rows(program, index)}
+        asked = {"index": index, **conditions.rows(program, index, source=source)}
         sample = functools.partial(program.apply, tasks.sample_task)
         made = jax.eval_shape(sample, core.weights(program.abstract_state), asked, 0)
         assert made.shape == (4, *source.spec.image_shape)
@@ -98,10 +114,12 @@ ONE_EACH = [f"{name}_digits" for name in ("vae", "gan", "autoencoder", "transfor
 def test_a_configuration_trains_evaluates_samples_and_reports(config, tmp_path, monkeypatch, capsys):
     values = configs.resolve(config_files.load(name_of(config)))
     flags = data_of(config, monkeypatch)
-    if first := pathlib.PurePath(values.tokenizer.workdir).name:
-        assert train(tmp_path / "first", *flags, config=first) == 0
-        flags.append(f"--config.tokenizer.workdir={tmp_path / 'first'}")
-        tmp_path /= "run"
+    stages = {"tokenizer.workdir": values.tokenizer.workdir, "data.features.encoder": values.data.features.encoder}
+    for key, first in stages.items():
+        if first:
+            assert train(tmp_path / "first", *flags, config=pathlib.PurePath(first).name) == 0
+            flags.append(f"--config.{key}={tmp_path / 'first'}")
+            tmp_path /= "run"
     assert train(tmp_path, *flags, config=config) == 0
     workdir = ["--workdir", str(tmp_path)]
     drawn, count = (["--reconstruct", "3"], 3) if values.family in ("vq", "vqgan") else (["--count", "3"], 3)

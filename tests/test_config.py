@@ -14,7 +14,7 @@ from genimg_jax import core, families
 from genimg_jax.__main__ import main
 from genimg_jax.data import Part, open_source
 from genimg_jax.engine import config as configs
-from genimg_jax.engine import config_files, optimizers
+from genimg_jax.engine import config_files, features, optimizers
 from genimg_jax.engine import program as programs
 from genimg_jax.engine.config_differences import MOVABLE, differences
 from genimg_jax.errors import ConfigError, DataError
@@ -285,6 +285,9 @@ def use_everything(tmp_path):
         values = config_files.load(name_of("vae_digits")).to_dict()
         values["data"] |= {"validation_split": "test", "allow_overlap": True}
         open_source(configs.resolve(values).data, Part.TRAIN)
+        values["data"] |= {"source": "folder", "path": str(tmp_path / "images"), "fields": ("features",)}
+        values["data"]["features"] = {"encoder": str(workdir), "checkpoint": "last", "statistics": ""}
+        features.open_source(configs.resolve(values).data, Part.TRAIN)
         folder = str(tmp_path / "images")
         for source, others in {
             "tfds": {"name": "mnist"},

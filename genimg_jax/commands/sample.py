@@ -23,15 +23,17 @@ ABOUT = """images of a run: DIRECTORY/grid.png (the first images), DIRECTORY/000
   genimg sample --workdir runs/gan_digits --count 16 --condition.label=3 --seed 7
   genimg sample --workdir runs/scenes --condition.tokens='a small red circle above a large blue square'
   genimg sample --workdir runs/scenes --given test --count 64
+  genimg sample --workdir runs/features_flow_digits --condition.features=photos/ --count 64
   genimg sample --workdir runs/vae_digits --interpolate 8 --steps 10
   genimg sample --workdir runs/vae_digits --interpolate 8 --given test
   genimg sample --workdir runs/vq_digits --reconstruct 32
   genimg sample --workdir runs/diffusion_digits --relative_std 0.15
 
---condition.FIELD=VALUE gives a condition: a class, a caption, the file of a map, an image or an array (.npy). What is
-not said is taken from the images of the split that is --given, in their order, else from those of the test split. Where
-a model is told nothing but classes, it is asked for each in turn. Interpolations are between codes that are drawn, or
-between those of images 2i and 2i + 1 of the split that is --given, where the model encodes images.
+--condition.FIELD=VALUE gives a condition: a class, a caption, the file of a map, an image or an array (.npy). Features
+that an encoder makes are given as an image or a folder of images, of which each in turn is varied. What is not said is
+taken from the images of the split that is --given, in their order, else from those of the test split. Where a model is
+told nothing but classes, it is asked for each in turn. Interpolations are between codes that are drawn, or between
+those of images 2i and 2i + 1 of the split that is --given, where the model encodes images.
 
 Image i of a seed is the same whatever the count and the batch size. images.npz holds `image` and its conditions: of
 classes `label` and the names of all `classes`, of captions `caption`; of reconstructions also the images that were
@@ -108,19 +110,19 @@ def main(arguments: Sequence[str]) -> None:
 
 def _short(text: str) -> str:
     """A part of a file's name."""
-    return re.sub(r"[^A-Za-z0-9]+", "-", text.rpartition("/")[2]).strip("-")[:40]
+    return re.sub(r"[^A-Za-z0-9]+", "-", text.rstrip("/").rpartition("/")[2]).strip("-")[:40]
 
 
 def _draw(values: flags.FlagValues, run: restore.Restored, asked: Mapping[str, str]) -> Drawn:
     from genimg_jax import core
-    from genimg_jax.data import Part, classes, open_source
-    from genimg_jax.engine import conditions, images, tasks
+    from genimg_jax.data import Part, classes
+    from genimg_jax.engine import conditions, features, images, tasks
 
     program, weights = run.program, run.weights
     names = run.dataset.get("classes", ())
     given = {name: conditions.parse(program, name, text, names) for name, text in asked.items()}
     if values.reconstruct:
-        source, columns = open_source(program.config.data, Part.EVALUATE), tasks.COLUMNS
+        source, columns = features.open_source(program.config.data, Part.EVALUATE), tasks.COLUMNS
         grid = images.to_uint8(tasks.reconstruct(program, weights, source, values.reconstruct))
         shape = grid.shape[1:]
         rows = grid.reshape(-1, 2, columns, *shape).swapaxes(0, 1)  # those that were encoded, and what their codes give
@@ -130,7 +132,7 @@ def _draw(values: flags.FlagValues, run: restore.Restored, asked: Mapping[str, s
     lacking = set(program.family.conditions) - {"label"} - set(given)
     source = None
     if values.given or lacking:
-        source = open_source(program.config.data, dict(zip(PARTS, Part, strict=True))[values.given or "test"])
+        source = features.open_source(program.config.data, dict(zip(PARTS, Part, strict=True))[values.given or "test"])
     seed = program.config.seed if values.seed is None else values.seed
     if values.interpolate:
         name, columns, count = f"interpolations-{run.step}-seed{seed}", values.steps, values.interpolate * values.steps

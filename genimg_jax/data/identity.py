@@ -21,6 +21,7 @@ def record(source: Source) -> dict[str, Any]:
         "fingerprint": source.fingerprint,
         "field_hashes": dict(source.field_hashes),
         "vocabulary": source.vocabulary and text.digest(source.vocabulary),
+        "encoder": source.encoder and source.encoder["weights"],
         "in_memory": source.in_memory,
         "size": source.split_size,
         "trained_on": source.size,

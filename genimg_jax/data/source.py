@@ -36,6 +36,7 @@ KINDS: dict[str, Callable[[Options], Stored]] = {
 }
 SHOWN = 5  # names in a message
 TOKENS = "tokens"  # the field that captions become
+FEATURES = "features"  # the field that an encoder makes
 
 
 def open_source(options: Options, split: str | Part, vocabulary: "Tokenizer | None" = None) -> Source:
@@ -47,7 +48,10 @@ def open_source(options: Options, split: str | Part, vocabulary: "Tokenizer | No
     Raises DataError, in a sentence that names the file or split and what to do, where there is nothing to read, images
     differ in shape and `options.size` does not make them alike, or, in memory, any image cannot be read. In a streamed
     source that last error comes with the batch that holds the image. Raises ConfigError for a field that is not there.
+    The field `features` is left out where the options name its encoder: `engine.features` adds it.
     """
+    if options.features.encoder:
+        options = dataclasses.replace(options, fields=tuple(name for name in options.fields if name != FEATURES))
     stored = KINDS[options.source](options)
     _check_fields(options, stored)
     vocabulary = (vocabulary or _vocabulary(options, stored)) if TOKENS in options.fields else None

@@ -114,7 +114,6 @@ def load(path: str) -> "Tokenizer":
 
 def with_vocabulary(options: Options, *folders: str | os.PathLike) -> Options:
     """The options with the vocabulary of the first of these run directories that has one; "" is no directory."""
-    found = [str(path) for folder in folders if folder and (path := pathlib.Path(folder) / FILE).is_file()]
-    if not found:
+    if not (found := files.first_with(FILE, folders)):
         return options
-    return dataclasses.replace(options, captions=dataclasses.replace(options.captions, vocabulary=found[0]))
+    return dataclasses.replace(options, captions=dataclasses.replace(options.captions, vocabulary=found))

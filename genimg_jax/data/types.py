@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -53,6 +53,15 @@ class DomainOptions:
 
 
 @dataclass(frozen=True)
+class FeatureOptions:
+    """How images become the field `features`; `engine.features` makes it."""
+
+    encoder: str = location()  # run whose latents of an image are its features; "": those that the source has itself
+    checkpoint: str = "best"  # of the encoder: best, last, or a step
+    statistics: str = location()  # features.json of another run; "": mean and deviation of the training images'
+
+
+@dataclass(frozen=True)
 class Options:
     """Which images are read and how they are made alike."""
 
@@ -72,6 +81,7 @@ class Options:
     shapes: ShapesOptions = field(default_factory=ShapesOptions)
     pairs: PairOptions = field(default_factory=PairOptions)
     domains: DomainOptions = field(default_factory=DomainOptions)
+    features: FeatureOptions = field(default_factory=FeatureOptions)
     limit: int = bounded(0, 0)  # so many of the split's examples, a fixed random choice by class; 0: all
     memory_mib: int = bounded(2048, 0)  # images and fields that fit in this are read once and kept; others streamed
     workers: int = bounded(2, 0)  # decoding processes for a streamed source; 0: threads of this process
@@ -124,6 +134,8 @@ class Source(NamedTuple):
     workers: int
     split: str
     """The split, for reports; it says so where it shares images with another part of the run."""
+    encoder: Mapping[str, Any] | None = None
+    """What made the field `features`, see `engine.features`; None where no encoder did."""
 
 
 class Stored(NamedTuple):

@@ -7,6 +7,8 @@ import numpy as np
 
 from genimg_jax import core
 from genimg_jax.data import Source, decode, loading, text, transforms
+from genimg_jax.data.source import FEATURES
+from genimg_jax.engine import features
 from genimg_jax.engine.program import Program, batch_size
 from genimg_jax.errors import ConfigError, DataError
 from genimg_jax.options import nearest
@@ -88,8 +90,9 @@ def _checked(name: str, field: core.Field, values: np.ndarray) -> np.ndarray:  #
 def parse(program: Program, name: str, value: str, classes: Sequence[str] = ()) -> np.ndarray:
     """What a person gives for a field, as its values [*shape] or [N, *shape].
 
-    A class is a number or a name, a caption a text; maps and images are files of pictures, and everything else is an
-    array in a file .npy. Raises `ConfigError` with what to do.
+    A class is a number or a name, a caption a text; maps and images are files of pictures; features that an encoder
+    makes are those of a picture, or of each picture of a folder; and everything else is an array in a file .npy.
+    Raises `ConfigError` with what to do.
     """
     fields = program.spec.conditions
     if name not in fields:
@@ -100,9 +103,14 @@ def parse(program: Program, name: str, value: str, classes: Sequence[str] = ()) 
     if name == "tokens":
         return text.encode(text.load(program.config.data.captions.vocabulary), value, field.shape[0])
     try:
-        if len(field.shape) >= 2 and not value.endswith(".npy"):
-            return _picture(field, value)
-        return np.load(pathlib.Path(value).expanduser(), allow_pickle=False)
+        path, options = str(pathlib.Path(value).expanduser()), program.config.data
+        if path.endswith(".npy"):
+            return np.load(path, allow_pickle=False)
+        if name == FEATURES and options.features.encoder:
+            return features.of_pictures(options, path, PIXEL_LIMIT)
+        if len(field.shape) >= 2:
+            return _picture(field, path)
+        raise ConfigError(f"--condition.{name}={value} is no array: give a file .npy of {list(field.shape)} numbers.")
     except (OSError, ValueError, DataError) as error:
         raise ConfigError(f"--condition.{name}={value} cannot be read: {error}") from error
 
@@ -116,7 +124,6 @@ def _class(value: str, classes: Sequence[str]) -> int:
 
 
 def _picture(field: core.Field, path: str) -> np.ndarray:  # -> i32[H, W] or f32[H, W, C]
-    path = str(pathlib.Path(path).expanduser())
     if len(field.shape) == 2:
         values = decode.read_map(path, PIXEL_LIMIT)
         return values if values.shape == field.shape else decode.conform_map(values, min(field.shape))

@@ -7,8 +7,15 @@ from genimg_jax import families
 from genimg_jax.engine.config import RESUMABLE_KEYS, flatten, located
 from genimg_jax.options import inference_only
 
-# What may lie elsewhere by then: its contents are compared, by the data's fingerprint and the tokenizer's weights.
-MOVABLE = ("data.path", "data.captions.vocabulary", "tokenizer.workdir")
+# What may lie elsewhere by then: its contents are compared, by the data's fingerprint and the weights of other runs.
+MOVABLE = (
+    "data.path",
+    "data.captions.vocabulary",
+    "data.features.encoder",
+    "data.features.checkpoint",
+    "data.features.statistics",
+    "tokenizer.workdir",
+)
 
 
 class Difference(NamedTuple):

@@ -1,5 +1,7 @@
 """A run, opened for use: its configuration and program with the weights of one of its checkpoints. Writes nothing."""
 
+import dataclasses
+import os
 import pathlib
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -7,15 +9,17 @@ from typing import Any, NamedTuple
 
 import jax
 
-from genimg_jax import core, files
+from genimg_jax import core, data, files
 from genimg_jax.data import text
-from genimg_jax.engine import checkpoint, config_files, run
+from genimg_jax.engine import checkpoint, config_files, parallel, run
 from genimg_jax.engine import config as configs
 from genimg_jax.engine import program as programs
 from genimg_jax.engine.config import Config
 from genimg_jax.engine.config_differences import differences, table
 from genimg_jax.engine.program import Program
 from genimg_jax.errors import CheckpointError, ConfigError
+
+FEATURES_FILE = "features.json"  # in a run directory: what made the field `features`, see `engine.features`
 
 
 class Restored(NamedTuple):
@@ -31,7 +35,7 @@ def open_run(workdir: pathlib.Path, values: Mapping[str, Any], which: str, avera
     `values` may differ from the run's own only where that changes nothing that was trained.
     """
     config = configs.resolve(values)
-    config = config._replace(data=text.with_vocabulary(config.data, workdir))
+    config = config._replace(data=with_kept(config.data, workdir))
     stored = config_files.of_run(workdir)
     found = [d for d in differences(stored, values) if not d.safe]
     changed = [d for d in found if not d.key.startswith(("data.", "tokenizer."))]
@@ -46,6 +50,15 @@ def open_run(workdir: pathlib.Path, values: Mapping[str, Any], which: str, avera
     check_tokenizer(manifest, program, workdir)
     weights, step = load(workdir, program, which, averaged)
     return Restored(program, weights, step, dataset)
+
+
+def with_kept(options: data.Options, *folders: str | os.PathLike) -> data.Options:
+    """The options with the vocabulary and the statistics of features of the first of these run directories that keeps
+    one; "" is no directory."""
+    options = text.with_vocabulary(options, *folders)
+    if not (found := files.first_with(FEATURES_FILE, folders)):
+        return options
+    return dataclasses.replace(options, features=dataclasses.replace(options.features, statistics=found))
 
 
 def load(workdir: pathlib.Path, program: Program, which: str, averaged: bool = True) -> tuple[core.Weights, int]:
@@ -79,19 +92,23 @@ def tokenizer(config: Config, spec: core.Spec) -> programs.Stage | None:
     workdir = pathlib.Path(config.tokenizer.workdir)
     if not config.tokenizer.workdir:
         return None
-    values = {**config_files.of_run(workdir), "parallel": asdict(config.parallel)}
-    first = open_run(workdir, values, config.tokenizer.checkpoint)
+    first, record = open_stage(workdir, config.tokenizer.checkpoint, config.parallel)
     family = first.program.family
     if core.space_with(family, "encode") is None:
         raise ConfigError(
-            f"config.tokenizer.workdir is {workdir}, a run of {values['family']}, which has no codes; "
+            f"config.tokenizer.workdir is {workdir}, a run of {first.program.config.family}, which has no codes; "
             "train a tokenizer, such as configs/vq_digits.py."
         )
     if problem := other_data(first.program, spec):
         raise ConfigError(f"the tokenizer {workdir} {problem}.")
-    weights = files.digest_arrays(checkpoint.named(checkpoint.filed(jax.device_get(first.weights)._asdict())))
-    record = {"workdir": str(workdir), "step": first.step, "weights": weights}
     return programs.Stage(family, first.weights, record)
+
+
+def open_stage(workdir: pathlib.Path, which: str, options: parallel.Options) -> tuple[Restored, dict[str, Any]]:
+    """A checkpoint of a run that another run uses, and what tells its weights from others, for the record."""
+    first = open_run(workdir, {**config_files.of_run(workdir), "parallel": asdict(options)}, which)
+    weights = files.digest_arrays(checkpoint.named(checkpoint.filed(jax.device_get(first.weights)._asdict())))
+    return first, {"workdir": str(workdir), "step": first.step, "weights": weights}
 
 
 def other_data(tokenizer: Program, spec: core.Spec) -> str:

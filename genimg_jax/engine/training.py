@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genimg_jax import core, directions
-from genimg_jax.data import Part, Source, identity, open_source, text
-from genimg_jax.engine import checkpoint, loop, parallel, restore, run, vmapped
+from genimg_jax import core, directions, files
+from genimg_jax.data import Part, Source, identity, text
+from genimg_jax.engine import checkpoint, features, loop, parallel, restore, run, vmapped
 from genimg_jax.engine import config as configs
 from genimg_jax.engine import program as programs
 from genimg_jax.engine.config import Config
@@ -63,10 +63,10 @@ def _train(
         for i, record in enumerate(records):
             with isolate_failure(records, i):
                 held.enter_context(record.locked())
-        config = config._replace(data=text.with_vocabulary(config.data, records[0].folder, config.resume))
-        source = open_source(config.data, Part.TRAIN)
+        config = config._replace(data=restore.with_kept(config.data, records[0].folder, config.resume))
+        source = features.open_source(config.data, Part.TRAIN)
         validated = config.train.evaluate_every and config.data.validation_split != "none"
-        validation = open_source(config.data, Part.VALIDATION, source.vocabulary) if validated else None
+        validation = features.open_source(config.data, Part.VALIDATION, source) if validated else None
         program = build(config, source.spec, source.stored_levels)
         _check_best(program)
         _check_classes(program, source)
@@ -80,6 +80,8 @@ def _train(
                 records[i].write_manifest(step, environment, inputs | _company(records, i))
                 if source.vocabulary:
                     text.save(source.vocabulary, records[i].folder)
+                if source.encoder:
+                    files.write_json(records[i].folder / restore.FEATURES_FILE, source.encoder)
             return loop.run_steps(program, records, state, step, source, validation, signals)
         for i in active(records):
             print(f"{records[i].workdir} is trained: step {step} of {config.train.steps}.")
@@ -90,7 +92,7 @@ def dry_run(config: Config) -> str:
     """Compiles the step and says what it needs, without training or writing anything."""
     if config.parallel.compile != "jit":
         raise ConfigError(f"a dry run of parallel.compile={config.parallel.compile!r} says nothing; set it to 'jit'.")
-    source = open_source(config.data, Part.TRAIN)
+    source = features.open_source(config.data, Part.TRAIN)
     program = restore.build(config, source.spec, source.stored_levels)
     batch = parallel.put_batch(next(programs.train_batches(program, source, 0)), program.mesh)
     memory = program.step.lower(program.abstract_state, batch, np.int32(0)).compile().memory_analysis()

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from genimg_jax import core, families
-from genimg_jax.data import Part, open_source
+from genimg_jax.data import Part
 from genimg_jax.engine import config as configs
-from genimg_jax.engine import optimizers, parallel
+from genimg_jax.engine import features, optimizers, parallel
 from genimg_jax.engine import program as programs
 from genimg_jax.engine.config import Config
 from genimg_jax.engine.program import Program, Stage
@@ -67,7 +67,7 @@ def has_convolutions(values: Mapping[str, Any]) -> bool:
     config = configs.resolve(values)
     if config.tokenizer.workdir:
         return False
-    source = open_source(config.data, Part.TRAIN)
+    source = features.open_source(config.data, Part.TRAIN)
     init = programs.functions(config, source.spec, source.stored_levels, None).init
     return any(x.ndim == 4 for x in jax.tree.leaves(jax.eval_shape(init, jnp.int32(0)).params))
 

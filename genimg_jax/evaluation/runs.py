@@ -12,7 +12,7 @@ import numpy as np
 
 from genimg_jax import core, files
 from genimg_jax.data import Part, Source, identity, open_source, splits
-from genimg_jax.engine import config_files, restore, run, tasks
+from genimg_jax.engine import config_files, features, restore, run, tasks
 from genimg_jax.engine.config import TrainOptions
 from genimg_jax.engine.program import Program
 from genimg_jax.errors import ConfigError, DataError, ResourceError
@@ -89,7 +89,7 @@ def _open(
     values = config_files.of_run(workdir) if values is None else values
     program, weights, step, dataset = restore.open_run(workdir, values, checkpoint, averaged)
     read, options = image_sets.bounded(program.config.data), program.config.evaluate
-    source = open_source(read, part)
+    source = features.open_source(read, part)
     if "label" in program.family.conditions and (renamed := identity.other_classes(dataset, source)):
         raise DataError(f"the model's classes are not those of the images that it is evaluated on: {renamed}.")
     conditions = [name for name in program.family.conditions if name in program.spec.fields]

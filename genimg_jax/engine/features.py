@@ -1,0 +1,165 @@
+"""The field `features`, made of the images by a frozen encoder, so that families can be conditioned on it.
+
+The encoder is a trained run: features are the latents that it encodes an image as, standardised by their mean and
+deviation over the training images (Bordes et al. 2022 condition a diffusion model on features of a trained network in
+this way). They are those of the image as it is stored, never flipped, and depend on that image alone. All features of a
+source are made when it is opened, and kept in memory, 4 D bytes an image, even where images are streamed.
+
+A run keeps the hash of the encoder's weights, the mean and the deviation in `features.json`; all that is done with the
+run later uses the same encoder, or is refused.
+"""
+
+import functools
+import json
+import os
+import pathlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from genimg_jax import core, data, progress
+from genimg_jax.data import Part, Source, decode, loading, transforms
+from genimg_jax.data.folder import files_below
+from genimg_jax.data.source import FEATURES
+from genimg_jax.engine import parallel, restore
+from genimg_jax.errors import CheckpointError, ConfigError
+
+CHUNK = 128  # images a call; fewer are filled up, so that one program serves all
+CONSTANT = 1e-6  # a feature whose deviation is at most this share of its largest value differs by rounding alone
+
+Record = Mapping[str, Any]
+"""What made the field: `workdir`, `step` and `weights` (a hash) of the encoder, `mean` and `deviation` f64[D]."""
+
+
+class Encoder(NamedTuple):
+    encode: Callable[[np.ndarray], np.ndarray]
+    """Stored images u8[CHUNK, H, W, C] -> f32[CHUNK, D], before they are standardised."""
+    image_shape: tuple[int, int, int]
+    stored_levels: int
+    record: dict[str, Any]
+    """`workdir`, `step`, `weights`."""
+
+
+def open_source(options: data.Options, split: str | Part, training: Source | None = None) -> Source:
+    """`data.open_source`, with the field `features` if `options.features` name its encoder.
+
+    `training` is the source of the training images, where it is open already. The mean and deviation are its, else
+    those of the file that the options name, else of the training images, which are then opened. Raises `ConfigError`
+    for a run that cannot encode the images, and `CheckpointError` where the file is of an encoder with other weights.
+    """
+    source = data.open_source(options, split, training and training.vocabulary)
+    if not options.features.encoder:
+        return source
+    if FEATURES not in options.fields:
+        raise ConfigError("data.features.encoder makes the field 'features', which data.fields does not name; add it.")
+    encoder = open_encoder(options)
+    if (source.spec.image_shape, source.stored_levels) != (encoder.image_shape, encoder.stored_levels):
+        raise ConfigError(
+            f"data.features.encoder is {options.features.encoder}, trained on images {encoder.image_shape} of "
+            f"{encoder.stored_levels} levels, and the data is of {source.spec.image_shape} of {source.stored_levels}; "
+            "train an encoder on such images."
+        )
+    codes = np.concatenate(list(_encoded(encoder, source)))
+    record = training.encoder if training else _kept(options, encoder)
+    if record is None and split == Part.TRAIN:
+        record = {**encoder.record, **_statistics(codes)}
+    elif record is None:
+        record = open_source(options, Part.TRAIN).encoder
+    made = standardized(codes, record)
+    fields = {**source.spec.fields, FEATURES: core.Field(made.shape[1:])}
+    read = functools.partial(_read, source.read, made)
+    return source._replace(spec=source.spec._replace(fields=fields), read=read, encoder=record)
+
+
+def of_pictures(options: data.Options, path: str, pixel_limit: int) -> np.ndarray:  # -> f32[N, D]
+    """The features of an image file, or of every image file below a folder, by name.
+
+    Pictures of another size are cropped and resized as `data.size` does. Raises `DataError` for what is no picture,
+    and `CheckpointError` as `open_source` does.
+    """
+    encoder = open_encoder(options)
+    record = _kept(options, encoder)
+    paths = [os.path.join(path, name) for name in sorted(files_below(path))] if os.path.isdir(path) else [path]
+    if not paths:
+        raise ConfigError(f"the folder {path} holds no images.")
+    height, width, channels = encoder.image_shape
+    pictures = (decode.conform(decode.read_file(p, pixel_limit), min(height, width), channels) for p in paths)
+    image = np.stack([np.rint(x * ((encoder.stored_levels - 1) / 255)).astype(np.uint8) for x in pictures])
+    rows = np.resize(np.arange(len(image)), -(-len(image) // CHUNK) * CHUNK)  # the last chunk is filled up
+    codes = np.concatenate([encoder.encode(image[part]) for part in rows.reshape(-1, CHUNK)])
+    return standardized(codes[: len(image)], record)
+
+
+def standardized(codes: np.ndarray, record: Record) -> np.ndarray:  # f32[N, D] -> f32[N, D]
+    return ((codes - np.array(record["mean"])) / np.array(record["deviation"])).astype(np.float32)
+
+
+def open_encoder(options: data.Options) -> Encoder:
+    """The frozen encoder that `options.features` name. Raises `ConfigError` for a run that encodes no images by
+    themselves as vectors."""
+    workdir, alone = pathlib.Path(options.features.encoder), jax.process_count() == 1
+    devices = parallel.Options(devices=int(alone))  # several processes read the weights together
+    first, record = restore.open_stage(workdir, options.features.checkpoint, devices)
+    family, config = first.program.family, first.program.config
+    space = next((s for s in family.latents if s.encode and not s.spec.levels), None)
+    if space is None or family.conditions:
+        lacks = f"is conditioned on {', '.join(family.conditions)}" if space else "has no latents that are vectors"
+        raise ConfigError(
+            f"data.features.encoder is {workdir}, a run of {config.family}, which {lacks}; train an encoder of images "
+            "alone, such as configs/autoencoder_digits.py."
+        )
+    weights, levels = jax.device_get(first.weights), first.dataset["stored_levels"]
+
+    @jax.jit
+    def compiled(weights: core.Weights, image: jax.Array) -> jax.Array:  # u8[B, H, W, C] -> f32[B, D]
+        """Whatever is drawn is drawn alike for every image."""
+        raw, key = {"image": image, "index": jnp.zeros(len(image), jnp.int32)}, core.stream(0, "encode")
+        batch = transforms.prepare(raw, key, config.data, levels, training=False)
+        return space.encode(weights, batch, key).reshape(len(image), -1)
+
+    def encode(image: np.ndarray) -> np.ndarray:
+        return np.asarray(compiled(weights, image))
+
+    return Encoder(encode, first.program.spec.image_shape, levels, record)
+
+
+def _encoded(encoder: Encoder, source: Source) -> Iterator[np.ndarray]:  # -> f32[n, D] ...
+    with progress.bar("encoding", total=source.size, unit="image", leave=False) as bar:
+        for batch in loading.evaluation_batches(source._replace(domains={}), CHUNK):
+            codes = encoder.encode(batch["image"])[batch["valid"]]
+            bar.update(len(codes))
+            yield codes
+
+
+def _read(read: Callable, features: np.ndarray, indices: np.ndarray) -> dict[str, np.ndarray]:  # i64[B] -> [B, ...]
+    return {**read(indices), FEATURES: features[indices]}
+
+
+def _statistics(codes: np.ndarray) -> dict[str, list[float]]:  # f32[N, D] -> {"mean": [D], "deviation": [D]}
+    """Of features that do not differ, the mean is exactly their value, and the deviation counts as 1."""
+    shifted = codes.astype(np.float64) - codes[0]
+    deviation = shifted.std(0)
+    differs = deviation > CONSTANT * np.abs(codes).max(0)
+    return {"mean": (codes[0] + shifted.mean(0)).tolist(), "deviation": np.where(differs, deviation, 1.0).tolist()}
+
+
+def _kept(options: data.Options, encoder: Encoder) -> Record | None:
+    """The record that the options name, if they do, once the encoder is known to be that one."""
+    path = options.features.statistics
+    if not path:
+        return None
+    try:
+        record = json.loads(pathlib.Path(path).read_text())
+        was, step, weights = (record[name] for name in ("workdir", "step", "weights"))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"data.features.statistics is {path}, no {restore.FEATURES_FILE} of a run.") from error
+    if weights != encoder.record["weights"]:
+        raise CheckpointError(
+            f"the features of {path} are those of {was} at step {step}, and step {encoder.record['step']} of "
+            f"{encoder.record['workdir']} has other weights; name the one with --config.data.features.encoder and "
+            f"--config.data.features.checkpoint={step}."
+        )
+    return record
