@@ -213,7 +213,7 @@ def _sample(opened: RunContext, weights: core.Weights) -> tuple[ImageSet, Measur
     if told:  # all of it is that of the held-out images, in their order
         source, order = opened.source, np.arange(count) % opened.source.size
         labels, names = None if reference.labels is None else reference.labels[order], reference.classes
-        captions = source.captions(order) if "tokens" in told else None
+        captions = source.captions(order) if source.captions and {"tokens", "features"} & told else None
     elif "label" in program.family.conditions:
         # Runs of earlier versions do not say what their classes are called; others were checked.
         same = len(reference.classes) == program.spec.num_classes
