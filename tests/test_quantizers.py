@@ -128,7 +128,7 @@ def test_a_revived_code_lives_by_its_share_alone():
     state = {"vectors": np.array([[0.0], [1.0], [2.0], [3.0]], np.float32), "usage": np.full(4, 0.5 / 4)}
     state["sums"] = state["vectors"] * 0.5 / 4
     share = np.array([0.7, 0.5 / 4 + 0.01, 0.5 / 4 - 0.01, 0.06])
-    statistics = {"share": share, "sums": share[:, None], "drawn": np.full((4, 1), 9.0), "found": np.ones(4)}
+    statistics = {"share": share, "sums": share[:, None], "sampled": np.full((4, 1), 9.0), "present": np.ones(4)}
     after, metrics = quantizer.update(state, statistics)
     np.testing.assert_array_equal(np.asarray(after["vectors"])[:, 0] == 9.0, [False, False, True, True])
     assert metrics["codebook_usage"] == 0.5
@@ -150,7 +150,7 @@ def test_the_first_batch_makes_the_codebook(threshold):
 
 def test_every_vector_is_drawn_equally_often():
     vectors = jnp.arange(12.0).reshape(3, 4, 1)
-    draw = jax.jit(jax.vmap(lambda key: quantizers.draw(key, 2, 3, jnp.arange(3), vectors)[0]))
+    draw = jax.jit(jax.vmap(lambda key: quantizers.sample_vectors(key, 2, 3, jnp.arange(3), vectors)[0]))
     drawn = np.asarray(draw(jax.random.split(jax.random.key(0), 3000)))[..., 0]
     assert (drawn[:, 0] != drawn[:, 1]).all()
     for column in drawn.T:
@@ -159,8 +159,8 @@ def test_every_vector_is_drawn_equally_often():
 
 def test_more_draws_than_vectors_repeat_them_all():
     vectors = jnp.asarray(normal(0, 2, 3, 1))
-    drawn, found = quantizers.draw(jax.random.key(0), 14, 2, jnp.arange(2), vectors)
-    assert found.all() and set(np.unique(drawn)) == set(np.unique(vectors))
+    sampled, present = quantizers.sample_vectors(jax.random.key(0), 14, 2, jnp.arange(2), vectors)
+    assert present.all() and set(np.unique(sampled)) == set(np.unique(vectors))
 
 
 @pytest.mark.parametrize(("kind", "parts"), [("vq", 4), ("fsq", 2)])

@@ -1,7 +1,7 @@
 """Adversarial losses and gradient penalties, as independent choices.
 
-A loss sees logits only; a penalty sees the discriminator as a function of what it judges: an image, or a tree of
-arrays. Both give a value per example, to be averaged, and weighted, by whoever trains.
+A loss is a function of logits. A penalty is a function of the discriminator and its inputs, images or trees of arrays.
+Both return a value for each example; the training step averages and weights them.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ Discriminate = Callable[[Inputs], jax.Array]  # -> [B] logits
 
 
 class AdversarialLoss(NamedTuple):
-    """What the two players minimise; logits are high for images held to be real."""
+    """The losses of both players; higher logits mean that an input is more likely real."""
 
     discriminator: Callable[[jax.Array, jax.Array], jax.Array]
     """(real_logits [B], fake_logits [B]) -> f32[B]"""
@@ -48,7 +48,7 @@ hinge = AdversarialLoss(
     _in_float32(lambda fake: -fake),
 )
 
-# Arjovsky et al. 2017, eqs. 2 and 3: means something only if a penalty or a constraint keeps the critic Lipschitz.
+# Arjovsky et al. 2017, eqs. 2 and 3: needs a penalty or a constraint that keeps the critic Lipschitz.
 wasserstein = AdversarialLoss(
     _in_float32(lambda real, fake: fake - real),
     _in_float32(lambda fake: -fake),
@@ -63,10 +63,10 @@ LOSSES = {
 
 
 def _input_gradient(discriminate: Discriminate, inputs: Inputs) -> jax.Array:  # -> f32[B, values]
-    """Each logit's gradient by its own input, from one backward pass through the sum of the logits.
+    """The gradient of each logit by its own input, from one backward pass through the sum of the logits.
 
-    That is exact only where an example's logit depends on its own input alone. Batch normalisation and minibatch
-    statistics in the discriminator couple the examples: row i is then the gradient of all logits by input i.
+    This is exact only if an example's logit depends on no other example. Batch normalisation and minibatch statistics
+    in the discriminator couple the examples: row i is then the gradient of the sum of all logits by input i.
     """
     inputs = jax.tree.map(lambda x: x.astype(jnp.float32), inputs)
     gradient = jax.grad(lambda x: discriminate(x).astype(jnp.float32).sum())(inputs)
@@ -88,14 +88,14 @@ def gradient_penalty(
 ) -> jax.Array:  # key[B] -> f32[B]
     """(|gradient| - 1)^2 at a random point between each real and fake input (Gulrajani et al. 2017, eq. 3).
 
-    Without the weight lambda. Each example's point comes from its own key. The norm is held above 1e-12, where its
-    own derivative, needed for the discriminator's update, would not be finite.
+    Without the weight lambda. Each example's point comes from its own key. The norm is at least 1e-12, because its
+    derivative, which the discriminator's update needs, is not finite at 0.
     """
     uniform = jax.vmap(jax.random.uniform)(keys)
 
     def between(real: jax.Array, fake: jax.Array) -> jax.Array:
-        share = per_example(uniform, real)
-        return share * real + (1 - share) * fake
+        weight = per_example(uniform, real)
+        return weight * real + (1 - weight) * fake
 
     gradient = _input_gradient(discriminate, jax.tree.map(between, real, fake))
     return jnp.square(optax.safe_norm(gradient, 1e-12, axis=1) - 1)
@@ -109,10 +109,10 @@ PENALTIES = {"none": no_penalty, "r1": r1, "r2": r2, "gradient_penalty": gradien
 
 
 def lazily(every: int, step: jax.Array, penalty: Callable[[], jax.Array]) -> jax.Array:  # -> f32[]
-    """`every` times `penalty()` at each step that `every` divides, and 0 at the others.
+    """`every` times `penalty()` at each step that is a multiple of `every`, and 0 at the others.
 
     Lazy regularisation (Karras et al. 2020, StyleGAN2, section 3.1): the same on average over steps, and cheaper. The
-    penalty's gradient comes together with the loss's, not in an update of its own with other decay rates.
+    penalty is part of the loss of that step; it has no separate update with other decay rates.
     """
     if every == 1:
         return penalty()

@@ -1,7 +1,7 @@
 """A mixture of Gaussians with full covariances, fitted by expectation maximisation inside a compiled program.
 
-The same updates as scikit-learn's `GaussianMixture`, which is what the tests hold them to; that one runs on the host,
-and so cannot be part of a compiled sampler.
+The updates are those of scikit-learn's `GaussianMixture`, with which the tests compare them. That class runs on the
+host, so it cannot be part of a compiled sampler.
 """
 
 from typing import NamedTuple
@@ -20,7 +20,7 @@ class Mixture(NamedTuple):
 
 
 def init(points: jax.Array, components: int, seed: int = 0) -> Mixture:
-    """Means at points drawn at random, each component as wide as all points together."""
+    """The means are random points; each covariance is that of all points."""
     # [N, Z] -> [K], [K, Z], [K, Z, Z]
     number, size = points.shape
     chosen = jax.random.choice(jax.random.key(seed), number, (components,), replace=number < components)
@@ -32,7 +32,7 @@ def init(points: jax.Array, components: int, seed: int = 0) -> Mixture:
 
 
 def ridge(points: jax.Array) -> jax.Array:  # [N, Z] -> []
-    # Where all points are the same, any positive number keeps the covariances invertible.
+    # The constant keeps the covariances invertible if all points are the same.
     return RIDGE * points.var(0).mean() + 1e-6
 
 
@@ -58,19 +58,19 @@ def em_step(mixture: Mixture, points: jax.Array) -> Mixture:
 
 
 def fit(points: jax.Array, components: int) -> Mixture:
-    """After a fixed number of steps, from a fixed `init`: a function of the points alone."""
+    """A fixed number of EM steps from `init` with a fixed seed: a function of the points alone."""
     # [N, Z] -> [K], [K, Z], [K, Z, Z]
     first = init(points, components)
     return jax.lax.scan(lambda mixture, _: (em_step(mixture, points), None), first, length=ITERATIONS)[0]
 
 
 def sample(mixture: Mixture, keys: jax.Array) -> jax.Array:
-    """One point a key."""  # key[B] -> f32[B, Z]
+    """One point for each key."""  # key[B] -> f32[B, Z]
     factors = jnp.linalg.cholesky(mixture.covariances)
 
-    def one(key):
-        which, noise = jax.random.split(key)
-        component = jax.random.categorical(which, jnp.log(mixture.weights))
-        return mixture.means[component] + factors[component] @ jax.random.normal(noise, mixture.means.shape[1:])
+    def sample_one(key):
+        component_key, noise_key = jax.random.split(key)
+        component = jax.random.categorical(component_key, jnp.log(mixture.weights))
+        return mixture.means[component] + factors[component] @ jax.random.normal(noise_key, mixture.means.shape[1:])
 
-    return jax.vmap(one)(keys)
+    return jax.vmap(sample_one)(keys)

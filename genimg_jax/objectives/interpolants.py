@@ -1,7 +1,7 @@
 """Paths from images to noise: x_t = alpha(t) x_0 + sigma(t) n, with an image x_0 and standard normal noise n.
 
-The noise level of x_t is sigma(t) / alpha(t). Dividing by alpha turns every path into z = x_0 + level n, and that is
-the only form that samplers and `Family.denoise` know.
+The noise level of x_t is sigma(t) / alpha(t). Divided by alpha, every path has the form z = x_0 + level n. Samplers and
+`Family.denoise` use only this form.
 """
 
 from collections.abc import Callable
@@ -13,18 +13,18 @@ import numpy as np
 
 
 class Interpolant(NamedTuple):
-    """A path as functions of time, elementwise. They may close over traced arrays: a learned path is a path as well."""
+    """A path as elementwise functions of time. They may close over traced arrays, so a path can be learned."""
 
     alpha: Callable[[jax.Array], jax.Array]
     """The factor of the image."""
     sigma: Callable[[jax.Array], jax.Array]
     """The factor of the noise."""
     log_snr: Callable[[jax.Array], jax.Array]
-    """log(alpha^2 / sigma^2), which falls as time passes; infinite where one of them is 0."""
+    """log(alpha^2 / sigma^2), decreasing in time; infinite where alpha or sigma is 0."""
     time: Callable[[jax.Array], jax.Array]
     """The inverse of `log_snr`."""
     bounds: tuple[float, float]
-    """The times it is used between, from clean to noisy."""
+    """The first and last time, clean and noisy."""
 
 
 def variance_preserving(
@@ -53,7 +53,7 @@ def linear_beta(beta_min: float = 0.1, beta_max: float = 20.0, earliest: float =
         return -decay - jnp.log(-jnp.expm1(-decay))
 
     def time(log_snr: jax.Array) -> jax.Array:
-        # The root of the quadratic in the form that subtracts nothing.
+        # The root of the quadratic, in the form without a subtraction.
         decay = jax.nn.softplus(-log_snr)
         return 2 * decay / (beta_min + jnp.sqrt(beta_min**2 + 2 * rise * decay))
 
@@ -66,7 +66,7 @@ DDPM_BETAS = np.linspace(1e-4, 0.02, 1000)  # Ho et al. 2020, section 4
 def discrete(betas: np.ndarray = DDPM_BETAS) -> Interpolant:
     """DDPM's chain of T Gaussian steps, step k at t = k / T (Ho et al. 2020, equation 4).
 
-    Between the steps the log signal-to-noise ratio is interpolated linearly, so that other samplers can use it.
+    Between the steps the log signal-to-noise ratio is interpolated linearly, for other samplers.
     """
     betas = np.asarray(betas, np.float64)
     log_kept = np.cumsum(np.log1p(-betas))
@@ -89,7 +89,7 @@ def discrete(betas: np.ndarray = DDPM_BETAS) -> Interpolant:
 def linear_log_snr(first: float | jax.Array = 13.3, last: float | jax.Array = -5.0) -> Interpolant:
     """The log signal-to-noise ratio falls linearly from `first` at t = 0 to `last` at t = 1, which may be learned.
 
-    Kingma et al. 2021, appendix H; the ends are those their learned schedules start from.
+    Kingma et al. 2021, appendix H; the defaults are the initial ends of their learned schedules.
     """
 
     def log_snr(t: jax.Array) -> jax.Array:
@@ -108,7 +108,7 @@ def cosine() -> Interpolant:
         return jnp.sin(0.5 * jnp.pi * t)
 
     def alpha(t: jax.Array) -> jax.Array:
-        return sine(1 - t)  # keeps the digits near t = 1 that the cosine loses
+        return sine(1 - t)  # precise near t = 1, where the cosine is not
 
     def log_snr(t: jax.Array) -> jax.Array:
         return 2 * (jnp.log(alpha(t)) - jnp.log(sine(t)))
@@ -122,8 +122,9 @@ def cosine() -> Interpolant:
 def learned(ends: jax.Array, steps: jax.Array) -> Interpolant:
     """A variance preserving path from parameters (Kingma et al. 2021, section 3.1 and appendix H), at times 0 to 1.
 
-    `ends` f32[2] are the log signal-to-noise ratios at 0 and 1, the first the higher. Between them the ratio falls
-    along as many line segments as there are `steps` f32[K], each by the softmax of its step.
+    `ends` f32[2] are the log signal-to-noise ratios at times 0 and 1; the first must be higher. Between them the ratio
+    is piecewise linear with K equal time intervals: interval k has the share softmax(`steps`)[k] of the fall, `steps`
+    f32[K].
     """
     falls = jnp.concatenate([jnp.zeros(1), jnp.cumsum(jax.nn.softmax(steps))])
     knots, ratios = jnp.linspace(0.0, 1.0, len(falls)), ends[0] + (ends[1] - ends[0]) * falls
@@ -182,7 +183,7 @@ def noise_level(interpolant: Interpolant, t: jax.Array) -> jax.Array:
 
 
 def per_example(values: jax.Array, like: jax.Array) -> jax.Array:
-    """Numbers of examples in a shape to multiply them with."""  # [B], [B, ...] -> [B, 1, ...]
+    """One number for each example, in a shape that broadcasts with `like`."""  # [B], [B, ...] -> [B, 1, ...]
     return values.reshape(values.shape + (1,) * (like.ndim - values.ndim))
 
 

@@ -1,4 +1,4 @@
-"""Paths between two codes of a space of latents, by the name that the space gives."""
+"""Interpolations between two latent codes, by name."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ def linear(first: jax.Array, second: jax.Array, t: jax.Array) -> jax.Array:
 
 
 def spherical(first: jax.Array, second: jax.Array, t: jax.Array) -> jax.Array:
-    """The great circle, which keeps the norm of standard normal codes (White 2016, section 2.1)."""
+    """Along the great circle, which preserves the norm of standard normal codes (White 2016, section 2.1)."""
     # [B, ...], [B, ...], f32[B] -> [B, ...]
     flat = [codes.reshape(len(codes), -1) for codes in (first, second)]
     directions = [codes / jnp.linalg.norm(codes, axis=1, keepdims=True) for codes in flat]

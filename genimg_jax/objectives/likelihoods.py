@@ -1,8 +1,8 @@
-"""How a decoder's outputs become a distribution over images.
+"""Likelihoods: distributions over images, from a decoder's outputs.
 
 Images are discrete: level l of `levels` is stored as the value 2 l / (levels - 1) - 1. Every `log_prob` here is the
 logarithm of a probability mass that sums to one over the levels of each pixel and channel, which are independent
-given the outputs. Everything is computed in float32, whatever precision the decoder ran in.
+given the outputs. Everything is computed in float32, whatever the precision of the outputs.
 """
 
 from collections.abc import Callable
@@ -23,13 +23,13 @@ class Likelihood(NamedTuple):
     """A distribution over images, given outputs [B, H, W, channels] of a decoder."""
 
     channels: int
-    """How many output channels an image of the spec's shape needs."""
+    """The number of output channels for an image of the spec's shape."""
     log_prob: Callable[[jax.Array, jax.Array], jax.Array]
     """(outputs, image f32[B, H, W, C] in [-1, 1]) -> f32[B], nats, summed over pixels and channels."""
     mean: Callable[[jax.Array], jax.Array]
     """(outputs) -> f32[B, H, W, C] in [-1, 1], the expected image."""
     sample: Callable[[jax.Array, jax.Array], jax.Array]
-    """(outputs, keys key[B]) -> f32[B, H, W, C] on the grid of levels, each example from its own key."""
+    """(outputs, keys key[B]) -> f32[B, H, W, C] rounded to the levels, each example from its own key."""
 
 
 def to_levels(image: jax.Array, levels: int) -> jax.Array:  # f32[...] in [-1, 1] -> i32[...] in 0..levels-1
@@ -74,7 +74,7 @@ def discretized_logistic(spec: Spec) -> Likelihood:
 
     The outputs are the C means, in image units, then the C log scales. The end levels take the tails. For levels
     inside, with edges a > b in units of the scale, the mass sigmoid(a) - sigmoid(b) is computed as
-    sigmoid(a) sigmoid(-b) (1 - exp(b - a)), which loses no digits however narrow, wide or far away the logistic is.
+    sigmoid(a) sigmoid(-b) (1 - exp(b - a)), which is precise for narrow, wide and far-away logistics.
     """
     levels, half_bin = spec.levels, 1 / (spec.levels - 1)
 
@@ -96,7 +96,7 @@ def discretized_logistic(spec: Spec) -> Likelihood:
     def mean(outputs: jax.Array) -> jax.Array:  # [B, H, W, 2 C] -> f32[B, H, W, C]
         location, log_scale = (x[..., None] for x in parameters(outputs))
         upper_edges = to_values(jnp.arange(levels - 1), levels) + half_bin
-        # Summation by parts: a value is the highest one less a bin for each upper edge that it lies below.
+        # Summation by parts: a value is the highest one minus a bin for each upper edge above it.
         below = jax.nn.sigmoid((upper_edges.reshape(1, 1, 1, 1, -1) - location) * jnp.exp(-log_scale))
         return 1 - 2 * half_bin * below.sum(axis=-1)
 

@@ -1,8 +1,7 @@
-"""What models of one or a few steps regress: mean flows and shortcuts, for any network.
+"""Regression targets of models that sample in one or a few steps: mean flows and shortcuts, for any network.
 
-Networks are callbacks over a whole batch, each example by itself. Times are f32[B] and fall towards the images: an
-ODE dx/dt = velocity(x, t) leads from noise at its later times to images at its earliest. No gradient flows through a
-regression target.
+Networks are callbacks over a whole batch, each example by itself. Times are f32[B]. The ODE dx/dt = velocity(x, t)
+goes from noise at later times to images at the earliest. No gradient flows through a regression target.
 """
 
 from collections.abc import Callable
@@ -19,10 +18,10 @@ AverageVelocity = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 def mean_flow(
     network: AverageVelocity, noisy: jax.Array, r: jax.Array, t: jax.Array, velocity: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """The mean velocity u predicted, and its target v - (t - r) du/dt (Geng et al. 2025, equations 6 to 11).
+    """The predicted mean velocity u, and its target v - (t - r) du/dt (Geng et al. 2025, equations 6 to 11).
 
-    du/dt is along the path, by one Jacobian-vector product. `velocity` is that of the example's own path, such as
-    noise - image, or of guidance; where r = t this is conditional flow matching.
+    du/dt is along the path, by one Jacobian-vector product. `velocity` is v of the example's path, such as
+    noise - image, or its guided form. For r = t this is conditional flow matching.
     """  # [B, ...], [B], [B], [B, ...] -> [B, ...], [B, ...]
     tangents = velocity, jnp.zeros_like(r), jnp.ones_like(t)
     predicted, derivative = jax.jvp(network, (noisy, r, t), tangents)
@@ -30,13 +29,13 @@ def mean_flow(
 
 
 def shortcut(network: AverageVelocity, noisy: jax.Array, r: jax.Array, t: jax.Array, finest: float) -> jax.Array:
-    """The target of the mean velocity from t to r: that of two steps of half the size (Frans et al. 2025, section 3).
+    """The target for the mean velocity from t to r: two steps of half the size (Frans et al. 2025, section 3).
 
-    Their network is told t and the size of the step; here it is told where the step ends. Steps half of which would be
-    shorter than the `finest`, of which no mean velocity is learned, are anchored to the velocity itself.
+    Their network takes t and the size of the step, ours takes t and the end of the step. `finest` is the smallest step
+    whose mean velocity is learned: a half step smaller than that uses the velocity, which is the network at size 0.
     """  # [B, ...], [B], [B] -> [B, ...]
     half = 0.5 * (t - r)
-    told = jnp.where(half < 0.75 * finest, 0.0, half)
-    first = network(noisy, t - told, t)
-    second = network(noisy - per_example(half, noisy) * first, t - half - told, t - half)
+    size = jnp.where(half < 0.75 * finest, 0.0, half)
+    first = network(noisy, t - size, t)
+    second = network(noisy - per_example(half, noisy) * first, t - half - size, t - half)
     return jax.lax.stop_gradient(0.5 * (first + second))

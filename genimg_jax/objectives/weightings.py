@@ -1,9 +1,8 @@
-"""How much each time counts in training: the weight of its loss, and how often it is drawn.
+"""Loss weightings, and distributions of training times.
 
-The two are separate here, as in most papers, but only their product matters to what is learned. Weightings are stated
-on the squared error of the image (Karras et al. 2022, section 5) and turned into factors of the prediction's squared
-error, whatever the network predicts. Times are drawn by the inverse of their distribution function from a uniform
-number, so that any of them can be stratified.
+They are separate options, as in most papers, but the expected loss depends only on their product. Weightings are stated
+for the squared error of the image (Karras et al. 2022, section 5), and converted to factors of the squared error of the
+prediction, for any target. Times are sampled by inverse transform from uniform numbers, so all can be stratified.
 """
 
 from collections.abc import Callable
@@ -17,19 +16,19 @@ from genimg_jax.objectives.targets import Target, determinant
 Weighting = Callable[[Interpolant, Target, jax.Array], jax.Array]
 """(path, target, t f32[B]) -> f32[B], the factor of the squared error of the prediction."""
 Times = Callable[[Interpolant, jax.Array], jax.Array]
-"""(path, uniform f32[B] within (0, 1)) -> t f32[B] within the path's bounds, rising."""
+"""(path, uniform f32[B] within (0, 1)) -> t f32[B] within the path's bounds, increasing in `uniform`."""
 
 
 # ---------------------------------------------------------------------------------------------------- weightings
 
 
 def uniform(interpolant: Interpolant, target: Target, t: jax.Array) -> jax.Array:
-    """Every prediction counts the same: the simple loss of DDPM for noise, conditional flow matching for velocity."""
+    """Weight 1: the simple loss of DDPM for epsilon, conditional flow matching for the velocity."""
     return jnp.ones_like(t)
 
 
 def of_image(weight: Callable[[Interpolant, jax.Array], jax.Array]) -> Weighting:
-    """The weighting whose factor of the image's squared error is `weight(path, t)`, for a network of any target."""
+    """The weighting whose factor of the image's squared error is `weight(path, t)`, for any target."""
 
     def weighting(interpolant: Interpolant, target: Target, t: jax.Array) -> jax.Array:  # [B] -> [B]
         return weight(interpolant, t) * (interpolant.sigma(t) / determinant(interpolant, target, t)) ** 2
@@ -39,14 +38,14 @@ def of_image(weight: Callable[[Interpolant, jax.Array], jax.Array]) -> Weighting
 
 @of_image
 def noise_error(interpolant: Interpolant, t: jax.Array) -> jax.Array:
-    """DDPM's simple loss whatever is predicted: the squared error of the noise is SNR times that of the image."""
+    """DDPM's simple loss for any target: the squared error of the noise is SNR times that of the image."""
     return jnp.exp(interpolant.log_snr(t))
 
 
 def edm(sigma_data: float) -> Weighting:
     """(level^2 + sigma_data^2) / (level sigma_data)^2 = SNR + 1 / sigma_data^2: Karras et al. 2022, table 1.
 
-    It gives the raw network of `edm_target` a weight of 1 everywhere.
+    For `edm_target`, the weight of the network's squared error is then 1 everywhere.
     """
     return of_image(lambda interpolant, t: jnp.exp(interpolant.log_snr(t)) + 1 / sigma_data**2)
 
@@ -60,16 +59,16 @@ def min_snr(limit: float = 5.0) -> Weighting:
 
 
 def independent(keys: jax.Array) -> jax.Array:
-    """A uniform number of each example's own key, never 0 or 1."""  # key[B] -> f32[B]
+    """A uniform number from each example's own key, never 0 or 1."""  # key[B] -> f32[B]
     return _to_unit(jax.vmap(lambda key: jax.random.bits(key, (), jnp.uint32))(keys))
 
 
 def stratified(key: jax.Array, index: jax.Array) -> jax.Array:
-    """Uniform numbers spread evenly over a batch, each uniform by itself, from one key and the examples' indices.
+    """Uniform numbers, evenly spread over a batch, from one key and the examples' indices.
 
-    Steps of the golden ratio around a circle, from a random start: any run of indices is spread about as evenly as an
-    equal division of [0, 1] (Kingma et al. 2021, appendix I.1), which would need to know the batch's size. In integers,
-    so that no index is too large.
+    Multiples of the golden ratio modulo 1, from a random start: any range of indices is spread nearly as evenly as by
+    an equal division of [0, 1] (Kingma et al. 2021, appendix I.1), which would depend on the batch size. Computed in
+    integers, so that no index is too large.
     """  # key[], i32[B] -> f32[B]
     return _to_unit(index.astype(jnp.uint32) * jnp.uint32(2654435769) + jax.random.bits(key, (), jnp.uint32))
 
@@ -85,12 +84,12 @@ def uniform_times(interpolant: Interpolant, uniform: jax.Array) -> jax.Array:
 
 
 def discrete_times(steps: int) -> Times:
-    """1 / steps, 2 / steps, ..., 1, equally often: the times of `interpolants.discrete`."""
+    """1 / steps, 2 / steps, ..., 1, equally likely: the times of `interpolants.discrete`."""
     return lambda interpolant, uniform: (jnp.floor(uniform * steps) + 1) / steps
 
 
 def log_normal_levels(mean: float = -1.2, std: float = 1.2) -> Times:
-    """The logarithm of the noise level is normal: Karras et al. 2022, table 1, whose figures are the defaults."""
+    """The logarithm of the noise level is normal (Karras et al. 2022, table 1; the defaults are theirs)."""
 
     def times(interpolant: Interpolant, uniform: jax.Array) -> jax.Array:  # [B] -> [B]
         t = interpolant.time(-2 * (mean + std * jax.scipy.special.ndtri(uniform)))
@@ -109,6 +108,6 @@ def logit_normal_times(mean: float = 0.0, std: float = 1.0) -> Times:
 
 
 def cosine_times(interpolant: Interpolant, uniform: jax.Array) -> jax.Array:
-    """Noise levels as often as the cosine path meets them at uniform times: Esser et al. 2024, equation 21."""
+    """The noise levels of the cosine path at uniform times (Esser et al. 2024, equation 21)."""
     # [B] -> [B]
     return jnp.clip(interpolant.time(cosine().log_snr(uniform)), *interpolant.bounds)

@@ -23,7 +23,7 @@ def guide(
     low, high = interval
 
     def denoise(noisy: jax.Array, sigma: jax.Array) -> jax.Array:  # [B, ...], f32[B] -> [B, ...]
-        here = jnp.where((sigma > low) & (sigma <= high), weight, 1.0).reshape(-1, *[1] * (noisy.ndim - 1))
-        return (1 - here) * guide_model(noisy, sigma) + here * model(noisy, sigma)
+        w = jnp.where((sigma > low) & (sigma <= high), weight, 1.0).reshape(-1, *[1] * (noisy.ndim - 1))
+        return (1 - w) * guide_model(noisy, sigma) + w * model(noisy, sigma)
 
     return denoise

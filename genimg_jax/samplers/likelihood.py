@@ -1,11 +1,10 @@
 """Log densities by the probability-flow ODE: Chen et al. 2018 and Song et al. 2021, section 4.3.
 
-In the logarithm u of the noise level the ODE is dz/du = z - denoise(z). It is solved for y = z / sqrt(1 + level^2),
-whose scale hardly changes: dy/du = y / (1 + level^2) - denoise(z) / sqrt(1 + level^2), with Jacobian J. From data at
-the least level up to the greatest, where the density is that of the samplers' start, N(0, greatest^2): log p(x) =
-log N(z; 0, greatest^2) + log |dz/dx|, and the last term is the integral of trace J du plus that of the scale in closed
-form. It is the density of the data with noise of the least level in it, and does not depend on the path that a model
-was trained on.
+In u = log sigma the ODE is dz/du = z - denoise(z). It is solved for y = z / sqrt(1 + sigma^2), whose scale is nearly
+constant: dy/du = y / (1 + sigma^2) - denoise(z) / sqrt(1 + sigma^2), with Jacobian J. The solution goes from the data
+at sigma_min up to sigma_max, where the density is N(0, sigma_max^2), from which samplers start: log p(x) = log N(z; 0,
+sigma_max^2) + log |dz/dx|. The last term is the integral of trace J du, plus that of the scale in closed form. This is
+the density of the data with noise of sigma_min. It does not depend on the path that a model was trained on.
 """
 
 import math
@@ -18,8 +17,8 @@ import numpy as np
 
 from genimg_jax.samplers.ode import Denoise, denoise_all
 
-AT_ONCE = 32  # directions of a Jacobian that are in memory together
-PIVOT = 20.0  # noise level from which on steps are equal in its inverse, and no longer in its logarithm
+AT_ONCE = 32  # directions of a Jacobian that are in memory at the same time
+PIVOT = 20.0  # sigma above which steps are equal in 1 / sigma instead of log sigma
 
 
 class LogDensity(NamedTuple):
@@ -27,8 +26,8 @@ class LogDensity(NamedTuple):
 
     log_prob: jax.Array  # f32[B]
     standard_error: jax.Array  # f32[B]: of the trace's estimate; 0 for the exact trace, NaN for a single probe
-    latent: jax.Array  # [B, ...]: where the ODE has taken the data, at the greatest level
-    log_volume: jax.Array  # f32[B]: the integral; `log_prob` is this and the latent's log density
+    latent: jax.Array  # [B, ...]: the ODE's solution at sigma_max
+    log_volume: jax.Array  # f32[B]: log |dz/dx|; `log_prob` is the sum of this and the latent's log density
 
 
 def rademacher(keys: jax.Array, count: int, shape: tuple[int, ...]) -> jax.Array:
@@ -43,7 +42,7 @@ def _basis(image: jax.Array) -> jax.Array:  # [B, ...] -> [D, B, ...]
 
 
 def _velocity(denoise: Denoise, sigma: jax.Array) -> Callable[[jax.Array], jax.Array]:
-    """dy/du as a function of y, at one noise level."""  # f32[] -> ([B, ...] -> [B, ...])
+    """dy/du as a function of y, at one sigma."""  # f32[] -> ([B, ...] -> [B, ...])
     spread = jnp.sqrt(1 + sigma**2)
     return lambda scaled: scaled / spread**2 - denoise_all(denoise, spread * scaled, sigma) / spread
 
@@ -52,14 +51,14 @@ def _divergence(velocity: Callable, scaled: jax.Array, vectors: jax.Array) -> tu
     """The velocity, and v . J v for each vector, J its Jacobian."""  # [B, ...], [K, B, ...] -> [B, ...], f32[K, B]
     change, derivative = jax.linearize(velocity, scaled)
 
-    def along(vector: jax.Array) -> jax.Array:
+    def quadratic_form(vector: jax.Array) -> jax.Array:
         return jnp.sum(vector * derivative(vector), axis=tuple(range(1, scaled.ndim)))
 
-    return change, jax.lax.map(along, vectors, batch_size=AT_ONCE)
+    return change, jax.lax.map(quadratic_form, vectors, batch_size=AT_ONCE)
 
 
 def _finish(scaled: jax.Array, products: jax.Array, ends: tuple[jax.Array, jax.Array], exact: bool) -> LogDensity:
-    """Exact: the integrals of the basis add up. Estimated: each probe's integral is an estimate of the whole."""
+    """Exact: the trace is the sum over basis vectors. Estimated: the mean over probes."""
     # [B, ...], [K, B], (sigma_min, sigma_max) -> LogDensity
     if exact:
         volume, error = products.sum(axis=0), jnp.zeros_like(products[0])
@@ -74,11 +73,11 @@ def _finish(scaled: jax.Array, products: jax.Array, ends: tuple[jax.Array, jax.A
 
 
 def _levels(steps: int, sigma_min: jax.Array, sigma_max: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The noise levels at both ends and in the middle of each step, and how much of u a step is there.
+    """Sigma at both ends and in the middle of each step, and the step's length in u at each of them.
 
-    Steps are equal in -log(1 + PIVOT / level): data has structure at every order of magnitude up to its own, and far
-    above it the ODE is smooth in the inverse of the level, however great that becomes. A trained network is told the
-    logarithm, whose errors need shorter steps above the data than an ideal one does.
+    Steps are equal in w = -log(1 + PIVOT / sigma): the data have structure at every order of magnitude up to their own
+    scale, and far above it the ODE is smooth in 1 / sigma. PIVOT is well above the data's scale, because the errors of
+    a trained network, whose input is log sigma, need shorter steps there than an ideal denoiser.
     """  # -> f32[2 steps + 1], f32[2 steps + 1]
     warped = jnp.linspace(jnp.log1p(PIVOT / sigma_min), jnp.log1p(PIVOT / sigma_max), 2 * steps + 1)
     sigmas = PIVOT / jnp.expm1(warped)
@@ -86,10 +85,10 @@ def _levels(steps: int, sigma_min: jax.Array, sigma_max: jax.Array) -> tuple[jax
 
 
 def _gregory(steps: int) -> np.ndarray:
-    """Weights of `steps` + 1 equally spaced values in their integral: the trapezoidal rule corrected at its ends.
+    """Quadrature weights of `steps` + 1 equally spaced values: Gregory's rule of order 4.
 
-    Gregory's rule of order 4. Integrands that are flat at both ends, as these nearly are, are integrated to a far
-    higher order. For 2 and 3 steps it is Simpson's rule.
+    That is the trapezoidal rule with corrections at both ends. The error is of far higher order for integrands that are
+    flat at both ends, as these nearly are. For 2 and 3 steps it is Simpson's rule.
     """  # -> f64[steps + 1]
     weights, correction = np.ones(steps + 1), np.array([-5 / 8, 1 / 6, -1 / 24])
     weights[:3] += correction
@@ -105,39 +104,39 @@ def log_density(
     steps: int,
     probes: jax.Array | None = None,
 ) -> LogDensity:
-    """In 2 or more fixed steps of the classical Runge-Kutta method of order 4.
+    """Log density by 2 or more fixed steps of the classical Runge-Kutta method of order 4.
 
-    The trace does not feed back into the ODE, so it is taken once a step, where the step begins: a step costs four
-    evaluations of the denoiser and the derivatives of one. `probes` are those of `rademacher`; None is the exact
-    trace, at the cost of one derivative a pixel.
+    The ODE does not depend on the trace, so the trace is evaluated only at the start of each step: a step costs four
+    evaluations of the denoiser and the derivatives of one. `probes` are those of `rademacher`. None gives the exact
+    trace, which costs one derivative per pixel and channel.
     """  # [B, ...], f32[], f32[], [K, B, ...] -> LogDensity
     vectors = _basis(image) if probes is None else probes
     sigma_min, sigma_max = jnp.asarray(sigma_min, image.dtype), jnp.asarray(sigma_max, image.dtype)
     sigmas, rates = (x.astype(image.dtype) for x in _levels(steps, sigma_min, sigma_max))
     weights = rates[::2] * jnp.asarray(_gregory(steps), image.dtype)
-    reaches, shares = jnp.array([0.5, 0.5, 1.0], image.dtype), jnp.array([2.0, 2.0, 1.0], image.dtype) / 6
+    nodes, stage_weights = jnp.array([0.5, 0.5, 1.0], image.dtype), jnp.array([2.0, 2.0, 1.0], image.dtype) / 6
 
     def advance(state, at):
         (scaled, total), (weight, sigmas, rates) = state, at
         change, products = _divergence(_velocity(denoise, sigmas[0]), scaled, vectors)
 
         def stage(state, at):
-            (slope, moved), (sigma, rate, reach, share) = state, at
-            slope = rate * _velocity(denoise, sigma)(scaled + reach * slope)
-            return (slope, moved + share * slope), None
+            (slope, increment), (sigma, rate, node, stage_weight) = state, at
+            slope = rate * _velocity(denoise, sigma)(scaled + node * slope)
+            return (slope, increment + stage_weight * slope), None
 
         first = rates[0] * change
-        stages = jnp.stack([sigmas[1], *sigmas[1:]]), jnp.stack([rates[1], *rates[1:]]), reaches, shares
-        (_, moved), _ = jax.lax.scan(stage, (first, first / 6), stages)
-        return (scaled + moved, total + weight * products), None
+        stages = jnp.stack([sigmas[1], *sigmas[1:]]), jnp.stack([rates[1], *rates[1:]]), nodes, stage_weights
+        (_, increment), _ = jax.lax.scan(stage, (first, first / 6), stages)
+        return (scaled + increment, total + weight * products), None
 
-    def of_steps(values, last):  # f32[2 steps + 1] -> f32[steps + 1, 3]: the start, middle and end of each, and `last`
+    def per_step(values, last):  # f32[2 steps + 1] -> f32[steps + 1, 3]: start, middle and end of each step; `last`
         return jnp.concatenate([jnp.stack([values[:-2:2], values[1::2], values[2::2]], axis=1), jnp.full((1, 3), last)])
 
-    # The trace at the end is taken in one more step, which goes nowhere: the network is compiled once less.
+    # The trace at the end comes from one more step of length 0: the network is compiled once less.
     start = image / jnp.sqrt(1 + sigmas[0] ** 2), jnp.zeros(vectors.shape[:2], image.dtype)
-    every = weights, of_steps(sigmas, sigmas[-1]), of_steps(rates, jnp.zeros_like(rates[-1]))
-    (scaled, total), _ = jax.lax.scan(advance, start, every)
+    inputs = weights, per_step(sigmas, sigmas[-1]), per_step(rates, jnp.zeros_like(rates[-1]))
+    (scaled, total), _ = jax.lax.scan(advance, start, inputs)
     return _finish(scaled, total, (sigmas[0], sigmas[-1]), probes is None)
 
 
@@ -151,12 +150,12 @@ def adaptive_log_density(
     tolerance: float = 1e-5,
     most_steps: int = 1000,
 ) -> LogDensity:
-    """As `log_density`, in steps chosen for each image by its own error: Dormand and Prince's method of order 5.
+    """`log_density` with adaptive steps for each image: Dormand and Prince's method of order 5.
 
-    The denoiser is made from the `condition`, a tree of [B, ...], of which each image is told its own. The `tolerance`
-    is of each step, relative and absolute. An image that needs more than `most_steps` gets NaN.
+    `denoiser(condition)` is the denoiser; `condition` is a tree of [B, ...], sliced for each image. The `tolerance` of
+    each step is both relative and absolute. An image that needs more than `most_steps` gets NaN.
     """  # [B, ...], [K, B, ...] -> LogDensity
-    import diffrax  # here, as it takes seconds and only adaptive likelihoods need it
+    import diffrax  # imported here: it takes seconds, and only adaptive likelihoods need it
 
     vectors = _basis(image) if probes is None else probes
     ends = jnp.asarray((sigma_min, sigma_max), image.dtype)

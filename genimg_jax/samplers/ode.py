@@ -1,9 +1,9 @@
-"""From noise to images by the probability-flow ODE, and the one loop that every sampler of noise levels runs in.
+"""From noise to images by the probability-flow ODE, and the loop over noise levels of every sampler.
 
-A model is one callback, the denoiser: (z [B, ...], level f32[B]) -> the expected x_0 given z = x_0 + level n. Noise
-levels are the only clock. Every other path is a change of variables of this one (`objectives.targets.denoiser`), so
-that a solver is written once: with these steps Euler's method is DDIM, and on the linear schedule it is Euler's
-method for rectified flow.
+A model is one callback, the denoiser: (z [B, ...], sigma f32[B]) -> the expected x_0 given z = x_0 + sigma n. Time is
+the noise level sigma. Every other path is a change of variables of this one (`objectives.targets.denoiser`), so each
+solver is written once: Euler's method in sigma is DDIM, and on the linear schedule it is Euler's method for rectified
+flow.
 """
 
 from collections.abc import Callable
@@ -15,28 +15,28 @@ import jax.numpy as jnp
 from genimg_jax import core
 
 Denoise = Callable[[jax.Array, jax.Array], jax.Array]
-"""(z [B, ...], level f32[B]) -> f32[B, ...], the expected clean image."""
+"""(z [B, ...], sigma f32[B]) -> f32[B, ...], the expected clean image."""
 
 
 class State(NamedTuple):
-    """Where a sampler is, and what the denoiser last said."""
+    """The current image of a sampler, and the denoiser's last output."""
 
     noisy: jax.Array  # [B, ...]
     denoised: jax.Array  # [B, ...]
-    sigma: jax.Array  # f32[]: the noise level of `denoised`, infinite before there was one
+    sigma: jax.Array  # f32[]: the noise level of `denoised`, infinite before the first step
 
 
 Step = Callable[[Denoise, State, jax.Array, jax.Array, jax.Array], State]
-"""(denoise, state, level f32[], following level f32[], standard normal noise [B, ...]) -> state.
+"""(denoise, state, sigma f32[], following sigma f32[], standard normal noise [B, ...]) -> state.
 
-The following level is lower, and 0 at the end. Steps that need no noise ignore it, and then none is computed.
+In sampling the following sigma is lower, and 0 in the last step. If a step ignores the noise, XLA does not compute it.
 """
 
 
 def integrate(step: Step, denoise: Denoise, noisy: jax.Array, sigmas: jax.Array, keys: jax.Array) -> jax.Array:
-    """The images at the last of the falling `sigmas`, given those at the first. One compiled loop.
+    """The images at the last of the `sigmas`, from those at the first, in one compiled loop.
 
-    Step i draws the noise of each example from its key with i, from 1, folded in.
+    Step i, counted from 1, draws the noise of each example from its key with i folded in.
     """  # [B, ...], f32[steps + 1], key[B] -> [B, ...]
 
     def advance(state: State, at: tuple[jax.Array, jax.Array, jax.Array]):
@@ -50,16 +50,16 @@ def integrate(step: Step, denoise: Denoise, noisy: jax.Array, sigmas: jax.Array,
 
 
 def from_noise(step: Step, denoise: Denoise, sigmas: jax.Array, noise: jax.Array, keys: jax.Array) -> jax.Array:
-    """Images from standard normal noise, scaled to the first level, which must drown the data."""
+    """Images from standard normal noise, scaled to the first sigma, which must be far above the data's scale."""
     # f32[steps + 1], [B, ...], key[B] -> [B, ...]
     return integrate(step, denoise, sigmas[0] * noise, sigmas, keys)
 
 
 def to_noise(step: Step, denoise: Denoise, sigmas: jax.Array, image: jax.Array) -> jax.Array:
-    """The noise that `from_noise` takes to the image, by the same steps backwards (Song et al. 2021, section 4.3).
+    """The noise that `from_noise` maps to the image, by the same steps backwards (Song et al. 2021, section 4.3).
 
-    For steps that draw no noise. An approximation: up to the solver's error, and since the image is taken for its own
-    noisy version at the last level above 0.
+    For steps that ignore noise. An approximation: it has the solver's error, and it starts from the clean image as if
+    that had the last noise level above 0.
     """  # f32[steps + 1], [B, ...] -> [B, ...]
     unused = core.per_example_keys(jax.random.key(0), jnp.arange(len(image)))
     return integrate(step, denoise, image, sigmas[-2::-1], unused) / sigmas[0]
@@ -71,7 +71,7 @@ def denoise_all(denoise: Denoise, noisy: jax.Array, sigma: jax.Array) -> jax.Arr
 
 
 def _scale_noise(noisy: jax.Array, denoised: jax.Array, sigma: jax.Array, following: jax.Array) -> jax.Array:
-    """The same image with the same noise at another level; without rounding at level 0."""
+    """The same image with the same noise at another sigma; exactly the denoised image at sigma 0."""
     return denoised + (following / sigma) * (noisy - denoised)
 
 
@@ -82,7 +82,7 @@ def euler(denoise: Denoise, state: State, sigma: jax.Array, following: jax.Array
 
 
 def heun(denoise: Denoise, state: State, sigma: jax.Array, following: jax.Array, noise: jax.Array) -> State:
-    """Second order, two evaluations a step and one in the last (Karras et al. 2022, algorithm 1)."""
+    """Second order: two evaluations per step, one in the last (Karras et al. 2022, algorithm 1)."""
     denoised = denoise_all(denoise, state.noisy, sigma)
     predicted = _scale_noise(state.noisy, denoised, sigma, following)
 
@@ -95,10 +95,10 @@ def heun(denoise: Denoise, state: State, sigma: jax.Array, following: jax.Array,
 
 
 def dpm_solver(denoise: Denoise, state: State, sigma: jax.Array, following: jax.Array, noise: jax.Array) -> State:
-    """DPM-Solver++(2M): second order from one evaluation a step (Lu et al. 2022, DPM-Solver++, algorithm 2).
+    """DPM-Solver++(2M): second order, one evaluation per step (Lu et al. 2022, DPM-Solver++, algorithm 2).
 
-    The expected image is extrapolated over half a step of the log noise level from its last two values; it is taken as
-    it is in the first step, for lack of another, and in a last step to level 0, whose logarithm is infinite.
+    The expected image is extrapolated by half a step of log sigma from its last two values. The first step has no
+    second value and a last step to sigma 0 has an infinite logarithm: they do not extrapolate.
     """
     denoised = denoise_all(denoise, state.noisy, sigma)
     ratio = jnp.log(sigma / following) / jnp.log(state.sigma / sigma)

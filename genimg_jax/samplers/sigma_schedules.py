@@ -13,7 +13,7 @@ SigmaSchedule = Callable[[int, float, float], jax.Array]
 
 
 def spaced(warp: Callable[[jax.Array], jax.Array], unwarp: Callable[[jax.Array], jax.Array]) -> SigmaSchedule:
-    """Levels equally spaced after `warp`, a rising function whose inverse is `unwarp`."""
+    """Equally spaced after `warp`, an increasing function of sigma whose inverse is `unwarp`."""
 
     def schedule(steps: int, sigma_min: float, sigma_max: float) -> jax.Array:
         sigmas = unwarp(jnp.linspace(warp(jnp.asarray(sigma_max, float)), warp(jnp.asarray(sigma_min, float)), steps))
@@ -23,12 +23,12 @@ def spaced(warp: Callable[[jax.Array], jax.Array], unwarp: Callable[[jax.Array],
 
 
 def karras(rho: float = 7.0) -> SigmaSchedule:
-    """Karras et al. 2022, equation 5, who use levels from 0.002 to 80."""
+    """Karras et al. 2022, equation 5; they use sigmas from 0.002 to 80."""
     return spaced(lambda sigma: sigma ** (1 / rho), lambda x: x**rho)
 
 
 linear: SigmaSchedule = spaced(lambda sigma: sigma / (1 + sigma), lambda t: t / (1 - t))
-"""Equal steps of the rectified path's time, t = level / (1 + level)."""
+"""Equal steps of the rectified path's time, t = sigma / (1 + sigma)."""
 
 cosine: SigmaSchedule = spaced(jnp.arctan, jnp.tan)
 """Equal steps of the cosine path's time."""
