@@ -1,4 +1,4 @@
-"""The registry: one line a family. A module has `Options`, `GROUPS` and `make(options, spec, optimizers)`.
+"""The registry of families. A family's module has `Options`, `GROUPS` and `make(options, spec, optimizers)`.
 
 It has `CONTINUOUS_VALUED = True` if `make` also takes specs of 0 `levels`: real numbers, not clipped to [-1, 1].
 """

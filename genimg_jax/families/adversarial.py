@@ -1,7 +1,7 @@
-"""What families trained against a discriminator share: the steps of both players, penalties, metrics, evaluation.
+"""Adversarial training: the steps of both players, penalties, metrics and evaluation, shared by all GAN families.
 
-A family states a `Game`: what is generated and what is judged. It may hold any number of generators and
-discriminators, as subtrees of two parameter groups. Whatever else a game remembers (a codebook, a replay pool, the
+A family defines a `Game`: what the generator makes, and what the discriminator classifies. A game may have any number
+of generators and discriminators, as subtrees of two parameter groups. Other state (a codebook, a replay pool, the
 strength of an augmentation) is an entry of `model_state`, which `generate` and `discriminate` read. `finish` updates it
 after the generator's step, `Discriminated.changed` after the discriminator's.
 """
@@ -21,60 +21,60 @@ from genimg_jax.options import bounded, choice
 class Options:
     """The options that every game has; each family adds its own."""
 
-    penalty: str = choice("none", *PENALTIES)  # on the gradient of the logits by what is judged
+    penalty: str = choice("none", *PENALTIES)  # on the gradient of the logits by the discriminator's input
     penalty_weight: float = bounded(1.0, 0.0)
-    penalty_every: int = bounded(1, 1)  # k: every k-th step has a penalty, of k times the weight (Karras et al. 2020)
+    penalty_every: int = bounded(1, 1)  # k: every k-th step has a penalty, with k times the weight (Karras et al. 2020)
 
 
 class Generated(NamedTuple):
-    """What the generator makes of a batch. Penalties differentiate by all of `real` or `fake`, trees of [B, ...]."""
+    """The generator's output for a batch. Penalties differentiate by all of `real` or `fake`, trees of [B, ...]."""
 
     real: core.Tree
     fake: core.Tree
-    observed: Mapping[str, core.Tree] = {}  # means over the batch, for `finish`: by default, entries of `model_state`
-    details: Any = None  # whatever else the generator's loss needs
+    observed: Mapping[str, core.Tree] = {}  # means over the batch, for `finish`; by default entries of `model_state`
+    details: Any = None  # anything else that the generator's loss needs
 
 
 class Discriminated(NamedTuple):
-    """What the discriminators make of real or of generated inputs."""
+    """The discriminators' outputs for real or generated inputs."""
 
-    logits: tuple[jax.Array, ...]  # f32[B, ...], one array a discriminator, with axes beyond the first for patches
+    logits: tuple[jax.Array, ...]  # f32[B, ...], an array for each discriminator; further axes are patches
     changed: Mapping[str, core.Tree] = {}  # the entries of `model_state` that change
     features: tuple[jax.Array, ...] = ()  # [B, ...]
 
 
 class Terms(NamedTuple):
-    """What the generator's loss is made of."""
+    """The arguments of the generator's loss."""
 
     generated: Generated
     real: Discriminated
     fake: Discriminated
-    adversarial: jax.Array  # f32[], the adversarial loss of the generated inputs, summed over discriminators
+    adversarial: jax.Array  # f32[], the adversarial loss of generated inputs, summed over discriminators
     batch: core.Batch
     step: jax.Array  # i32[]
 
 
 class Game(NamedTuple):
-    """The rules. Conditions are not judged by themselves: `discriminate` reads them from the batch."""
+    """The rules of a game. `discriminate` reads conditions from the batch; they are no part of its inputs."""
 
     optimizers: Mapping[str, core.Optimizer]
     options: Options
     loss: AdversarialLoss
     generate: Callable[[core.Tree, core.Tree, core.Batch, jax.Array, bool], Generated]
-    """(the generator's parameters, model_state, batch, key, whether training) -> Generated"""
+    """(the generator's parameters, model_state, batch, key, training) -> Generated"""
     discriminate: Callable[[core.Tree, core.Tree, core.Tree, core.Batch, bool], Discriminated]
-    """(the discriminator's parameters, model_state, what is judged, batch, whether training) -> Discriminated"""
+    """(the discriminator's parameters, model_state, inputs, batch, training) -> Discriminated"""
     generator_loss: Callable[[Terms], tuple[jax.Array, core.Metrics]] = lambda terms: (terms.adversarial, {})
-    """terms -> f32[] to be minimised by the generator, {name: f32[]}"""
+    """terms -> the generator's loss f32[], metrics {name: f32[]}"""
     finish: Callable[[core.Tree, core.Tree], tuple[core.Metrics, core.Tree]] = core.as_observed
-    """(model_state, `observed` of the whole batch) -> metrics, the entries of `model_state` that change"""
+    """(model_state, `observed` of the whole batch) -> metrics, changed entries of `model_state`"""
     groups: tuple[str, str] = ("generator", "discriminator")
-    discriminators: tuple[str, ...] = ("",)  # one suffix a discriminator of its metrics' names, such as '/photo'
+    discriminators: tuple[str, ...] = ("",)  # a suffix of each discriminator's metric names, such as '/photo'
     fake_training: bool = True  # False: spectral norms learn from real inputs alone, batch norms need both
 
     @property
     def log_odds(self) -> tuple[tuple[str, str], ...]:
-        """`Family.log_odds`: only the optimum of this loss is the log odds of real and generated inputs."""
+        """`Family.log_odds`: only for this loss is the optimal logit the log odds of real and generated inputs."""
         names = tuple((f"logit_real{name}", f"logit_fake{name}") for name in self.discriminators)
         return names if self.loss is non_saturating else ()
 
@@ -82,7 +82,7 @@ class Game(NamedTuple):
 def train_discriminator(
     game: Game, state: core.TrainState, batch: core.Batch, key: jax.Array
 ) -> tuple[core.TrainState, core.Metrics]:
-    """One update of the discriminators, against the generator as it is."""
+    """One update of the discriminators, with a fixed generator."""
     generator, discriminator = game.groups
     generate_key, penalty_key = jax.random.split(key)
 
@@ -114,7 +114,7 @@ def train_discriminator(
 def train_generator(
     game: Game, state: core.TrainState, batch: core.Batch, key: jax.Array
 ) -> tuple[core.TrainState, core.Metrics]:
-    """One update of the generators, against the discriminators as they are."""
+    """One update of the generators, with fixed discriminators."""
     generator, discriminator = game.groups
     fixed, training = state.params[discriminator], game.fake_training
 
@@ -133,18 +133,18 @@ def train_generator(
 def train_step(
     game: Game, discriminator_steps: int, state: core.TrainState, batch: core.Batch, key: jax.Array
 ) -> tuple[core.TrainState, core.Metrics]:
-    """Updates of the discriminators, each on its own slice of the batch, then one of the generators on the last."""
+    """Updates the discriminators, each time on another slice of the batch, then the generators on the last slice."""
     keys = jax.random.split(key, discriminator_steps + 1)
     slices = core.split(batch, discriminator_steps)
     for i in range(discriminator_steps):
-        part = jax.tree.map(lambda x: x[i], slices)  # noqa: B023, the slice is taken at once
+        part = jax.tree.map(lambda x: x[i], slices)  # noqa: B023, called at once
         state, metrics = train_discriminator(game, state, part, keys[i])
     state, more = train_generator(game, state, part, keys[-1])
     return state.replace(step=state.step + 1), {**metrics, **more}
 
 
 def evaluate(game: Game, weights: core.Weights, batch: core.Batch, key: jax.Array) -> core.Metrics:
-    """How the discriminators tell held-out inputs from generated ones, f32[B]: losses of the game, not a quality."""
+    """Losses and logits of held-out and generated inputs, f32[B]. They do not measure the quality of images."""
     generator, discriminator = game.groups
     generated = game.generate(weights.params[generator], weights.model_state, batch, key, False)
     real, fake = (
@@ -164,7 +164,7 @@ def _per_example(values: jax.Array) -> jax.Array:  # f32[B, ...] -> f32[B]
 
 
 def _penalty(game: Game, logits_of: Callable, generated: Generated, keys: jax.Array) -> jax.Array:  # key[B] -> f32[B]
-    """Each discriminator's, of the mean of its logits over patches."""
+    """The sum of each discriminator's penalty, on the mean of its logits over patches."""
     penalty, count = PENALTIES[game.options.penalty], len(game.discriminators)
     each = [lambda inputs, i=i: _per_example(logits_of(inputs)[i]) for i in range(count)]
     return sum(penalty(logits, generated.real, generated.fake, keys) for logits in each)

@@ -1,12 +1,12 @@
 """Autoencoder, plain or denoising (Vincent et al. 2008), with a mixture of Gaussians over its codes to sample from.
 
-An autoencoder has no distribution of its own: the codes of the latest training images, as the averaged weights encode
-them, are kept in `model_state`, and whoever samples fits the mixture to them first (well under a second, inside the
-same compiled call). What is drawn follows from the weights and the keys, and training pays one encoder pass.
-Continuous-valued families can be trained over the codes too, which are a pixel of as many channels to them.
+An autoencoder has no distribution over codes. `model_state` keeps the codes of the latest training images, encoded by
+the averaged weights, which costs training one more encoder pass. Sampling first fits the mixture to them, inside the
+same compiled call (well under a second), so samples are a function of the weights and the keys. Continuous-valued
+families can be trained on the codes too: a code is an image of one pixel.
 
-With `conditions`, encoder and decoder are both told the fields. The mixture is not: a sample is decoded under its
-condition from a code that was drawn without one.
+With `conditions`, both encoder and decoder are conditioned on the fields. The mixture is not: a code is sampled
+without the condition, and decoded with it.
 """
 
 import dataclasses
@@ -32,14 +32,14 @@ class Options:
     latent: int = bounded(16, 1)  # dimensions of the code
     loss: str = choice("squared_error", "squared_error", "cross_entropy")
     corruption: str = choice("none", "none", "gaussian", "masking")  # of the images that are encoded in training
-    corruption_level: float = bounded(0.3, 0.0)  # deviation of the noise, or share of the pixels set to mid-grey
+    corruption_level: float = bounded(0.3, 0.0)  # standard deviation of the noise, or share of pixels set to mid-grey
     components: int = bounded(10, 1)  # Gaussians in the mixture over codes
     bank: int = bounded(4096, 1)  # training images whose codes the mixture is fitted to
-    conditions: tuple[str, ...] = names()  # fields of the data that it is told: label, tokens, map, features, source
+    conditions: tuple[str, ...] = names()  # fields that it is conditioned on: label, tokens, map, features, source
 
 
 class Model(NamedTuple):
-    """The networks. A condition is a batch, of which the fields are read."""
+    """The networks. A condition is a batch that holds the fields."""
 
     init: Callable[[jax.Array, core.Batch], core.Tree]
     """(key, batch) -> parameters."""
@@ -75,7 +75,7 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
     """The family with one parameter group, `model`."""
     model, optimizer = build(options, spec), optimizers["model"]
 
-    def loss_from(params, image, batch):  # from [B, H, W, C] to the batch's images -> [B]
+    def loss_from(params, image, batch):  # of reconstructing the batch's images from `image` [B, H, W, C] -> [B]
         outputs = model.decode(params, model.encode(params, image, batch), batch)
         return LOSSES[options.loss](outputs, batch["image"]).sum((1, 2, 3))
 
@@ -88,13 +88,13 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
 
     def train_step(state, batch, key):
         def loss(params, part, key):
-            seen = corrupted(part["image"], core.per_example_keys(key, part["index"]))
-            value = loss_from(params, seen, part).mean()
+            inputs = corrupted(part["image"], core.per_example_keys(key, part["index"]))
+            value = loss_from(params, inputs, part).mean()
             return value, ({"loss": value}, {})
 
         codes = model.encode(core.weights(state).params["model"], batch["image"], batch)
         latest = jnp.concatenate([codes, state.model_state["codes"]])[: options.bank]
-        # The first batch fills the bank, so that every row of it is always a code.
+        # The first batch fills the bank, so that every row is a code.
         latest = jnp.where(state.step == 0, jnp.resize(codes, latest.shape), latest)
         changed = {"codes": latest}
         state, metrics = core.train_group(optimizer, state, "model", loss, batch, key, lambda *_: ({}, changed))
@@ -103,8 +103,8 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
     def evaluate(weights, batch, key):
         """`loss` from the corrupted image, as in training, and `reconstruction` from the image itself."""
         params, image = weights.params["model"], batch["image"]
-        seen = corrupted(image, core.per_example_keys(key, batch["index"]))
-        return {"loss": loss_from(params, seen, batch), "reconstruction": loss_from(params, image, batch)}
+        inputs = corrupted(image, core.per_example_keys(key, batch["index"]))
+        return {"loss": loss_from(params, inputs, batch), "reconstruction": loss_from(params, image, batch)}
 
     def sample(weights, keys, condition):
         return space.decode(weights, space.prior(weights, keys, condition), condition)
@@ -140,13 +140,13 @@ def code_space(options: Options, spec: core.Spec, model: Model) -> core.Latents:
 
 
 def squared_error(outputs: jax.Array, image: jax.Array) -> jax.Array:
-    """Half the squared error of the image: nats, but for a constant, of a Gaussian of unit variance."""
+    """Half the squared error of the image: up to a constant, the nats of a Gaussian of unit variance."""
     # [B, H, W, C], [B, H, W, C] -> f32[B, H, W, C]
     return 0.5 * jnp.square(jnp.tanh(outputs / 2) - image)
 
 
 def cross_entropy(outputs: jax.Array, image: jax.Array) -> jax.Array:
-    """Between intensities, in nats. No likelihood unless the image is binary: at best it is their entropy, not 0."""
+    """Cross-entropy of intensities, in nats. A likelihood only for binary images; the minimum is the entropy, not 0."""
     # [B, H, W, C], [B, H, W, C] -> f32[B, H, W, C]
     return jax.nn.softplus(outputs) - 0.5 * (image + 1) * outputs
 

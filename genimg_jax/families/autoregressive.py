@@ -1,4 +1,4 @@
-"""What the autoregressive families share: an exact likelihood, and images filled in one value after another."""
+"""What the autoregressive families share: an exact likelihood, and sampling one value after another."""
 
 from collections.abc import Callable, Mapping
 
@@ -22,11 +22,11 @@ def autoregressive(
 ) -> core.Family:
     """A family with one parameter group, `model`, trained by maximum likelihood.
 
-    `init(key, batch)` draws its parameters; `log_mass(params, batch)` is log p(image), f32[B]; and
-    `decode(params, image [B, H, W, C], mask bool[B, H, W], keys[B], condition)` draws what is not known in the model's
-    `order`, and returns with the images the log-likelihood f32[B] of what is, given what comes before it.
-    `train_log_mass(params, batch, step)` is what training maximises, if not `log_mass`. `candidates` are the
-    completions drawn an image: see `ancestral.resample`.
+    `init(key, batch)` returns its parameters. `log_mass(params, batch)` is log p(image), f32[B].
+    `decode(params, image [B, H, W, C], mask bool[B, H, W], keys[B], condition)` samples the values outside the mask in
+    the model's `order`. It returns the images, and the log-likelihood f32[B] of the values in the mask, each given the
+    values before it. Training maximises `train_log_mass(params, batch, step)`, by default `log_mass`. `candidates` is
+    the number of inpaintings sampled per image: see `ancestral.resample`.
     """
 
     def train_step(state, batch, key):
@@ -45,16 +45,16 @@ def autoregressive(
         return {"loss": -log_prob(weights, batch, key)}
 
     def sample(weights, keys, condition):
-        nothing = jnp.zeros((keys.shape[0], *spec.image_shape))
-        return decode(weights.params["model"], nothing, jnp.zeros(nothing.shape[:3], bool), keys, condition)[0]
+        blank = jnp.zeros((keys.shape[0], *spec.image_shape))
+        return decode(weights.params["model"], blank, jnp.zeros(blank.shape[:3], bool), keys, condition)[0]
 
     def inpaint(weights, image, mask, keys, condition):
-        """Exact where no known pixel follows an unknown one in the model's order; else see `ancestral.resample`."""
+        """Exact if no pixel in the mask follows one outside it in the model's order; else see `ancestral.resample`."""
 
-        def one(keys, image, mask, condition):
+        def inpaint_once(keys, image, mask, condition):
             return decode(weights.params["model"], image, mask, keys, condition)
 
-        return ancestral.resample(one, candidates, keys, image, mask, condition)
+        return ancestral.resample(inpaint_once, candidates, keys, image, mask, condition)
 
     return core.Family(
         lambda key, batch: core.init_state({"model": init(key, batch)}, optimizers),

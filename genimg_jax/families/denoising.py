@@ -1,7 +1,7 @@
-"""What diffusion and flow models share: a network that sees images at a random noise level, trained by regression.
+"""What diffusion and flow models share: a network trained by regression on images at random noise levels.
 
-What is drawn, what is regressed and how samples are made are each family's own (`Model`); conditions, dequantisation,
-the loop over noise levels in evaluation and the likelihood by the probability-flow ODE are here.
+Each family defines the sampled times, the regression and the sampler (`Model`). Conditions, dequantisation, the loop
+over noise levels in evaluation, and the likelihood by the probability-flow ODE are here.
 """
 
 import dataclasses
@@ -26,17 +26,17 @@ from genimg_jax.samplers.likelihood import adaptive_log_density, log_density, ra
 
 GROUPS = ("model",)
 CONTINUOUS_VALUED = True
-UNBIASED = "unbiased, and its noise is part of the interval"  # which is over images, each with draws of its own
+UNBIASED = "unbiased, and its noise is part of the interval"  # the interval is over images, each with its own noise
 
 
 @dataclasses.dataclass(frozen=True)
 class Options(backbone.Options):
     """The options that these families share; each adds its own."""
 
-    conditions: tuple[str, ...] = names()  # fields of the data that it is told: label, tokens, map, features, source
-    # Share of images whose condition is hidden, for guidance.
+    conditions: tuple[str, ...] = names()  # fields that it is conditioned on: label, tokens, map, features, source
+    # Share of images whose condition is dropped, for guidance.
     condition_dropout: float = bounded(0.1, 0.0, 1.0, structural=True)
-    dequantize: bool = False  # train on images with uniform noise as wide as a level, of which `log_prob` is a density
+    dequantize: bool = False  # train on images with uniform noise as wide as a level; `log_prob` is their density
     sigma_data: float = bounded(0.5, 1e-3)  # standard deviation of pixels: of network inputs, and of EDM's targets
     sigma_min: float = bounded(0.002, 1e-5, static=True)  # lowest noise level of likelihoods and of most samplers
     sigma_max: float = bounded(80.0, 1.0, static=True)  # noise level that sampling starts from
@@ -49,14 +49,14 @@ class Options(backbone.Options):
 
 
 class Model(NamedTuple):
-    """One kind of these families. A condition may be hidden, for some examples or all: see `networks.conditioning`."""
+    """One such family. A condition may be dropped for some or all examples: see `networks.conditioning`."""
 
     init: Callable[[jax.Array, jax.Array, Condition], core.Tree]
     """(key, image, condition) -> parameters."""
     draw: Callable[[jax.Array, jax.Array], core.Batch]
-    """(uniform f32[B] within (0, 1), keys[B]) -> what is drawn for each image besides its noise: times."""
+    """(uniform f32[B] within (0, 1), keys[B]) -> what is sampled for each image besides its noise, such as times."""
     error: Callable[[core.Tree, core.Batch], tuple[jax.Array, core.Metrics]]
-    """(parameters, {image, noise, condition, what `draw` drew}) -> f32[B] to be minimised, {name: f32[B]} to report."""
+    """(parameters, {image, noise, condition, and the outputs of `draw`}) -> the loss f32[B], metrics {name: f32[B]}."""
     denoiser: Callable[[core.Tree, Condition], ode.Denoise]
     """(parameters, condition) -> the denoiser of `log_prob`."""
     guided: Callable[[core.Tree, Condition], ode.Denoise]
@@ -65,15 +65,15 @@ class Model(NamedTuple):
     """(parameters, condition, standard normal noise f32[B, H, W, C], keys[B]) -> images f32[B, H, W, C], unclipped."""
     interpolant: Callable[[core.Tree], Interpolant]
     to_noise: Callable[[core.Tree, Condition, jax.Array], jax.Array] | None = None
-    """(parameters, condition, images) -> the noise that they are made from."""
-    stochastic: bool = False  # whether `from_noise` draws further noise
+    """(parameters, condition, images) -> the noise that `from_noise` maps to them."""
+    stochastic: bool = False  # whether `from_noise` uses its keys
     bounded: bool = False  # the negative of the metric 'loss' is a lower bound of the log-likelihood
     couple: Coupling = independent_coupling
     objective: tuple[str, ...] = ("loss",)  # the metrics of `error` that are minimised
 
 
 def check_guidance(options: Options, guidance: float, needed: str = "model.conditions") -> None:
-    """Raises `ConfigError` unless the network learns images both with their condition and without."""
+    """Raises `ConfigError` unless the network is trained both with conditions and without."""
     if not options.conditions:
         raise ConfigError(f"model.guidance is {guidance:g}, but there is nothing to be guided by; set {needed}.")
     if not is_enabled(options.condition_dropout):
@@ -84,7 +84,7 @@ def check_guidance(options: Options, guidance: float, needed: str = "model.condi
 
 
 def level_range(options: Options, interpolant: Interpolant) -> tuple[jax.Array, jax.Array]:
-    """The least and greatest noise level of the options, or of the path where that is narrower."""  # -> f32[], f32[]
+    """sigma_min and sigma_max of the options, or of the path where its range is narrower."""  # -> f32[], f32[]
     first, last = noise_level(interpolant, jnp.asarray(interpolant.bounds))
     return jnp.maximum(options.sigma_min, first), jnp.minimum(options.sigma_max, last)
 
@@ -97,8 +97,8 @@ def family(
 ) -> core.Family:
     """A family with one parameter group, `model`.
 
-    Samples are clipped to [-1, 1], but for images of real numbers, which have no `log_prob`: theirs would be a density.
-    `log_prob` is of the image given its condition, where it has one.
+    Samples are clipped to [-1, 1]. Images of real numbers are not clipped, and have no `log_prob`: it would be a
+    density. `log_prob` is that of the image given its condition, if it has one.
     """
     if options.sigma_min >= options.sigma_max:
         raise ConfigError(
@@ -120,7 +120,7 @@ def family(
     def bound(weights, batch, key):
         return -measure(shared, options.likelihood_steps, weights, batch, key)["loss"]
 
-    made = core.Family(
+    base = core.Family(
         init,
         functools.partial(train_step, shared, optimizers["model"]),
         functools.partial(measure, shared, options.evaluate_times),
@@ -131,13 +131,13 @@ def family(
         denoise=denoise,
     )
     if not spec.levels:
-        return made
+        return base
     if model.bounded:
-        return made._replace(log_prob=bound, likelihood_kind="lower bound", protocol=_bound_protocol(options))
+        return base._replace(log_prob=bound, likelihood_kind="lower bound", protocol=_bound_protocol(options))
     steps, tolerance = options.likelihood_steps, options.likelihood_tolerance
-    # Steps twice as long make an error 2^5 times as great in each, which is what a tolerance is of.
+    # A tolerance is that of a step's error, and a step twice as long has 2^5 times the error.
     at_half = functools.partial(estimate, shared, steps // 2, 32 * tolerance)
-    return made._replace(
+    return base._replace(
         log_prob=functools.partial(estimate, shared, steps, tolerance),
         log_prob_at_half=at_half if tolerance or steps >= 4 else None,
         likelihood_kind="estimate",
@@ -150,7 +150,7 @@ class Shared(NamedTuple):
 
     options: Options
     spec: core.Spec
-    fields: Fields  # that the network is told
+    fields: Fields  # that the network is conditioned on
     model: Model
 
 
@@ -164,8 +164,8 @@ def dequantized(spec: core.Spec, keys: jax.Array, image: jax.Array) -> jax.Array
     return image + level_width(spec) * (noise - 0.5)
 
 
-def regressed(shared: Shared, keys: jax.Array, batch: core.Batch, uniform: jax.Array) -> core.Batch:
-    """Images as the network is to see them in one regression, each example's from its own key."""
+def regression_batch(shared: Shared, keys: jax.Array, batch: core.Batch, uniform: jax.Array) -> core.Batch:
+    """Images, noise, conditions and times of one regression, each example's from its own key."""
     options, spec, fields, model = shared
     image = dequantized(spec, core.fold_in(keys, 2), batch["image"]) if options.dequantize else batch["image"]
     noise = core.normal(core.fold_in(keys, 0), spec.image_shape)
@@ -179,31 +179,31 @@ def train_step(
     options, model = shared.options, shared.model
     times_key, key = jax.random.split(key)
     keys = core.per_example_keys(key, batch["index"])
-    drawn = regressed(shared, keys, batch, stratified(times_key, batch["index"]))
-    drawn["noise"] = model.couple(drawn["image"], drawn["noise"], drawn["condition"])
+    regression = regression_batch(shared, keys, batch, stratified(times_key, batch["index"]))
+    regression["noise"] = model.couple(regression["image"], regression["noise"], regression["condition"])
     if shared.fields:
         dropped = independent(core.fold_in(keys, 1)) < options.condition_dropout
-        drawn["condition"]["keep"] = ~dropped
+        regression["condition"]["keep"] = ~dropped
 
     def loss(params, part, _):
         objective, metrics = model.error(params, part)
         return objective.mean(), {name: value.mean() for name, value in metrics.items()}
 
-    state, metrics = core.train_group(optimizer, state, "model", loss, drawn, key)
+    state, metrics = core.train_group(optimizer, state, "model", loss, regression, key)
     return state.replace(step=state.step + 1), metrics
 
 
 def measure(shared: Shared, times: int, weights: core.Weights, batch: core.Batch, key: jax.Array) -> core.Metrics:
-    """Metrics, with every condition shown, at one noise level in each of `times` equally likely ranges."""
+    """Metrics with all conditions kept, at one noise level in each of `times` equally likely ranges."""
     keys = core.per_example_keys(key, batch["index"])
 
-    def at(k):
-        own = core.fold_in(keys, k)
-        uniform = (k + independent(core.fold_in(own, 1))) / times
+    def metrics_at(k):
+        level_keys = core.fold_in(keys, k)
+        uniform = (k + independent(core.fold_in(level_keys, 1))) / times
         uniform = jnp.minimum(uniform, 1 - 2.0**-24)  # the sum may round up to 1
-        return shared.model.error(weights.params["model"], regressed(shared, own, batch, uniform))[1]
+        return shared.model.error(weights.params["model"], regression_batch(shared, level_keys, batch, uniform))[1]
 
-    return jax.tree.map(lambda x: x.mean(0), jax.lax.map(at, jnp.arange(times)))
+    return jax.tree.map(lambda x: x.mean(0), jax.lax.map(metrics_at, jnp.arange(times)))
 
 
 def draw_noise(shared: Shared, keys: jax.Array) -> jax.Array:  # -> f32[B, H, W, C]
@@ -218,7 +218,7 @@ def from_noise(
 
 
 def noise_space(shared: Shared) -> core.Latents:
-    """The noise that images are made from, for samplers that draw no other."""
+    """The initial noise of samples as latents, for samplers that add no further noise."""
     model = shared.model
 
     def decode(weights, noise, batch):
@@ -237,24 +237,24 @@ def noise_space(shared: Shared) -> core.Latents:
 def estimate(
     shared: Shared, steps: int, tolerance: float, weights: core.Weights, batch: core.Batch, key: jax.Array
 ) -> jax.Array:  # -> f32[B]
-    """The log density at the image with uniform noise as wide as a level, times that width a value."""
+    """The log density of the dequantised image, plus the log volume of a level: an estimate of log p(image)."""
     options, spec, fields, model = shared
     params, keys = weights.params["model"], core.per_example_keys(key, batch["index"])
     image, condition = dequantized(spec, core.fold_in(keys, 0), batch["image"]), core.condition_of(fields, batch)
     probes = None
     if options.likelihood_probes:
         probes = rademacher(core.fold_in(keys, 1), options.likelihood_probes, spec.image_shape)
-    ends, denoiser = level_range(options, model.interpolant(params)), functools.partial(model.denoiser, params)
+    sigmas, denoiser = level_range(options, model.interpolant(params)), functools.partial(model.denoiser, params)
     if tolerance:
-        density = adaptive_log_density(denoiser, condition, image, *ends, probes, tolerance)
+        density = adaptive_log_density(denoiser, condition, image, *sigmas, probes, tolerance)
     else:
-        density = log_density(denoiser(condition), image, *ends, steps, probes)
+        density = log_density(denoiser(condition), image, *sigmas, steps, probes)
     return density.log_prob + math.prod(spec.image_shape) * math.log(level_width(spec))
 
 
 def _bound_protocol(options: Options) -> dict[str, Any]:
-    drawn = f"{options.likelihood_steps} random noise levels an image: {UNBIASED}"
-    return {"bound": f"variational, in continuous time, {drawn}", "guidance": "none"}
+    levels = f"{options.likelihood_steps} random noise levels an image: {UNBIASED}"
+    return {"bound": f"variational, in continuous time, {levels}", "guidance": "none"}
 
 
 def _estimate_protocol(options: Options) -> dict[str, Any]:

@@ -27,20 +27,21 @@ __all__ = ["CONTINUOUS_VALUED", "GROUPS", "Options", "make"]
 
 
 def first_log_snr(levels: int) -> float:
-    """Where noise is as small beside the distance of two levels as at 13.3 beside that of 256 (Kingma et al. 2021).
+    """The first log SNR: relative to the distance of two levels, the noise is that of 13.3 with 256 levels.
 
-    Cleaner images tell no more, and a bound that has to be paid from there is loose with a network that cannot use it.
+    13.3 is from Kingma et al. 2021. Less noise has no more information, and the bound of such times is loose unless the
+    network models them well.
     """
     return 13.3 - 2 * math.log(255 / (levels - 1)) if levels else 13.3
 
 
-# Each of the options, some of which they depend on.
-NOISE_SCHEDULES: dict[str, Callable[["Options", int], Interpolant]] = {  # and on the number of levels
+# The choices of each option; some depend on further options.
+NOISE_SCHEDULES: dict[str, Callable[["Options", int], Interpolant]] = {  # arguments: options, number of levels
     "variance_exploding": lambda options, levels: interpolants.variance_exploding(options.sigma_min, options.sigma_max),
     "linear_beta": lambda options, levels: interpolants.linear_beta(),
     "discrete": lambda options, levels: interpolants.discrete(),
     "linear_log_snr": lambda options, levels: interpolants.linear_log_snr(first_log_snr(levels)),
-    "learned": lambda options, levels: interpolants.linear_log_snr(first_log_snr(levels)),  # at first
+    "learned": lambda options, levels: interpolants.linear_log_snr(first_log_snr(levels)),  # initial values
     "cosine": lambda options, levels: interpolants.cosine(),
     "rectified": lambda options, levels: interpolants.rectified(),
 }
@@ -55,7 +56,7 @@ WEIGHTINGS: dict[str, Callable[["Options"], weightings.Weighting]] = {
     "edm": lambda options: weightings.edm(options.sigma_data),
     "uniform": lambda options: weightings.uniform,
     "noise_error": lambda options: weightings.noise_error,
-    "variational": lambda options: weightings.noise_error,  # what the bound is stated in
+    "variational": lambda options: weightings.noise_error,  # the bound is a weighting of epsilon's error
     "min_snr": lambda options: weightings.min_snr(),
 }
 TIMES: dict[str, Callable[["Options"], weightings.Times]] = {
@@ -72,9 +73,9 @@ SIGMA_SCHEDULES: dict[str, Callable[[Interpolant], sigma_schedules.SigmaSchedule
     "log_uniform": lambda interpolant: sigma_schedules.log_uniform,
     "schedule_times": lambda interpolant: sigma_schedules.spaced(
         lambda level: interpolant.time(-2 * jnp.log(level)), lambda t: interpolants.noise_level(interpolant, t)
-    ),  # equal steps of the path's own time: with 1000 of them on noise_schedule=discrete, its chain
+    ),  # equal steps of the path's time; 1000 steps of noise_schedule=discrete are its chain
 }
-BOUNDED = ("linear_beta", "linear_log_snr", "learned")  # smooth paths between ends that keep the bound finite
+BOUNDED = ("linear_beta", "linear_log_snr", "learned")  # smooth paths whose ends keep the bound finite
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,16 +83,14 @@ class Options(prediction.Options):
     noise_schedule: str = choice("variance_exploding", *NOISE_SCHEDULES)
     target: str = choice("edm", *TARGETS)  # what the network predicts
     weighting: str = choice("edm", *WEIGHTINGS)  # of the loss at each time
-    times: str = choice("log_normal_levels", *TIMES)  # that training draws
+    times: str = choice("log_normal_levels", *TIMES)  # distribution of training times
     P_mean: float = bounded(-1.2, -100.0)  # of the level's logarithm, or of the time's logit
     P_std: float = bounded(1.2, 0.0)
-    sigma_schedule: str = choice(
-        "karras", *SIGMA_SCHEDULES, inference_only=True
-    )  # noise levels that the sampler visits
+    sigma_schedule: str = choice("karras", *SIGMA_SCHEDULES, inference_only=True)  # noise levels of the sampler
 
 
 def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimizer]) -> core.Family:
-    """The family with one parameter group, `model`. Raises `ConfigError` for a bound of what has none."""
+    """The family with one parameter group, `model`. Raises `ConfigError` for options that contradict each other."""
     bound = options.weighting == "variational"
     if bound and (options.noise_schedule not in BOUNDED or options.times != "uniform_times" or options.dequantize):
         raise ConfigError(

@@ -1,9 +1,9 @@
 """Flow matching along straight lines: rectified flow (Liu et al. 2023), conditional flow matching (Lipman et al. 2023).
 
-The network predicts noise - image. With coupling=optimal_transport each batch's noises are paired with its images by
-least squared distance (Tong et al. 2024), before the batch is cut into microbatches, so that these change nothing. An
-example's noise then depends on its whole batch, and a program that maps a batch over devices (parallel.compile=pmap)
-pairs each device's share by itself: another model than one device trains. The work grows with the batch's cube.
+The network predicts noise - image. With coupling=optimal_transport the noises of a batch are paired with its images by
+least squared distance (Tong et al. 2024), before the split into microbatches, which do not change the pairs. The noise
+of an example then depends on its whole batch. With parallel.compile=pmap each device pairs only its own part of the
+batch, so the trained model depends on the number of devices. The work grows with the cube of the batch.
 """
 
 import dataclasses
@@ -28,18 +28,18 @@ TIMES = ("uniform_times", "logit_normal_times")
 
 @dataclasses.dataclass(frozen=True)
 class Options(prediction.Options):
-    # Heun's steps are straight in the noise level, and bad where they are long in it, as the first of these are.
+    # Heun's steps are linear in sigma, and inaccurate where they are long in sigma, as the first steps are.
     solver: str = choice("euler", *SOLVERS, inference_only=True)
-    steps: int = bounded(32, 1, inference_only=True)  # of the solver, equally long in time
-    sigma_max: float = bounded(1000.0, 1.0, static=True)  # noise level that sampling starts from: nearly pure noise
-    times: str = choice("uniform_times", *TIMES)  # that training draws
+    steps: int = bounded(32, 1, inference_only=True)  # of the solver, equal in time
+    sigma_max: float = bounded(1000.0, 1.0, static=True)  # noise level that sampling starts from: almost pure noise
+    times: str = choice("uniform_times", *TIMES)  # distribution of training times
     P_mean: float = bounded(0.0, -100.0)  # of the time's logit, for logit_normal_times
     P_std: float = bounded(1.0, 0.0)
     coupling: str = choice("independent", *COUPLINGS)  # which noise is paired with which image
 
 
 def equal_steps(steps: int, sigma_max: float) -> jax.Array:
-    """Noise levels equally far apart in time, from the greatest to 0."""  # -> f32[steps + 1]
+    """Noise levels at equal steps of time, from sigma_max to 0."""  # -> f32[steps + 1]
     last = sigma_max / (1 + sigma_max) / steps  # the time one step above 0
     return sigma_schedules.linear(steps, last / (1 - last), sigma_max)
 

@@ -1,6 +1,6 @@
 """Generative adversarial network: Goodfellow et al. 2014, DCGAN (Radford et al. 2016) and their usual variations.
 
-Loss, penalty, networks, normalisation and conditioning are independent axes. `families.adversarial` trains it.
+Loss, penalty, networks, normalisation and conditioning are independent options. `families.adversarial` trains it.
 """
 
 import dataclasses
@@ -31,8 +31,8 @@ class Options(adversarial.Options):
     generator_normalization: str = choice("batch", "none", "batch", "group")
     discriminator_normalization: str = choice("none", "none", "batch", "group")
     spectral: bool = False  # spectral normalisation of the discriminator (Miyato et al. 2018)
-    discriminator_steps: int = bounded(1, 1)  # updates a step, each on its own slice of the batch
-    conditions: tuple[str, ...] = names()  # fields of the data that it is told: label, tokens, map, features, source
+    discriminator_steps: int = bounded(1, 1)  # updates per step, each on its own slice of the batch
+    conditions: tuple[str, ...] = names()  # fields that it is conditioned on: label, tokens, map, features, source
 
 
 def networks(
@@ -40,8 +40,8 @@ def networks(
 ) -> tuple[ImageDecoder, ImageEncoder | ProjectionDiscriminator]:
     """The generator and the discriminator.
 
-    A discriminator that is conditioned on the class alone has one logit a class, of which an image's own counts
-    (Mescheder et al. 2018). One that is conditioned on other fields projects on their vector.
+    A discriminator conditioned only on the class has one logit per class, of which that of the image's class is used
+    (Mescheder et al. 2018). One that is conditioned on other fields is a projection discriminator.
     """
     generator = ImageDecoder(
         options.network, options.width, options.depth, spec.image_shape, fields, options.generator_normalization
@@ -64,7 +64,7 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
     generator, discriminator = networks(options, spec, fields)
 
     def images(params, model_state, codes, condition, training):
-        """Images in [-1, 1], and the batch statistics to carry on with."""  # [B, Z] -> [B, H, W, C]
+        """Images in [-1, 1], and the updated batch statistics."""  # [B, Z] -> [B, H, W, C]
         variables = {"params": params, "batch_stats": model_state["generator"]}
         outputs, changed = generator.apply(variables, codes, condition, training, mutable=["batch_stats"])
         return jnp.tanh(outputs.astype(jnp.float32)), {"generator": changed.get("batch_stats", {})}
@@ -76,7 +76,7 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
     def discriminate(params, model_state, image, batch, training):
         variables = {"params": params, "batch_stats": model_state["discriminator"]}
         logits, changed = discriminator.apply(variables, image, batch, training, mutable=["batch_stats"])
-        if logits.shape[1] > 1:  # one a class
+        if logits.shape[1] > 1:  # one per class
             logits = jnp.take_along_axis(logits, batch["label"][:, None], axis=1)
         return Discriminated((logits[:, 0].astype(jnp.float32),), {"discriminator": changed.get("batch_stats", {})})
 

@@ -1,9 +1,9 @@
 """A family over the codes of a trained tokenizer, as one family over images: the second stage of two.
 
-van den Oord et al. 2017 (section 4), Esser et al. 2021; Rombach et al. 2022 where the codes are vectors. They are
-handed to the prior as an image of codes, so that any family of images can be one: of tokens, as pixels of so many
-levels, or of vectors, standardised. Images that the prior is conditioned on are encoded too. The tokenizer's weights
-are in `TrainState.frozen_params`: never trained, and never saved a second time.
+van den Oord et al. 2017 (section 4) and Esser et al. 2021 for tokens, Rombach et al. 2022 for vectors. The prior is a
+family over images of codes, so any family can be a prior: tokens are the levels of a pixel, vectors are standardised.
+Images that the prior is conditioned on are encoded too. The tokenizer's weights are in `TrainState.frozen_params`: they
+are not trained, and not saved a second time.
 """
 
 import math
@@ -26,46 +26,46 @@ def latent(
     continuous_valued: bool,
     average: Callable[[core.Tree], core.Tree] = lambda tree: tree,
 ) -> core.Family:
-    """The family that draws codes from the prior, and images from the codes.
+    """The family that samples codes from the prior and decodes them to images.
 
-    `spec` is the data's: the prior can be conditioned on its fields. The codes are those of the space that `choose`
-    returns; `average` is that of `core.Optimizer`. States that `init` makes lack the tokenizer's weights: whoever makes
-    them attaches a `Weights` as `frozen_params`. The likelihood is that of tokens, not of pixels; of vectors there is
-    none, for their density says nothing of an image's probability. Raises `ConfigError` if no space suits the prior.
+    `spec` is that of the data; the prior can be conditioned on its fields. The codes are those of the space that
+    `choose` returns. `average` is that of `core.Optimizer`. States from `init` lack the tokenizer's weights: the caller
+    attaches its `Weights` as `frozen_params`. The likelihood is that of tokens, not of pixels. Vectors have none: their
+    density does not determine the probability of an image. Raises `ConfigError` if no space suits the prior.
     """
     space = choose(tokenizer, continuous_valued)
     batches = coded_batches(space, spec)
     prior, tokens = make_prior(batches.spec), batches.spec.levels > 0
     prior = over_codes(prior if tokens else standardized(prior, average, batches.sources), batches)
 
-    def draw(weights, keys, batch):
+    def sample_codes(weights, keys, batch):
         return batches.codes(prior.sample(weights, keys, batch))
 
     def sample(weights, keys, batch):
-        return own_space.decode(weights, draw(weights, keys, batch), batch)
+        return latents.decode(weights, sample_codes(weights, keys, batch), batch)
 
     def inpaint(weights, image, mask, keys, batch):
-        """Codes of cells that are known throughout are kept, all others drawn, and known pixels put back.
+        """Keeps codes whose pixels are all in the mask, samples the others, and restores the pixels in the mask.
 
-        An approximation besides the prior's own: a code near the unknown was made in sight of what stands there, grey.
+        An approximation besides the prior's: codes near unknown pixels are encoded from an image that is grey there.
         """
         grey = jnp.where(mask[..., None], image, 0.0)
-        drawn = prior.inpaint(weights, grey, known_cells(mask, batches.spec), keys, batch)
-        return jnp.where(mask[..., None], image, own_space.decode(weights, batches.codes(drawn), batch))
+        codes = batches.codes(prior.inpaint(weights, grey, known_cells(mask, batches.spec), keys, batch))
+        return jnp.where(mask[..., None], image, latents.decode(weights, codes, batch))
 
-    own_space = space._replace(
+    latents = space._replace(
         spec=batches.spec,
         decode=lambda weights, codes, batch: space.decode(weights.frozen_params, codes, batch),
         encode=lambda weights, batch, key: space.encode(weights.frozen_params, batch, key),
-        prior=prior.sample and draw,
+        prior=prior.sample and sample_codes,
     )
     return prior._replace(
         sample=prior.sample and sample,
         conditions=tuple(dict.fromkeys((*prior.conditions, *tokenizer.conditions))),
         likelihood_spec=batches.spec if tokens else None,
         protocol={**prior.protocol, **({} if tokens else NO_LIKELIHOOD)},
-        latents=(own_space,),
-        denoise_space=prior.denoise and own_space,
+        latents=(latents,),
+        denoise_space=prior.denoise and latents,
         inpaint=prior.inpaint and inpaint,
         inpaint_method=prior.inpaint_method and f"of whole cells of pixels, as codes; {prior.inpaint_method}",
     )
@@ -77,7 +77,7 @@ NO_LIKELIHOOD = {"log-likelihood": "none: the codes are real numbers, whose dens
 def choose(tokenizer: core.Family, continuous_valued: bool) -> core.Latents:
     """The first space of the tokenizer that suits a prior: of vectors if it is `continuous_valued`, else of tokens.
 
-    A continuous-valued prior over tokens is the second choice. Raises `ConfigError` if there is none.
+    A continuous-valued prior falls back to tokens. Raises `ConfigError` if no space suits the prior.
     """
     spaces = [space for space in tokenizer.latents if space.encode]
     vectors = [space for space in spaces if not space.spec.levels] if continuous_valued else []
@@ -90,31 +90,32 @@ def choose(tokenizer: core.Family, continuous_valued: bool) -> core.Latents:
 
 
 class CodedBatches(NamedTuple):
-    """Batches of codes, which a prior is trained on, from batches of images, and back."""
+    """Conversions between batches of images and batches of codes, on which the prior is trained."""
 
     spec: core.Spec
-    """The prior's."""
+    """The spec of the images of codes, that of the prior."""
     sources: tuple[str, ...]
-    """The fields that are encoded: images of the same shape as those that are generated."""
+    """The fields that are encoded: those that are images of the generated shape."""
     encode: Callable[..., core.Batch]
-    """(tokenizer's weights, batch, key) -> batch, with the codes of the image, if there is one, and of the sources."""
+    """(tokenizer's weights, batch, key) -> the batch with codes in place of its image, if any, and its sources."""
     codes: Callable[[jax.Array], jax.Array]
     """(image of codes f32[B, h, w, c]) -> the codes of the space."""
     blank: Callable[[core.Batch], core.Batch]
-    """(batch) -> what `encode` returns, as zeros: it needs no weights."""
+    """(batch) -> zeros of the shapes that `encode` returns; needs no weights."""
 
 
 def coded_batches(space: core.Latents, spec: core.Spec) -> CodedBatches:
-    """Those of a tokenizer's space and the data's spec. Tokens are the levels of an image in [-1, 1].
+    """The conversions for a tokenizer's space and the data's spec. Tokens are the levels of an image in [-1, 1].
 
-    An encoded source is an image of vectors, or tokens from 1 to `levels` in reading order, as captions are (0: none).
+    An encoded source is an image of vectors, or tokens from 1 to `levels` in raster order, like a caption's (0:
+    padding).
     """
     shape, levels = space.spec.image_shape, space.spec.levels
     sources = tuple(name for name, field in spec.fields.items() if field == core.Field(spec.image_shape))
     field = core.Field((math.prod(shape),), levels + 1) if levels else core.Field(shape)
 
     def encode(weights, batch, key=None):
-        key = jax.random.key(0) if key is None else key  # conditions of samples are encoded in one way
+        key = jax.random.key(0) if key is None else key  # the same encoding of conditions for all samples
 
         def codes_of(name):
             return space.encode(weights, {**batch, "image": batch[name]}, key)
@@ -140,16 +141,16 @@ def coded_batches(space: core.Latents, spec: core.Spec) -> CodedBatches:
 
 
 def over_codes(prior: core.Family, batches: CodedBatches) -> core.Family:
-    """The prior, of the weights of both stages and batches of images: what it draws are images of codes."""
+    """The prior as functions of both stages' weights and of batches of images; it samples images of codes."""
 
-    def own(weights):
+    def prior_weights(weights):
         return weights._replace(frozen_params={})
 
-    def of_batch(function):
-        """A function (weights, batch, key) of the prior."""
+    def encoded(function):
+        """A function (weights, batch, key) of the prior, on encoded batches."""
 
         def run(weights, batch, key):
-            return function(own(weights), batches.encode(weights.frozen_params, batch, key), key)
+            return function(prior_weights(weights), batches.encode(weights.frozen_params, batch, key), key)
 
         return function and run
 
@@ -162,30 +163,30 @@ def over_codes(prior: core.Family, batches: CodedBatches) -> core.Family:
         return after.replace(frozen_params=state.frozen_params), metrics
 
     def sample(weights, keys, batch):
-        return prior.sample(own(weights), keys, batches.encode(weights.frozen_params, batch))
+        return prior.sample(prior_weights(weights), keys, batches.encode(weights.frozen_params, batch))
 
     def denoise(weights, noisy, level, batch):
-        return prior.denoise(own(weights), noisy, level, batches.encode(weights.frozen_params, batch))
+        return prior.denoise(prior_weights(weights), noisy, level, batches.encode(weights.frozen_params, batch))
 
     def inpaint(weights, image, mask, keys, batch):
         batch = {**batch, "image": image, "index": jnp.arange(len(image))}
         batch = batches.encode(weights.frozen_params, batch)
-        return prior.inpaint(own(weights), batch["image"], mask, keys, batch)
+        return prior.inpaint(prior_weights(weights), batch["image"], mask, keys, batch)
 
     return prior._replace(
         init=init,
         train_step=train_step,
-        evaluate=of_batch(prior.evaluate),
+        evaluate=encoded(prior.evaluate),
         sample=prior.sample and sample,
-        log_prob=of_batch(prior.log_prob),
-        log_prob_at_half=of_batch(prior.log_prob_at_half),
+        log_prob=encoded(prior.log_prob),
+        log_prob_at_half=encoded(prior.log_prob_at_half),
         denoise=prior.denoise and denoise,
         inpaint=prior.inpaint and inpaint,
-        latents=(),  # the prior's own are of images of codes
+        latents=(),  # the prior's latents decode to images of codes
     )
 
 
 def known_cells(mask: jax.Array, codes: core.Spec) -> jax.Array:  # bool[B, H, W] -> bool[B, h, w]
-    """Where every pixel that a code stands for is known."""
+    """The codes whose pixels are all in the mask."""
     rows, columns, _ = codes.image_shape
     return mask.reshape(len(mask), rows, -1, columns, mask.shape[2] // columns).all(axis=(2, 4))

@@ -1,8 +1,8 @@
 """Masked autoencoder for distribution estimation (MADE): Germain et al. 2015. Its likelihood is exact.
 
-The values of an image are drawn one after another, in raster order (the channels of a pixel in turn) or in an order
-drawn from a seed; one pass of a masked network gives every conditional. With several orders, training takes them in
-turn and the model is their mixture in equal parts, whose likelihood is exact too (section 4.2).
+The values of an image are sampled one after another, in raster order (the channels of a pixel in turn) or in a random
+order from a seed. One pass of a masked network gives all conditionals. With several orders, training alternates between
+them, and the model is their mixture with equal weights, whose likelihood is exact too (section 4.2).
 """
 
 import dataclasses
@@ -24,19 +24,19 @@ GROUPS = ("model",)
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    width: int = bounded(500, 1)  # hidden units a layer; at least the number of values of an image, or direct=True
+    width: int = bounded(500, 1)  # hidden units per layer; at least the number of values of an image, or direct=True
     depth: int = bounded(1, 1)  # hidden layers
-    direct: bool = True  # connect earlier values to each conditional directly as well
+    direct: bool = True  # also connect earlier values to each conditional directly
     likelihood: str = choice("bernoulli", *LIKELIHOODS)
-    order: str = choice("raster", "raster", "random")  # the first order; any further ones are random
+    order: str = choice("raster", "raster", "random")  # the first order; all others are random
     orders: int = bounded(1, 1)
     order_seed: int = bounded(0, 0)
-    candidates: int = bounded(1, 1)  # completions drawn an image, of which one is chosen; see `ancestral.resample`
-    conditions: tuple[str, ...] = names()  # fields of the data that it is told: label, tokens, map, features, source
+    candidates: int = bounded(1, 1)  # inpaintings sampled per image, of which one is chosen; see `ancestral.resample`
+    conditions: tuple[str, ...] = names()  # fields that it is conditioned on: label, tokens, map, features, source
 
 
 def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimizer]) -> core.Family:
-    """The family with one parameter group, `model`. Raises `ConfigError` where the data cannot have the likelihood."""
+    """The family with one parameter group, `model`. Raises `ConfigError` if the likelihood does not fit the data."""
     count = int(np.prod(spec.image_shape))
     likelihood = LIKELIHOODS[options.likelihood](spec._replace(image_shape=(count, 1, 1)))
     fields = core.fields_of(options.conditions, spec)
@@ -48,31 +48,31 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
     def apply(params, *arguments, method="__call__"):
         return network.apply({"params": params}, *arguments, method=method)
 
-    def log_masses(params, batch, which):
-        """Under one of the orders."""  # [B, H, W, C], i32[] -> [B]
+    def log_mass_given_order(params, batch, number):
+        """log p(x | order `number`)."""  # [B, H, W, C], i32[] -> [B]
         image = batch["image"].reshape(-1, count)
-        outputs = apply(params, image, batch, ranks[which])
+        outputs = apply(params, image, batch, ranks[number])
         return likelihood.log_prob(outputs[:, :, None], image[:, :, None, None])
 
     def init(key, batch):
         return network.init(key, batch["image"].reshape(-1, count), batch, ranks[0])["params"]
 
     def train_log_mass(params, batch, step):
-        return log_masses(params, batch, step % options.orders)
+        return log_mass_given_order(params, batch, step % options.orders)
 
     def log_mass(params, batch):
         """log 1/K sum_k p(x | order k), exact."""  # -> f32[B]
-        each = jax.lax.map(lambda which: log_masses(params, batch, which), jnp.arange(options.orders))
-        return jax.nn.logsumexp(each, axis=0) - jnp.log(options.orders)
+        given_order = jax.lax.map(lambda k: log_mass_given_order(params, batch, k), jnp.arange(options.orders))
+        return jax.nn.logsumexp(given_order, axis=0) - jnp.log(options.orders)
 
     def decode(params, image, mask, keys, condition):
-        """Draws what is not known, in an order of each example's own; also the log-likelihood of what is.
+        """Samples the values outside the mask, in a random order per example; also the log-likelihood of the others.
 
-        A value costs the work of a hidden layer more than the first, not a whole pass.
+        A value costs less than a whole pass: the first and last layers are updated, and the others recomputed.
         """  # [B, H, W, C], bool[B, H, W], key[B] -> [B, H, W, C], f32[B]
         batch = image.shape[0]
-        which = jax.vmap(lambda key: jax.random.randint(key, (), 0, options.orders))(core.fold_in(keys, count))
-        order, rank_of = orders[which], ranks[which]  # i32[B, D]
+        number = jax.vmap(lambda key: jax.random.randint(key, (), 0, options.orders))(core.fold_in(keys, count))
+        order, rank_of = orders[number], ranks[number]  # i32[B, D]
 
         def step(partial, rank, observed, mask, keys):
             index = order[:, rank]
@@ -87,12 +87,12 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         _, values, weight = ancestral.decode(step, start, jnp.arange(count), observed[..., None], mask, keys)
         return jnp.take_along_axis(values[..., 0], rank_of, axis=1).reshape(image.shape), weight
 
-    described = options.conditions, order_name, options.candidates
-    return autoregressive(init, log_mass, decode, spec, optimizers, *described, train_log_mass)
+    description = options.conditions, order_name, options.candidates
+    return autoregressive(init, log_mass, decode, spec, optimizers, *description, train_log_mass)
 
 
 def variable_order(options: Options, shape: tuple[int, int, int], number: int) -> jax.Array:
-    """The positions, in a flattened image, of the values in the order of drawing; a pixel's channels stay together."""
+    """The indices of the values of a flattened image, in sampling order; a pixel's channels stay together."""
     # -> i32[H W C]
     pixels = np.arange(shape[0] * shape[1])
     if number or options.order == "random":

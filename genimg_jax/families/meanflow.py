@@ -1,10 +1,9 @@
 """Images in one step or a few: a network of the mean velocity between two times of a flow.
 
-The path is the straight line of `flow`, x_t = (1 - t) image + t noise, and u(x_t, r, t) the mean velocity of its ODE
-between r <= t, so that x_r = x_t - (t - r) u. It is learned from its derivative (MeanFlow, Geng et al. 2025) or from
-two steps of half the size (shortcut models, Frans et al. 2025). Where r = t it is the velocity that `flow` learns, and
-with it this family denoises and has its likelihood. Guidance is learned as well: one step is one evaluation (Geng et
-al. 2025, equation 19).
+The path is the straight line of `flow`, x_t = (1 - t) image + t noise. u(x_t, r, t) is the mean velocity of its ODE
+between r <= t: x_r = x_t - (t - r) u. It is learned from its derivative (MeanFlow, Geng et al. 2025) or from two steps
+of half the size (shortcut models, Frans et al. 2025). For r = t it is the velocity of `flow`, which `denoise` and
+`log_prob` use. Guidance is learned, so each step is one evaluation (Geng et al. 2025, equation 19).
 """
 
 import dataclasses
@@ -26,7 +25,7 @@ from genimg_jax.options import bounded, choice
 
 __all__ = ["CONTINUOUS_VALUED", "GROUPS", "Options", "make"]
 
-FINEST = 7  # shortcuts are from 1 down to 2^-FINEST long
+FINEST = 7  # the sizes of shortcuts are 1, 1/2, ..., 2^-FINEST
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,9 +34,9 @@ class Options(denoising.Options):
     shortcut_ratio: float = bounded(0.25, 0.0, 1.0)  # share of the images trained with r < t
     P_mean: float = bounded(-0.4, -100.0)  # of the logit of mean_flow's times
     P_std: float = bounded(1.0, 0.0)
-    adaptivity: float = bounded(1.0, 0.0)  # power of an image's mean squared error that its loss is divided by
+    adaptivity: float = bounded(1.0, 0.0)  # an image's loss is its mean squared error over this power of it
     guidance: float = bounded(1.0, 0.0, static=True)  # 0 ignores the condition, more than 1 exaggerates it
-    steps: int = bounded(1, 1, inference_only=True)  # of sampling, equally long
+    steps: int = bounded(1, 1, inference_only=True)  # of sampling, of equal size
 
 
 def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimizer]) -> core.Family:
@@ -98,12 +97,12 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
     family = denoising.family(options, spec, optimizers, model)
     if options.guidance == 1.0:
         return family
-    # A guided flow's density is not that of images.
+    # The density of a guided flow is not that of the images.
     return family._replace(log_prob=None, log_prob_at_half=None, likelihood_kind=None, protocol={})
 
 
 def jumps(velocity: one_step.AverageVelocity, noise: jax.Array, steps: int) -> jax.Array:
-    """From time 1 to 0 in equal steps, each x_r = x_t - (t - r) u."""  # [B, H, W, C] -> [B, H, W, C]
+    """From time 1 to 0 in equal steps x_r = x_t - (t - r) u."""  # [B, H, W, C] -> [B, H, W, C]
     times = jnp.linspace(1.0, 0.0, steps + 1)
 
     def jump(noisy, ends):
@@ -114,21 +113,21 @@ def jumps(velocity: one_step.AverageVelocity, noise: jax.Array, steps: int) -> j
 
 
 def mean_flow_times(options: Options, uniform: jax.Array, keys: jax.Array) -> core.Batch:
-    """Two times for a share of the images, and one for the others (Geng et al. 2025, section 4.3)."""
+    """Two times for a share of the images, and r = t for the others (Geng et al. 2025, section 4.3)."""
     # [B], [B] -> {"r": f32[B], "t": f32[B]}
     times = weightings.logit_normal_times(options.P_mean, options.P_std)
-    one, two = (times(interpolants.rectified(), u) for u in (uniform, independent(core.fold_in(keys, 0))))
-    apart = independent(core.fold_in(keys, 1)) < options.shortcut_ratio
-    return {"r": jnp.where(apart, jnp.minimum(one, two), one), "t": jnp.where(apart, jnp.maximum(one, two), one)}
+    a, b = (times(interpolants.rectified(), u) for u in (uniform, independent(core.fold_in(keys, 0))))
+    two_times = independent(core.fold_in(keys, 1)) < options.shortcut_ratio
+    return {"r": jnp.where(two_times, jnp.minimum(a, b), a), "t": jnp.where(two_times, jnp.maximum(a, b), a)}
 
 
 def shortcut_times(options: Options, uniform: jax.Array, keys: jax.Array) -> core.Batch:
-    """For a share of the images one of the steps of a sampler of 1, 2, 4, ... steps; one time for the others."""
+    """For a share of the images a step of a sampler with 1, 2, 4, ... steps, and r = t for the others."""
     # [B], [B] -> {"r": f32[B], "t": f32[B]}
     steps = 2.0 ** jnp.floor(independent(core.fold_in(keys, 0)) * (FINEST + 1))
-    last = (jnp.floor(uniform * steps) + 1) / steps
-    apart = independent(core.fold_in(keys, 1)) < options.shortcut_ratio
-    return {"r": jnp.where(apart, last - 1 / steps, uniform), "t": jnp.where(apart, last, uniform)}
+    end = (jnp.floor(uniform * steps) + 1) / steps
+    two_times = independent(core.fold_in(keys, 1)) < options.shortcut_ratio
+    return {"r": jnp.where(two_times, end - 1 / steps, uniform), "t": jnp.where(two_times, end, uniform)}
 
 
 DRAWS: dict[str, Callable[[Options, jax.Array, jax.Array], core.Batch]] = {

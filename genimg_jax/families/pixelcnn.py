@@ -26,14 +26,14 @@ GROUPS = ("model",)
 @dataclasses.dataclass(frozen=True)
 class Options:
     features: int = bounded(32, 4)
-    layers: int = bounded(8, 1)  # together, and with the first, they must reach across the image to see all of it
-    kernel_radius: int = bounded(1, 1)  # rows above, and columns to either side, that a layer sees
+    layers: int = bounded(8, 1)  # enough, with the first, that the receptive field covers the image
+    kernel_radius: int = bounded(1, 1)  # rows above, and columns to either side, in a layer's window
     first_kernel_radius: int = bounded(3, 1)  # the same, of the first layer
-    positions: bool = True  # tell the network where in the image it is
+    positions: bool = True  # add learned position embeddings
     likelihood: str = choice("bernoulli", "bernoulli", "categorical", "logistic_mixture")
     components: int = bounded(10, 1)  # of the mixture
-    candidates: int = bounded(1, 1)  # completions drawn an image, of which one is chosen; see `ancestral.resample`
-    conditions: tuple[str, ...] = names()  # fields of the data that it is told: label, tokens, map, features, source
+    candidates: int = bounded(1, 1)  # inpaintings sampled per image, of which one is chosen; see `ancestral.resample`
+    conditions: tuple[str, ...] = names()  # fields that it is conditioned on: label, tokens, map, features, source
 
 
 def build_likelihood(options: Options, spec: core.Spec) -> Likelihood:
@@ -43,7 +43,7 @@ def build_likelihood(options: Options, spec: core.Spec) -> Likelihood:
 
 
 def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimizer]) -> core.Family:
-    """The family with one parameter group, `model`. Raises `ConfigError` where the data cannot have the likelihood."""
+    """The family with one parameter group, `model`. Raises `ConfigError` if the likelihood does not fit the data."""
     height, width, channels = spec.image_shape
     groups = 1 if options.likelihood == "logistic_mixture" else channels
     likelihood = build_likelihood(options, spec)
@@ -61,7 +61,7 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         return network.init(key, batch["image"], batch)["params"]
 
     def decode(params, image, mask, keys, condition):
-        """Draws what is not known, row after row; also the log-likelihood of what is."""
+        """Samples the pixels outside the mask, row after row; also the log-likelihood of the others."""
         # [B, H, W, C], bool[B, H, W], key[B] -> [B, H, W, C], f32[B]
         apply = functools.partial(network.apply, {"params": params})
         batch, kernel_radius = image.shape[0], options.first_kernel_radius
@@ -77,8 +77,8 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
                 window = jax.lax.dynamic_slice_in_dim(left, column, kernel_radius, axis=2)
                 here = tuple(jax.lax.dynamic_slice_in_dim(link, column, 1, axis=2) for link in links)
                 value = observed
-                # Each pass settles one channel more: those settled see nothing of the others, and are drawn again as
-                # they were, from the same key.
+                # Each pass samples one more channel: earlier channels do not depend on later ones, and the same key
+                # samples the same values of them again.
                 for _ in range(groups):
                     outputs, following = apply(window, value[:, None, None], here, columns, method="horizontal")
                     value = jnp.where(keep[:, None], observed, pixel.sample(outputs, keys)[:, 0, 0])

@@ -1,7 +1,7 @@
 """The regression of diffusion and flow models: a network predicts a target along a path from images to noise.
 
-Path, target, weighting and distribution of times are given; the trained network is a denoiser of z = image + level
-noise whatever they are, and samplers and likelihoods know only that.
+Path, target, weighting and distribution of times are arguments. For any of them the trained network is converted to a
+denoiser of z = image + sigma noise, which samplers and likelihoods use.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ SOLVERS: dict[str, Callable[[int], ode.Step]] = {  # of the number of steps
     "ancestral": lambda steps: sde.ancestral,
     "stochastic": sde.stochastic,
 }
-STOCHASTIC = ("ancestral", "stochastic")  # solvers that draw noise
+STOCHASTIC = ("ancestral", "stochastic")  # solvers that add noise
 SEGMENTS = 32  # of a learned path
 
 
@@ -52,16 +52,16 @@ class Options(denoising.Options):
 
 
 class Regression(NamedTuple):
-    """What is predicted, along which path, and how much each time counts."""
+    """The path, the target, and the weight and distribution of times."""
 
     interpolant: Interpolant
     target: targets.Target
     weighting: weightings.Weighting
     times: weightings.Times
-    levels: Callable[[Interpolant], jax.Array]  # that the sampler visits, f32[steps + 1]
+    levels: Callable[[Interpolant], jax.Array]  # of the sampler, f32[steps + 1]
     couple: Coupling = independent_coupling
-    bounded: bool = False  # the loss is the variational bound in nats an image; `weighting` is that of its noise
-    learned: bool = False  # the path's ends and shape are parameters, `interpolant` what they are at first
+    bounded: bool = False  # the loss is the variational bound in nats per image; `weighting` is for epsilon
+    learned: bool = False  # the path's ends and shape are parameters, initialised to `interpolant`
 
 
 class Setup(NamedTuple):
@@ -75,11 +75,12 @@ class Setup(NamedTuple):
 
 
 def model(options: Options, spec: core.Spec, regression: Regression) -> Model:
-    """The loss is the weighted squared error, a mean over pixels and channels; a bound is a sum, with its terms.
+    """The loss is the weighted squared error, a mean over pixels and channels. A bound is a sum over them.
 
-    Guidance is away from the network that is told no condition, or from a narrower one trained beside: autoguidance
-    (Karras et al. 2024). The path's shape does not change the bound, and lowers its variance (Kingma et al. 2021,
-    appendix I): it is trained on the square of the diffusion loss, at the cost of evaluating the network once more.
+    Guidance extrapolates away from the network without the condition, or from a narrower network trained with it:
+    autoguidance (Karras et al. 2024). The shape of a learned path does not change the bound but its variance, so it is
+    trained on the square of the diffusion loss, with one more evaluation of the network (Kingma et al. 2021, appendix
+    I).
     """
     fields = core.fields_of(options.conditions, spec)
     if options.guidance != 1.0 and not options.autoguidance_width:
@@ -154,45 +155,45 @@ def mean_error(setup, module, params, interpolant, part):  # -> f32[B]
 
 
 def bound_terms(setup: Setup, params: core.Tree, interpolant: Interpolant, part: core.Batch) -> core.Metrics:
-    """The negative bound and its terms, in nats an image."""  # -> {name: f32[B]}
+    """The negative bound and its terms, in nats per image."""  # -> {name: f32[B]}
     image, noise = part["image"], part["noise"]
-    found = {
+    terms = {
         "diffusion": diffusion_loss(setup, setup.network, params, interpolant, part),
         "prior": variational.prior_divergence(interpolant, image),
         "reconstruction": -variational.reconstruction(interpolant, image, noise, setup.spec.levels),
     }
-    return {"loss": sum(found.values()), **found}
+    return {"loss": sum(terms.values()), **terms}
 
 
 def error(setup: Setup, params: core.Tree, part: core.Batch) -> tuple[jax.Array, core.Metrics]:
     """`Model.error`."""
     regression, stopped = setup.regression, jax.lax.stop_gradient(params)
-    interpolant, spread = regression.interpolant, 0.0
+    interpolant, variance_loss = regression.interpolant, 0.0
     if regression.learned:
-        schedule, still = params["schedule"], stopped["schedule"]
-        interpolant = interpolants.learned(schedule["ends"], still["steps"])
-        shaped = interpolants.learned(still["ends"], schedule["steps"])
-        loss = diffusion_loss(setup, setup.network, stopped, shaped, part)
-        spread = (loss / math.prod(setup.spec.image_shape)) ** 2
+        schedule, fixed = params["schedule"], stopped["schedule"]
+        interpolant = interpolants.learned(schedule["ends"], fixed["steps"])
+        shape_only = interpolants.learned(fixed["ends"], schedule["steps"])
+        loss = diffusion_loss(setup, setup.network, stopped, shape_only, part)
+        variance_loss = (loss / math.prod(setup.spec.image_shape)) ** 2
     if regression.bounded:
         metrics = bound_terms(setup, params, interpolant, part)
     else:
         metrics = {"loss": mean_error(setup, setup.network, params, interpolant, part)}
-    objective = metrics["loss"] + spread
+    objective = metrics["loss"] + variance_loss
     if setup.options.autoguidance_width:
-        of_guide, current = diffusion_loss if regression.bounded else mean_error, interpolant_of(regression, stopped)
-        metrics["loss_guide"] = of_guide(setup, setup.guide_model, params["guide"], current, part)
+        loss, current = diffusion_loss if regression.bounded else mean_error, interpolant_of(regression, stopped)
+        metrics["loss_guide"] = loss(setup, setup.guide_model, params["guide"], current, part)
         objective = objective + metrics["loss_guide"]
     return objective, metrics
 
 
 def denoiser(setup: Setup, module: nn.Module, params: core.Tree, condition: Condition) -> ode.Denoise:
-    """That of the network, or of the guide model."""
+    """The denoiser of the network, or of the guide model."""
     interpolant = interpolant_of(setup.regression, params)
-    own = params if module is setup.network else params["guide"]
+    module_params = params if module is setup.network else params["guide"]
 
     def predicted(noisy, t):
-        return predict(setup, module, own, interpolant, noisy, t, condition)
+        return predict(setup, module, module_params, interpolant, noisy, t, condition)
 
     return targets.denoiser(interpolant, setup.regression.target, predicted)
 
@@ -203,7 +204,7 @@ def guided(setup: Setup, params: core.Tree, condition: Condition) -> ode.Denoise
     if options.guidance == 1.0:
         return model
     if options.autoguidance_width:
-        less = denoiser(setup, setup.guide_model, params, condition)
+        guide_model = denoiser(setup, setup.guide_model, params, condition)
     else:
-        less = denoiser(setup, network, params, None)
-    return guide(model, less, options.guidance, (options.guidance_sigma_min, options.guidance_sigma_max))
+        guide_model = denoiser(setup, network, params, None)
+    return guide(model, guide_model, options.guidance, (options.guidance_sigma_min, options.guidance_sigma_max))

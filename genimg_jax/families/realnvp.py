@@ -1,9 +1,9 @@
 """Normalising flow of affine coupling layers (real NVP): Dinh et al. 2017. Its likelihood is a lower bound.
 
-An image of levels is dequantised with uniform noise and taken to the real numbers by a logit; coupling layers then take
-it to standard normal codes of its own size, and their inverse takes codes to images. The density of the dequantised
-image is exact; its mean logarithm over the noise is a lower bound on the log mass of the image (Theis et al. 2016,
-section 3.1).
+An image of levels is dequantised with uniform noise and mapped to the real numbers by a logit. Coupling layers map it
+to standard normal codes of the same size, and their inverse maps codes to images. The density of the dequantised image
+is exact. The mean of its logarithm over the noise is a lower bound on the log probability of the image (Theis et al.
+2016, section 3.1).
 """
 
 import dataclasses
@@ -27,32 +27,32 @@ GROUPS = ("model",)
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    couplings: int = bounded(8, 1)  # K, coupling layers; each changes every second pixel
-    width: int = bounded(256, 1)  # hidden units of the MLP of each
+    couplings: int = bounded(8, 1)  # K, coupling layers; each transforms every second pixel
+    width: int = bounded(256, 1)  # hidden units of a layer's MLP
     depth: int = bounded(2, 1)  # its hidden layers
-    alpha: float = bounded(0.05, 1e-6, 0.49)  # how far the logit's argument keeps from 0 and 1
-    scale_limit: float = bounded(1.0, 0.0)  # a layer scales a pixel by exp(-limit) to exp(limit)
-    evaluate_draws: int = bounded(32, 1, inference_only=True)  # of the dequantising noise, an image, in `log_prob`
-    conditions: tuple[str, ...] = names()  # fields of the data that it is told: label, tokens, map, features, source
+    alpha: float = bounded(0.05, 1e-6, 0.49)  # least distance of the logit's argument from 0 and 1
+    scale_limit: float = bounded(1.0, 0.0)  # a layer's scales are from exp(-limit) to exp(limit)
+    evaluate_draws: int = bounded(32, 1, inference_only=True)  # of dequantising noise per image, in `log_prob`
+    conditions: tuple[str, ...] = names()  # fields that it is conditioned on: label, tokens, map, features, source
 
 
 class Coupling(nn.Module):
-    """The log-scales and the shifts of one layer, by an MLP of the values that the layer keeps."""
+    """The log scales and shifts of one layer, from an MLP of the values that the layer does not transform."""
 
-    mask: tuple[int, ...]  # of the flattened image: 1 is kept, 0 is changed
+    mask: tuple[int, ...]  # of the flattened image: 0 is transformed, 1 is not
     width: int
     depth: int
     fields: Fields
 
     @nn.compact
     def __call__(self, x: jax.Array, condition: Condition, limit: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Both are 0 where the mask keeps a value."""  # [B, D] -> f32[B, D], f32[B, D]
+        """Log scales and shifts, 0 where the mask is 1."""  # [B, D] -> f32[B, D], f32[B, D]
         mask = jnp.asarray(self.mask, x.dtype)[None]
         inputs = x * mask
         if self.fields:
             vector = VectorEncoder(self.fields, self.width, name="condition")(condition, len(x))
             inputs = jnp.concatenate([inputs, vector], axis=-1)
-        # Gains of 0 make the flow start at the identity: random layers in a row would multiply their scales.
+        # With gains of 0 the flow starts as the identity: the scales of random layers would multiply.
         gain = self.param("gain", nn.initializers.zeros, (2 * len(self.mask),))
         outputs = MLP((self.width,) * self.depth, 2 * len(self.mask), "relu", name="network")(inputs, False)
         raw, shift = jnp.split((gain[None] * outputs).astype(jnp.float32), 2, axis=-1)
@@ -71,11 +71,11 @@ class Flow(nn.Module):
     def setup(self):
         height, width, channels = self.shape
         odd = [(row + column) % 2 for row in range(height) for column in range(width) for _ in range(channels)]
-        masks = [tuple(odd), tuple(1 - one for one in odd)]
+        masks = [tuple(odd), tuple(1 - colour for colour in odd)]
         self.layers = [Coupling(masks[k % 2], self.width, self.depth, self.fields) for k in range(self.couplings)]
 
     def __call__(self, x: jax.Array, condition: Condition, limit: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Codes, and the log-determinant of their Jacobian: equations 9 and 6."""  # [B, D] -> f32[B, D], f32[B]
+        """Codes, and the log determinant of their Jacobian: equations 9 and 6."""  # [B, D] -> f32[B, D], f32[B]
         log_determinant = jnp.zeros(len(x))
         for layer in self.layers:
             log_scale, shift = layer(x, condition, limit)
@@ -92,7 +92,7 @@ class Flow(nn.Module):
 
 
 class Model(NamedTuple):
-    """The flow between dequantised images and codes, both [B, D]. Images v are in levels, each in [0, levels)."""
+    """The flow between dequantised images v and codes, both [B, D]. The values of v are in [0, levels)."""
 
     options: Options
     spec: core.Spec
@@ -101,7 +101,7 @@ class Model(NamedTuple):
     def to_codes(
         self, params: core.Tree, image: jax.Array, noise: jax.Array, condition: Condition
     ) -> tuple[jax.Array, jax.Array]:
-        """Codes of the image with noise in [0, 1), and the log-determinant of dz / dv."""
+        """Codes of the image with noise in [0, 1), and the log determinant of dz / dv."""
         # [B, H, W, C], [B, H, W, C] -> f32[B, D], f32[B]
         dequantised = (to_levels(image, self.spec.levels) + noise).reshape(len(image), -1)
         x, stretch = logit(dequantised, self.options.alpha, self.spec.levels)
@@ -109,22 +109,22 @@ class Model(NamedTuple):
         return codes, log_determinant + stretch
 
     def from_codes(self, params: core.Tree, codes: jax.Array, condition: Condition) -> jax.Array:
-        """The image in whose cell of the dequantised space the codes lie; beyond the cells, the nearest level."""
+        """The image whose dequantised values have these codes; values outside [0, levels) are clipped."""
         # [B, D] -> f32[B, H, W, C] in [-1, 1]
         limit, levels = self.options.scale_limit, self.spec.levels
         x = self.network.apply({"params": params}, codes, condition, limit, method="inverse")
-        found = jnp.clip(jnp.floor(unlogit(x, self.options.alpha, levels)), 0, levels - 1)
-        return to_values(found, levels).reshape(-1, *self.spec.image_shape)
+        level = jnp.clip(jnp.floor(unlogit(x, self.options.alpha, levels)), 0, levels - 1)
+        return to_values(level, levels).reshape(-1, *self.spec.image_shape)
 
     def log_density(self, params: core.Tree, batch: core.Batch, keys: jax.Array) -> jax.Array:
-        """Of the image with one draw of noise from each key, in nats: equations 2 and 3."""  # key[B] -> f32[B]
+        """Log density of the image with noise from each key, in nats: equations 2 and 3."""  # key[B] -> f32[B]
         noise = jax.vmap(lambda key: jax.random.uniform(key, self.spec.image_shape))(keys)
         codes, log_determinant = self.to_codes(params, batch["image"], noise, batch)
         return log_normal(codes, 0.0, 0.0) + log_determinant
 
 
 def logit(v: jax.Array, alpha: jax.Array, levels: int) -> tuple[jax.Array, jax.Array]:
-    """x = logit(alpha + (1 - 2 alpha) v / levels), and the log-determinant of dx / dv.
+    """x = logit(alpha + (1 - 2 alpha) v / levels), and the log determinant of dx / dv.
 
     Section 4.1, with alpha at both ends as in Papamakarios et al. 2017.
     """  # [B, D] -> f32[B, D], f32[B]
@@ -134,7 +134,7 @@ def logit(v: jax.Array, alpha: jax.Array, levels: int) -> tuple[jax.Array, jax.A
 
 
 def unlogit(x: jax.Array, alpha: jax.Array, levels: int) -> jax.Array:
-    """The inverse of `logit`; beyond 0 and `levels` where no v has this x."""  # [B, D] -> f32[B, D]
+    """The inverse of `logit`; below 0 or above `levels` for an x that is not in its range."""  # [B, D] -> f32[B, D]
     return (jax.nn.sigmoid(x) - alpha) / (1 - 2 * alpha) * levels
 
 
@@ -161,14 +161,14 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         return {"loss": -model.log_density(weights.params["model"], batch, keys)}
 
     def log_prob(weights, batch, key):
-        """The mean log density over draws of noise: E log q(v) <= log E q(v), the image's mass."""
+        """The mean log density over dequantising noise: E log q(v) <= log E q(v), the image's log probability."""
         keys = core.per_example_keys(key, batch["index"])
         draws = jnp.arange(options.evaluate_draws)
-        each = jax.lax.map(lambda k: model.log_density(weights.params["model"], batch, core.fold_in(keys, k)), draws)
-        return each.mean(axis=0)
+        values = jax.lax.map(lambda k: model.log_density(weights.params["model"], batch, core.fold_in(keys, k)), draws)
+        return values.mean(axis=0)
 
     def encode(weights, batch, key):  # [B, H, W, C] -> f32[B, H, W, C]
-        # The middle of an image's cell: furthest from where rounding would make another level of it.
+        # Noise of 0.5: furthest from values that `decode` would round to another level.
         middle = jnp.full_like(batch["image"], 0.5)
         codes, _ = model.to_codes(weights.params["model"], batch["image"], middle, batch)
         return codes.reshape(-1, *spec.image_shape)
@@ -180,7 +180,7 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         return core.normal(keys, spec.image_shape)
 
     space = core.Latents(spec._replace(levels=0), decode, encode, prior, "spherical")
-    drawn = f"uniform, {options.evaluate_draws} draws an image: unbiased, and their noise is part of the interval"
+    noise = f"uniform, {options.evaluate_draws} draws an image: unbiased, and their noise is part of the interval"
     return core.Family(
         init,
         train_step,
@@ -190,6 +190,6 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         conditions=options.conditions,
         log_prob=log_prob,
         likelihood_kind="lower bound",
-        protocol={"bound": "mean log density of the dequantised image", "dequantisation": drawn},
+        protocol={"bound": "mean log density of the dequantised image", "dequantisation": noise},
         latents=(space,),
     )

@@ -1,9 +1,9 @@
-"""A family of vectors on any scale, from one that is made for the scale of pixels: what a tokenizer's codes need.
+"""Standardises vectors such as a tokenizer's codes, for families that are made for the scale of pixels.
 
-Each channel's mean and one standard deviation for all of them are those of the first training batch (Rombach et al.
-2022, appendix G, whose means stay), and are kept in `TrainState.model_state`: every checkpoint has them, and the
-tokenizer is left as it is. As the deviation is one, distances keep their proportions: noise that is equal in every
-direction stays so for the decoder, and a channel that says little stays small.
+The mean of each channel and one standard deviation for all channels are those of the first training batch (Rombach et
+al. 2022, appendix G, but they keep the means). They are in `TrainState.model_state`, so every checkpoint has them and
+the tokenizer does not change. One deviation for all channels keeps the proportions of distances: isotropic noise stays
+isotropic for the decoder, and a channel of small variance stays small.
 """
 
 from collections.abc import Callable, Collection
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from genimg_jax import core
 
-DEVIATION = 0.5  # of what the family is given: about that of pixels in [-1, 1], and what families default to
+DEVIATION = 0.5  # of the family's inputs: about that of pixels in [-1, 1], and the default `sigma_data`
 
 
 def standardized(
@@ -21,48 +21,51 @@ def standardized(
     average: Callable[[core.Tree], core.Tree] = lambda tree: tree,
     sources: Collection[str] = (),
 ) -> core.Family:
-    """The family that trains on standardised images and undoes that in what it samples and denoises.
+    """The family trained on standardised images; its samples and denoised images have the original scale.
 
-    `average` is that of `core.Optimizer`; `sources` are conditions on the same scale as the images. A density would
-    need the scale's Jacobian, and there is no use for one: `log_prob` is `None`.
+    `average` is that of `core.Optimizer`. `sources` are conditions with the same scale as the images. `log_prob` is
+    `None`: a density would need the Jacobian of the scale, and nothing uses one.
     """
 
-    def shrunk(scale, image):
+    def standardize(scale, image):
         return (image - per_channel(scale["mean"])) * (DEVIATION / scale["deviation"])
 
-    def enlarged(scale, image):
+    def unstandardize(scale, image):
         return image * (scale["deviation"] / DEVIATION) + per_channel(scale["mean"])
 
-    def shrink(scale, batch):
-        return {**batch, **{name: shrunk(scale, batch[name]) for name in ("image", *sources) if name in batch}}
+    def standardize_batch(scale, batch):
+        return {**batch, **{name: standardize(scale, batch[name]) for name in ("image", *sources) if name in batch}}
 
-    def own(weights):
+    def family_weights(weights):
         return weights._replace(model_state=weights.model_state["family"])
 
     def init(key, batch):
         state = family.init(key, batch)
-        scale = {"mean": jnp.zeros(batch["image"].shape[-1]), "deviation": jnp.float32(DEVIATION)}  # changes nothing
+        scale = {"mean": jnp.zeros(batch["image"].shape[-1]), "deviation": jnp.float32(DEVIATION)}  # the identity
         return state.replace(model_state={"family": state.model_state, "scale": scale})
 
     def train_step(state, batch, key):
-        found = measure(batch["image"], average)
-        scale = jax.tree.map(lambda new, old: jnp.where(state.step == 0, new, old), found, state.model_state["scale"])
+        current, stored = measure(batch["image"], average), state.model_state["scale"]
+        scale = jax.tree.map(lambda new, old: jnp.where(state.step == 0, new, old), current, stored)
         after, metrics = family.train_step(
-            state.replace(model_state=state.model_state["family"]), shrink(scale, batch), key
+            state.replace(model_state=state.model_state["family"]), standardize_batch(scale, batch), key
         )
         return after.replace(model_state={"family": after.model_state, "scale": scale}), metrics
 
     def evaluate(weights, batch, key):
-        return family.evaluate(own(weights), shrink(weights.model_state["scale"], batch), key)
+        return family.evaluate(family_weights(weights), standardize_batch(weights.model_state["scale"], batch), key)
 
     def sample(weights, keys, batch):  # -> [B, H, W, C]
         scale = weights.model_state["scale"]
-        return enlarged(scale, family.sample(own(weights), keys, shrink(scale, batch)))
+        return unstandardize(scale, family.sample(family_weights(weights), keys, standardize_batch(scale, batch)))
 
     def denoise(weights, noisy, level, batch):  # [B, H, W, C], [B] -> [B, H, W, C]
         scale = weights.model_state["scale"]
         level = level * (DEVIATION / scale["deviation"])
-        return enlarged(scale, family.denoise(own(weights), shrunk(scale, noisy), level, shrink(scale, batch)))
+        return unstandardize(
+            scale,
+            family.denoise(family_weights(weights), standardize(scale, noisy), level, standardize_batch(scale, batch)),
+        )
 
     return core.Family(
         init,

@@ -29,11 +29,11 @@ class Options:
     depth: int = bounded(6, 1)
     heads: int = bounded(4, 1)
     positions: str = choice("learned", "learned", "rotary")
-    temperature: float = bounded(1.0, 1e-3)  # of samples; this and the next two change no likelihood
-    top_k: int = bounded(0, 0)  # levels that a sample may take, the likeliest; 0: all
-    top_p: float = bounded(1.0, 0.0, 1.0, static=True)  # probability that the levels it may take must cover; 1: all
-    candidates: int = bounded(1, 1)  # completions drawn an image, of which one is chosen; see `ancestral.resample`
-    conditions: tuple[str, ...] = names()  # fields of the data that it is told: label, tokens, map, features, source
+    temperature: float = bounded(1.0, 1e-3)  # of samples; temperature, top_k and top_p do not change the likelihood
+    top_k: int = bounded(0, 0)  # number of likeliest levels to sample from; 0: all
+    top_p: float = bounded(1.0, 0.0, 1.0, static=True)  # probability of the set of levels to sample from; 1: all
+    candidates: int = bounded(1, 1)  # inpaintings sampled per image, of which one is chosen; see `ancestral.resample`
+    conditions: tuple[str, ...] = names()  # fields that it is conditioned on: label, tokens, map, features, source
 
 
 def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimizer]) -> core.Family:
@@ -66,23 +66,23 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         return network.init(key, batch, tokens(batch["image"]))["params"]
 
     def decode(params, image, mask, keys, condition):
-        """Draws what is not known, token after token; also the log-likelihood of what is."""
+        """Samples the tokens outside the mask, one after another; also the log-likelihood of the others."""
         # [B, H, W, C], bool[B, H, W], key[B] -> [B, H, W, C], f32[B]
         apply = functools.partial(network.apply, {"params": params})
         observed = tokens(image)
         keep = jnp.repeat(mask.reshape(mask.shape[0], -1), channels, axis=1)
 
         def step(state, position, observed, keep, keys):
-            held, cache = state
-            logits, cache = apply(held, cache, position, method="step")
-            drawn = jax.vmap(jax.random.categorical)(keys, filter_logits(logits))
-            token = jnp.where(keep, observed[:, 0], drawn)
+            slot, cache = state
+            logits, cache = apply(slot, cache, position, method="step")
+            sampled = jax.vmap(jax.random.categorical)(keys, filter_logits(logits))
+            token = jnp.where(keep, observed[:, 0], sampled)
             return (apply(token, method="embed_next"), cache), token[:, None], log_masses(logits, token)
 
         state = apply(condition, len(observed), method="start")
         positions = jnp.arange(observed.shape[1])
         _, values, weight = ancestral.decode(step, state, positions, observed[..., None], keep, keys)
-        drawn = to_values(values, spec.levels).reshape(image.shape)
-        return jnp.where(mask[..., None], image, drawn), weight
+        sampled = to_values(values, spec.levels).reshape(image.shape)
+        return jnp.where(mask[..., None], image, sampled), weight
 
     return autoregressive(init, log_mass, decode, spec, optimizers, options.conditions, "raster", options.candidates)

@@ -1,7 +1,7 @@
 """Variational autoencoder: Kingma and Welling 2014; beta, Higgins et al. 2017; IWAE, Burda et al. 2016.
 
-Continuous-valued families can be trained over its codes, the posterior's means: an image of them with network=grid,
-else a single pixel of as many channels.
+Continuous-valued families can be trained on its codes, the means of the posterior. They are an image with network=grid,
+else a single pixel.
 """
 
 import dataclasses
@@ -26,18 +26,18 @@ GROUPS = ("model",)
 class Options:
     network: str = choice("mlp", "mlp", "conv", "grid")  # grid: fully convolutional, to a grid of codes
     width: int = bounded(512, 1)  # hidden units of the MLP, channels of the first convolution
-    depth: int = bounded(2, 1)  # hidden layers of the MLP, or times that the grid is halved
-    latent: int = bounded(40, 1)  # dimensions of the code, or of each one of a grid
+    depth: int = bounded(2, 1)  # hidden layers of the MLP, or downsamplings of the grid
+    latent: int = bounded(40, 1)  # dimensions of the code, or of each vector of a grid
     likelihood: str = choice("bernoulli", *LIKELIHOODS)
     beta: float = bounded(1.0, 0.0)  # weight of the KL divergence in the training loss
     kl_warmup: float = bounded(0.0, 0.0)  # steps over which that weight rises linearly from 0
-    train_samples: int = bounded(1, 1)  # codes an image; more than 1 is the importance-weighted objective
+    train_samples: int = bounded(1, 1)  # codes per image; more than 1 is the importance-weighted objective
     evaluate_samples: int = bounded(500, 1, inference_only=True)  # importance samples of `log_prob`
-    conditions: tuple[str, ...] = names()  # fields of the data that it is told: label, tokens, map, features, source
+    conditions: tuple[str, ...] = names()  # fields that it is conditioned on: label, tokens, map, features, source
 
 
 class Model(NamedTuple):
-    """The networks and the likelihood. Codes z are [B, *shape], a condition is a batch."""
+    """The networks and the likelihood. Codes z are [B, *shape]; a condition is a batch."""
 
     spec: core.Spec  # of the data
     shape: tuple[int, ...]
@@ -52,7 +52,7 @@ class Model(NamedTuple):
 
 
 def build(options: Options, spec: core.Spec) -> Model:
-    """Raises `ConfigError` where the data cannot have the likelihood, or images cannot be halved so often."""
+    """Raises `ConfigError` if the likelihood does not fit the data, or the images cannot be halved so often."""
     likelihood = LIKELIHOODS[options.likelihood](spec)
     fields = core.fields_of(options.conditions, spec)
     encoder = ImageEncoder(options.network, options.width, options.depth, 2 * options.latent, fields)
@@ -94,7 +94,7 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         return core.init_state({"model": model.init(key, batch)}, optimizers)
 
     def train_step(state, batch, key):
-        # The weight is 1 + step over the warm-up, so that a warm-up of 0 needs no branch on a traced option.
+        # 1 + step, so that a warm-up of 0 needs no branch on a traced option.
         beta = options.beta * jnp.minimum(1.0, (1.0 + state.step) / jnp.maximum(options.kl_warmup, 1.0))
 
         def loss(params, part, key):
@@ -124,7 +124,7 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         return space.decode(weights, space.prior(weights, keys, condition), condition)
 
     space, samples = code_space(model), options.evaluate_samples
-    half = samples // 2 or None  # the bound of one sample is compared with none
+    half = samples // 2 or None  # there is no half of one sample
     return core.Family(
         init,
         train_step,
@@ -141,7 +141,7 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
 
 
 def terms(model: Model, params: core.Tree, batch: core.Batch, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Reconstruction log-likelihood and KL divergence at one code an image, in nats."""  # [B, ..., Z] -> [B], [B]
+    """Reconstruction log-likelihood and KL divergence with one code per image, in nats."""  # [B, ..., Z] -> [B], [B]
     mean, log_variance = model.posterior(params, batch)
     codes = mean + jnp.exp(0.5 * log_variance) * noise
     return model.log_likelihood(params, codes, batch), kl_standard_normal(mean, log_variance)
@@ -167,8 +167,8 @@ def importance_bound(
 ) -> jax.Array:  # -> f32[B]
     """log 1/k sum_k p(x, z_k) / q(z_k | x), z_k ~ q(z | x): a lower bound on log p(x) in expectation.
 
-    It is higher for more samples k, by about its remaining gap each time that k doubles: the gap falls as 1 / k
-    where the weights have a variance (Nowozin 2018, equation 7), and slower where they have none.
+    It rises with the number of samples k. If the weights have a finite variance, the gap falls as 1 / k (Nowozin 2018,
+    equation 7): doubling k raises the bound by about the remaining gap. Else the gap falls more slowly.
     """
     params = weights.params["model"]
     statistics = model.posterior(params, batch)
@@ -184,16 +184,16 @@ def importance_bound(
 
 
 def code_space(model: Model) -> core.Latents:
-    """The space of the codes, which are a single pixel unless they are a grid; an image's is its posterior's mean."""
-    codes = model.spec._replace(image_shape=(1,) * (3 - len(model.shape)) + model.shape, levels=0)
+    """The latents: posterior means, as an image of one pixel unless they are a grid."""
+    code_spec = model.spec._replace(image_shape=(1,) * (3 - len(model.shape)) + model.shape, levels=0)
 
     def encode(weights, batch, key):  # [B, H, W, C] -> [B, h, w, Z]
-        return model.posterior(weights.params["model"], batch)[0].reshape(-1, *codes.image_shape)
+        return model.posterior(weights.params["model"], batch)[0].reshape(-1, *code_spec.image_shape)
 
-    def decode(weights, found, condition):  # [B, h, w, Z] -> [B, H, W, C], the expected image
-        return model.mean_image(weights.params["model"], found.reshape(-1, *model.shape), condition)
+    def decode(weights, codes, condition):  # [B, h, w, Z] -> [B, H, W, C], the expected image
+        return model.mean_image(weights.params["model"], codes.reshape(-1, *model.shape), condition)
 
     def prior(weights, keys, condition):  # -> [B, h, w, Z]
-        return core.normal(keys, codes.image_shape)
+        return core.normal(keys, code_spec.image_shape)
 
-    return core.Latents(codes, decode, encode, prior, "spherical")
+    return core.Latents(code_spec, decode, encode, prior, "spherical")

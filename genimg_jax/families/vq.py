@@ -1,8 +1,8 @@
 """Autoencoder of discrete codes: VQ-VAE (van den Oord et al. 2017), or with FSQ's fixed levels (Mentzer et al. 2023).
 
-A tokenizer: it has no distribution over its codes, and so does not sample. Any family of discrete images can be
-trained on its tokens. Continuous-valued families are trained on the encoder's vectors instead, which decoding quantises
-(Rombach et al. 2022, section 3.1).
+It is a tokenizer: it has no distribution over codes, and does not sample. Any family of discrete images can be trained
+on its tokens. Continuous-valued families are trained on the encoder's vectors, which the decoder quantises (Rombach et
+al. 2022, section 3.1).
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ GROUPS = ("autoencoder",)
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    width: int = bounded(32, 1)  # channels at half the image's size, doubled by each further halving, up to fourfold
+    width: int = bounded(32, 1)  # channels at half the image's size; doubled at each further level, up to fourfold
     blocks: int = bounded(1, 0)  # residual blocks at each size
     num_downsamples: int = bounded(2, 1)  # of height and width, from image to codes
     quantizer: str = choice("vq", "vq", "fsq")
@@ -31,13 +31,13 @@ class Options:
     levels: tuple[int, ...] = several((8, 5, 5, 5), 2)  # of a code's values, of 'fsq'; their product is the size
     commitment: float = bounded(0.25, 0.0)  # weight of the encoder's distance from its codes, of 'vq'
     decay: float = bounded(0.99, 0.0, 1.0)  # a step, of the codes' moving averages
-    dead_code_threshold: float = bounded(0.03, 0.0)  # share of uniform use at which a code of 'vq' is replaced
+    dead_code_threshold: float = bounded(0.03, 0.0)  # share of uniform usage at which a code of 'vq' is replaced
     reconstruction: str = choice("squared_error", "squared_error", "absolute_error")  # mean over an image's values
-    conditions: tuple[str, ...] = names()  # fields of the data that encoder and decoder are told
+    conditions: tuple[str, ...] = names()  # fields that encoder and decoder are conditioned on
 
 
 class Outputs(NamedTuple):
-    """What becomes of a batch of images in training."""
+    """The outputs for a batch of images in training."""
 
     outputs: jax.Array  # f32[B, H, W, C], not clipped
     vectors: jax.Array  # f32[B, h, w, D], of the encoder
@@ -47,7 +47,7 @@ class Outputs(NamedTuple):
 
 
 class Autoencoder(NamedTuple):
-    """The networks and their quantiser: what families of this kind have in common. `codebook` is in `model_state`."""
+    """The networks and their quantiser, shared by `vq` and `vqgan`. `codebook` is in `model_state`."""
 
     quantizer: Quantizer
     init: Callable[[jax.Array, core.Batch], tuple[core.Tree, core.Tree]]
@@ -55,13 +55,13 @@ class Autoencoder(NamedTuple):
     forward: Callable[[core.Tree, core.Tree, core.Batch], Outputs]
     """(params, codebook, batch) -> Outputs"""
     finish: Callable[[core.Tree, core.Tree], tuple[core.Metrics, core.Tree]]
-    """(model_state, statistics of the batch's codes) -> metrics, {"codebook": the next one}"""
+    """(model_state, statistics of the batch's codes) -> metrics, {"codebook": the updated codebook}"""
     capabilities: Mapping[str, object]
     """`evaluate`, `objective`, `conditions` and `latents` (tokens, vectors) of a `core.Family`."""
 
 
 def build(options: Options, spec: core.Spec) -> Autoencoder:
-    """Raises `ConfigError` for images that cannot be halved so often, or levels that are none."""
+    """Raises `ConfigError` for images that cannot be halved so often, or invalid `levels`."""
     height, width, channels = spec.image_shape
     grid = halved(height, width, options.num_downsamples, "model.num_downsamples")
     if options.quantizer == "vq":
@@ -91,27 +91,25 @@ def build(options: Options, spec: core.Spec) -> Autoencoder:
     def forward(params, codebook, batch):
         vectors = vectors_of(params, batch)
         quantized, codes, commitment = quantizer.quantize(codebook, vectors)
-        made, commitment = outputs(params, quantized, batch), commitment.mean(axis=(1, 2))
-        loss = (
-            LOSSES[options.reconstruction](made - batch["image"]).mean(axis=(1, 2, 3)) + options.commitment * commitment
-        )
-        return Outputs(made, vectors, codes, commitment, loss)
+        images, commitment = outputs(params, quantized, batch), commitment.mean(axis=(1, 2))
+        distance = LOSSES[options.reconstruction](images - batch["image"]).mean(axis=(1, 2, 3))
+        return Outputs(images, vectors, codes, commitment, distance + options.commitment * commitment)
 
     def finish(model_state, statistics):
         codebook, usage = quantizer.update(model_state["codebook"], statistics)
         return usage, {"codebook": codebook}
 
     def evaluate(weights, batch, key):
-        """The training loss; and of the image in [-1, 1] the mean squared error, and its ratio to the peak in dB."""
-        seen = forward(weights.params["autoencoder"], weights.model_state["codebook"], batch)
-        error = squared_error(jnp.clip(seen.outputs, -1, 1) - batch["image"]).mean(axis=(1, 2, 3))
-        return {"loss": seen.loss, "reconstruction": error, "psnr": peak_signal_to_noise_ratio(error)}
+        """The training loss, and the mean squared error and PSNR (dB) of the reconstruction clipped to [-1, 1]."""
+        reconstructed = forward(weights.params["autoencoder"], weights.model_state["codebook"], batch)
+        error = squared_error(jnp.clip(reconstructed.outputs, -1, 1) - batch["image"]).mean(axis=(1, 2, 3))
+        return {"loss": reconstructed.loss, "reconstruction": error, "psnr": peak_signal_to_noise_ratio(error)}
 
     capabilities = {
         "evaluate": evaluate,
         "conditions": options.conditions,
         "latents": tokens_and_vectors(spec, grid, quantizer, vectors_of, outputs),
-        # The metrics of reconstruction are of squared errors.
+        # The metric `reconstruction` is a squared error.
         "objective": ("loss", "reconstruction", "psnr") if options.reconstruction == "squared_error" else ("loss",),
     }
     return Autoencoder(quantizer, init, forward, finish, capabilities)
@@ -124,7 +122,7 @@ def tokens_and_vectors(
     vectors_of: Callable[[core.Tree, core.Batch], jax.Array],
     outputs: Callable[[core.Tree, jax.Array, core.Batch], jax.Array],
 ) -> tuple[core.Latents, core.Latents]:
-    """The two spaces of an autoencoder's codes on a grid (h, w). Vectors are quantised before they are decoded."""
+    """The two latent spaces of an autoencoder on a grid (h, w). Vectors are quantised before they are decoded."""
 
     def encode_vectors(weights, batch, key):  # [B, H, W, C] -> f32[B, h, w, D]
         return vectors_of(weights.params["autoencoder"], batch)
@@ -162,10 +160,10 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         codebook, size = state.model_state["codebook"], batch["image"].shape[0]
 
         def loss(params, part, key):
-            seen = autoencoder.forward(params, codebook, part)
-            statistics = autoencoder.quantizer.observe(key, size, part["index"], seen.vectors, seen.codes)
-            value = seen.loss.mean()
-            return value, ({"loss": value, **measures(seen, part["image"])}, statistics)
+            outputs = autoencoder.forward(params, codebook, part)
+            statistics = autoencoder.quantizer.observe(key, size, part["index"], outputs.vectors, outputs.codes)
+            value = outputs.loss.mean()
+            return value, ({"loss": value, **measures(outputs, part["image"])}, statistics)
 
         state, metrics = core.train_group(optimizer, state, "autoencoder", loss, batch, key, autoencoder.finish)
         return state.replace(step=state.step + 1), metrics
@@ -173,9 +171,9 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
     return core.Family(init, train_step, **autoencoder.capabilities)
 
 
-def measures(seen: Outputs, image: jax.Array) -> core.Metrics:  # -> {name: f32[]}
-    """Means over the batch: the squared error of a value, and the commitment loss before its weight."""
-    return {"reconstruction": squared_error(seen.outputs - image).mean(), "commitment": seen.commitment.mean()}
+def measures(outputs: Outputs, image: jax.Array) -> core.Metrics:  # -> {name: f32[]}
+    """Means over the batch: the squared error of the reconstruction, and the unweighted commitment loss."""
+    return {"reconstruction": squared_error(outputs.outputs - image).mean(), "commitment": outputs.commitment.mean()}
 
 
 def squared_error(difference: jax.Array) -> jax.Array:  # [...] -> [...]
@@ -183,7 +181,7 @@ def squared_error(difference: jax.Array) -> jax.Array:  # [...] -> [...]
 
 
 def peak_signal_to_noise_ratio(error: jax.Array) -> jax.Array:  # f32[...], mean squared errors -> f32[...]
-    """Decibels, for values in [-1, 1], whose peak is 2; an error below 1e-10 counts as that, 106 dB."""
+    """PSNR in dB, for values in [-1, 1] (peak 2). Errors are at least 1e-10: at most 106 dB."""
     return 10 * jnp.log10(4 / jnp.maximum(error, 1e-10))
 
 

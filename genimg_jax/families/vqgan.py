@@ -1,7 +1,7 @@
 """VQGAN (Esser et al. 2021): the autoencoder of discrete codes of `vq`, against a discriminator of patches.
 
-The perceptual distance is between the discriminator's own features of an image and of its reconstruction (Larsen et
-al. 2016, section 2.2), which needs no network trained elsewhere. The adversarial weight is constant: not equation 7.
+The perceptual distance is that of the discriminator's features of an image and of its reconstruction (Larsen et al.
+2016, section 2.2), so it needs no pretrained network. The adversarial weight is constant, unlike equation 7.
 """
 
 import dataclasses
@@ -23,12 +23,12 @@ GROUPS = ("autoencoder", "discriminator")
 
 @dataclasses.dataclass(frozen=True)
 class Options(vq.Options, adversarial.Options):
-    discriminator_width: int = bounded(32, 1)  # channels at half the image's size, doubled as `width` is
-    discriminator_depth: int = bounded(3, 1)  # times the image is halved to patches
+    discriminator_width: int = bounded(32, 1)  # channels at half the image's size; doubled like `width`
+    discriminator_depth: int = bounded(3, 1)  # downsamplings, from the image to patches
     adversarial: str = choice("non_saturating", *LOSSES)
-    adversarial_weight: float = bounded(0.1, 0.0)  # of that loss, the squared error's weight being 1
-    feature_weight: float = bounded(0.1, 0.0)  # of the distance in the discriminator's features
-    adversarial_start: float = bounded(0.0, 0.0)  # step from which the autoencoder has these two terms
+    adversarial_weight: float = bounded(0.1, 0.0)  # relative to the reconstruction loss
+    feature_weight: float = bounded(0.1, 0.0)  # of the distance of the discriminator's features, likewise
+    adversarial_start: float = bounded(0.0, 0.0)  # step from which the autoencoder's loss has these two terms
 
 
 def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimizer]) -> core.Family:
@@ -62,7 +62,7 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         return core.init_state(params, optimizers, {"codebook": codebook, "discriminator": variables["batch_stats"]})
 
     def train_step(state, batch, key):
-        # A codebook's statistics are of the whole batch, of which `generate` may see a part.
+        # Statistics of the codebook need the size of the whole batch; `generate` may get a microbatch.
         rules = game._replace(generate=functools.partial(generate, batch["image"].shape[0]))
         state, metrics = adversarial.train_generator(rules, state, batch, key)
         state, more = adversarial.train_discriminator(rules, state, batch, key)
@@ -82,8 +82,8 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
     return core.Family(init, train_step, **autoencoder.capabilities, log_odds=game.log_odds)
 
 
-def feature_distance(made: tuple[jax.Array, ...], real: tuple[jax.Array, ...]) -> jax.Array:
-    """The mean squared difference of the features of a level, summed over levels."""
+def feature_distance(fake: tuple[jax.Array, ...], real: tuple[jax.Array, ...]) -> jax.Array:
+    """The mean squared difference of each level's features, summed over levels."""
     # 2 x depth x [B, ..., ..., features] -> f32[]
-    differences = [m.astype(jnp.float32) - r.astype(jnp.float32) for m, r in zip(made, real, strict=True)]
+    differences = [f.astype(jnp.float32) - r.astype(jnp.float32) for f, r in zip(fake, real, strict=True)]
     return sum(jnp.square(difference).mean() for difference in differences)

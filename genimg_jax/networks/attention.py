@@ -179,9 +179,7 @@ class Decoder(nn.Module):
                 self.prefix_place = embed(self.prefix_length - 1)
         self.blocks = [Block(self.width, self.heads, self.depth) for _ in range(self.depth)]
         self.norm = nn.LayerNorm()
-        self.logits = Linear(
-            self.vocabulary, kernel_init=nn.initializers.zeros
-        )  # the uniform distribution at initialisation
+        self.logits = Linear(self.vocabulary, kernel_init=nn.initializers.zeros)  # uniform at initialisation
 
     def prefix_tokens(self, condition: Condition, count: int) -> jax.Array:  # -> [B, prefix_length, width]
         if self.fields:
