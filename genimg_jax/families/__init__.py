@@ -15,6 +15,7 @@ REGISTRY = (
     "flow",
     "gan",
     "made",
+    "masked",
     "meanflow",
     "pixelcnn",
     "realnvp",
