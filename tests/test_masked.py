@@ -1,5 +1,6 @@
 """The masked family against enumeration: of every partly known image of 3x3 binary pixels, and of every order."""
 
+import dataclasses
 import functools
 import itertools
 import math
@@ -203,37 +204,37 @@ OPTIMIZERS = {"model": core.Optimizer(optax.sgd(0.1))}
 
 
 def build(**changes):
-    """The family with a small DiT, random weights, and the table of its network (of the condition)."""
+    """The family with a small DiT, its weights at random, and what its functions share."""
     options = masked.Options(**{"network": "dit", "patch": 1, "width": 8, "depth": 1, "heads": 2, **changes})
     family = masked.make(options, BINARY, OPTIMIZERS)
     batch = {"image": IMAGES[:2], "label": jnp.zeros(2, jnp.int32), "index": jnp.arange(2)}
     params = random_weights(lambda key: family.init(key, batch).params, jax.random.key(0), scale=1.5)
+    return family, core.Weights(params, {}, {}), masked.setup(options, BINARY)
 
-    def table(label=None):
-        logits = masked.logits(masked.setup(options, BINARY), params["model"], label and told(label, len(PARTIAL)))
-        found = jax.jit(logits)(jnp.asarray(PARTIAL), jnp.asarray(PARTIAL < 2))
-        return np.asarray(jax.nn.log_softmax(found), np.float64)
 
-    return family, core.Weights(params, {}, {}), table
+def predictions(shared, weights, condition=None, logits=masked.logits) -> np.ndarray:
+    """The table of the network."""
+    predict = jax.jit(logits(shared, weights.params["model"], condition))
+    return np.asarray(jax.nn.log_softmax(predict(jnp.asarray(PARTIAL), jnp.asarray(PARTIAL < 2))))
 
 
 def told(label: int, count: int) -> core.Batch:
     return {"label": jnp.full(count, label)}
 
 
-def samples(family, weights, condition=None, count: int = 20_000):
-    return jax.jit(family.sample)(weights, jax.random.split(jax.random.key(0), count), condition or {})
-
-
-def test_the_family_samples_and_inpaints_as_its_network_says():
-    family, weights, table = build(steps=COUNT)
-    enumeration.check_frequencies(samples(family, weights), any_order_masses(table()), 2)
-    known, image, count = TOKENS[137] > 0, IMAGES[300], 20_000
+def test_the_family_samples_and_inpaints_as_its_network_says_given_the_class():
+    family, weights, shared = build(steps=COUNT, conditions=("label",))
+    condition, count = told(2, 20_000), 20_000
+    one, table = (predictions(shared, weights, told(label, len(PARTIAL))) for label in (1, 2))
+    masses = any_order_masses(table)
+    assert abs(masses - any_order_masses(one)).sum() > 0.1
+    keys = jax.random.split(jax.random.key(0), count)
+    enumeration.check_frequencies(jax.jit(family.sample)(weights, keys, condition), masses, 2)
+    known, image = TOKENS[137] > 0, IMAGES[300]
     images, masks = (jnp.broadcast_to(x, (count, *x.shape)) for x in (image, known.reshape(3, 3)))
-    keys = jax.random.split(jax.random.key(1), count)
-    drawn = jax.jit(family.inpaint)(weights, images, masks, keys, {})
+    drawn = jax.jit(family.inpaint)(weights, images, masks, keys, condition)
     agrees = (TOKENS[300] == TOKENS)[:, known].all(1)
-    enumeration.check_frequencies(drawn, np.where(agrees, any_order_masses(table(), known), 0), 2)
+    enumeration.check_frequencies(drawn, np.where(agrees, any_order_masses(table, known), 0), 2)
 
 
 def mean_log_prob(family, weights, draws: int = 400) -> tuple[np.ndarray, np.ndarray]:
@@ -247,28 +248,27 @@ def mean_log_prob(family, weights, draws: int = 400) -> tuple[np.ndarray, np.nda
 def test_the_estimate_of_the_bound_is_unbiased_and_ranges_of_sizes_lower_its_variance():
     errors = {}
     for count in (1, COUNT):
-        family, weights, table = build(likelihood_masks=count)
+        family, weights, shared = build(likelihood_masks=count)
         mean, errors[count] = mean_log_prob(family, weights)
-        expected = expected_bound(table())[::16]
+        expected = expected_bound(predictions(shared, weights))[::16]
         assert (abs(mean - expected) < 5 * errors[count]).all()
         assert abs((mean - expected).sum()) < 4 * np.sqrt((errors[count] ** 2).sum())
     assert errors[COUNT].mean() < 0.8 * errors[1].mean() / 3, "nine masks of all sizes are better than nine of any"
 
 
 def test_the_loss_of_training_is_the_negative_bound():
-    family, weights, table = build()
+    family, weights, shared = build()
     images = jnp.asarray(np.repeat(IMAGES[::16], 256, axis=0))
     batch = {"image": images, "index": jnp.arange(len(images))}
     state = core.init_state(weights.params, OPTIMIZERS)
     loss = jax.jit(family.train_step)(state, batch, jax.random.key(0))[1]["loss"]
-    np.testing.assert_allclose(-loss, expected_bound(table())[::16].mean(), atol=0.1)
+    np.testing.assert_allclose(-loss, expected_bound(predictions(shared, weights))[::16].mean(), atol=0.1)
 
 
 @pytest.mark.parametrize("network", [{"network": "dit", "patch": 3}, {"network": "unet", "multipliers": (1,)}])
 def test_known_values_are_seen_and_masked_ones_are_not(network):
-    _, weights, _ = build(**network)
-    options = masked.Options(**{"patch": 1, "width": 8, "depth": 1, "heads": 2, **network})
-    predict = jax.jit(masked.logits(masked.setup(options, BINARY), weights.params["model"], None))
+    _, weights, shared = build(**network)
+    predict = jax.jit(masked.logits(shared, weights.params["model"], None))
     known = jnp.broadcast_to(jnp.arange(COUNT) % 2 == 0, (2, COUNT))
     tokens = jnp.zeros((2, COUNT), jnp.int32)
     plain = predict(tokens, known)
@@ -276,32 +276,28 @@ def test_known_values_are_seen_and_masked_ones_are_not(network):
         changed = predict(tokens.at[0, i].set(1), known)
         np.testing.assert_array_equal(changed[1], plain[1])
         assert np.array_equal(changed[0], plain[0]) == (not known[0, i])
+    for level in range(2):  # a masked value is like no level
+        one, other = predict(jnp.full((2, COUNT), level), jnp.eye(2, COUNT, dtype=bool))
+        assert not np.array_equal(one, other)
 
 
 # ---------------------------------------------------------------------------------------------------- conditions
 
 
-def test_samples_and_the_bound_are_given_the_class():
-    family, weights, table = build(steps=COUNT, conditions=("label",), likelihood_masks=COUNT)
-    bounds = [expected_bound(table(label)) for label in (1, 2)]
-    assert abs(bounds[0] - bounds[1]).max() > 0.1
-    enumeration.check_frequencies(samples(family, weights, told(2, 20_000)), any_order_masses(table(2)), 2)
-    batch = {"image": IMAGES, "index": jnp.arange(len(IMAGES)), **told(2, len(IMAGES))}
-    found = jax.jit(family.log_prob)(weights, batch, jax.random.key(0))
-    assert abs(np.mean(found - bounds[1])) < 0.1
-
-
 def test_guidance_0_is_told_nothing_and_1_is_the_model_itself():
-    conditional = {"conditions": ("label",), "steps": 3}
-    drawn = {
-        (guidance, label): samples(*build(guidance=guidance, **conditional)[:2], told(label, 64), 64)
-        for guidance in (0.0, 1.0, 2.0)
-        for label in (1, 2)
-    }
-    np.testing.assert_array_equal(drawn[0.0, 1], drawn[0.0, 2])
-    for guidance in (1.0, 2.0):
-        assert (drawn[guidance, 1] != drawn[guidance, 2]).any()
-    assert (drawn[1.0, 1] != drawn[2.0, 1]).any()
+    condition = told(2, len(PARTIAL))
+    _, weights, shared = build(conditions=("label",))
+    given, hidden = (predictions(shared, weights, told) for told in (condition, None))
+    assert abs(given - hidden).max() > 0.1
+
+    def guided(weight):
+        changed = shared._replace(options=dataclasses.replace(shared.options, guidance=weight))
+        return predictions(changed, weights, condition, masked.guided_logits)
+
+    np.testing.assert_array_equal(guided(0.0), hidden)
+    np.testing.assert_array_equal(guided(1.0), given)
+    expected = 3 * given - 2 * hidden
+    np.testing.assert_allclose(guided(3.0), expected - np.logaddexp.reduce(expected, -1, keepdims=True), atol=1e-4)
 
 
 def test_guidance_needs_a_condition():
