@@ -32,9 +32,10 @@ GROUPS = ("model",)
 @dataclasses.dataclass(frozen=True)
 class Options(backbone.Options):
     conditions: tuple[str, ...] = names()  # fields of the data that it is told: label, tokens, map, features, source
-    # Share of images whose condition is hidden, for guidance.
+    # Share of images whose condition is dropped, for guidance.
     condition_dropout: float = bounded(0.1, 0.0, 1.0, structural=True)
-    # 0 ignores the condition, more than 1 exaggerates it. This and the other options of sampling change no likelihood.
+    # Guidance weight: 0 ignores the condition, 1 is the model itself, more than 1 exaggerates the condition. This and
+    # the other options of sampling change no likelihood.
     guidance: float = bounded(1.0, 0.0, static=True, inference_only=True)
     # Of sampling, at most one a value: then one value is drawn in each, which is exact in random order.
     steps: int = bounded(16, 1, inference_only=True)
@@ -52,7 +53,7 @@ class Setup(NamedTuple):
 
     options: Options
     spec: core.Spec
-    fields: Fields  # that the network is told
+    fields: Fields  # that the network is conditioned on
     network: MaskedTokens
 
 
@@ -65,7 +66,7 @@ def setup(options: Options, spec: core.Spec) -> Setup:
 
 
 def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimizer]) -> core.Family:
-    """The family with one parameter group, `model`. Raises `ConfigError` for guidance without a condition to hide."""
+    """The family with one parameter group, `model`. Raises `ConfigError` for guidance without a condition."""
     shared = setup(options, spec)
 
     def init(key, batch):
@@ -140,7 +141,7 @@ def train_step(
 
 
 def mean_bound(shared: Setup, masks: int, weights: core.Weights, batch: core.Batch, key: jax.Array) -> jax.Array:
-    """The bound with every condition shown, from one mask in each of `masks` equally likely ranges of their sizes."""
+    """The bound with every condition kept, from one mask in each of `masks` equally likely ranges of their sizes."""
     # -> f32[B]
     keys, tokens = core.per_example_keys(key, batch["index"]), tokens_of(shared.spec, batch["image"])
     predict = logits(shared, weights.params["model"], core.condition_of(shared.fields, batch))

@@ -10,7 +10,7 @@ from genimg_jax.networks.conditioning import Condition
 class MaskedTokens(nn.Module):
     """A value is embedded by its level, or as masked; the channels' vectors are the channels of the network's input.
 
-    `network` is one that `denoising` describes, of channels * levels outputs. In place of a noise level it is told the
+    `network` is one that `denoising` describes, of channels * levels outputs. Its noise level is replaced by the
     share of the values that is masked. What is masked changes no output.
     """
 
@@ -24,5 +24,5 @@ class MaskedTokens(nn.Module):
         embed = nn.Embed(self.levels + 1, self.features, embedding_init=nn.initializers.normal(1.0), name="level")
         x = embed(jnp.where(known, tokens, self.levels))
         masked = jnp.mean(~known, axis=(1, 2, 3))
-        outputs = self.network(x.reshape(*x.shape[:3], -1), masked, condition, False)
+        outputs = self.network(x.reshape(*x.shape[:3], -1), masked, condition)
         return outputs.reshape(*tokens.shape, self.levels)
