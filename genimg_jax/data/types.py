@@ -33,6 +33,8 @@ class ShapesOptions:
 
     count: int = bounded(10_000, 1)  # scenes in `train`; `test` has a tenth as many others
     seed: int = bounded(0, 0)  # scene i is a function of (seed, i)
+    objects: int = choice(2, 2, 3)  # most objects of a scene: a large one and small ones on different sides of it
+    counts: bool = False  # half of the scenes are two to four equal small objects instead, for captions to count
     holdout: bool = False  # a third split, `holdout`, has combinations of kinds, colours and relations that others lack
 
 
