@@ -291,7 +291,10 @@ def use_everything(tmp_path):
         folder = str(tmp_path / "images")
         for source, others in {
             "tfds": {"name": "mnist"},
-            "shapes": {"shapes": {"count": 20, "seed": 0, "holdout": True}, "fields": ("tokens",)},
+            "shapes": {
+                "shapes": {"count": 20, "seed": 0, "objects": 3, "counts": True, "holdout": True},
+                "fields": ("tokens",),
+            },
             "pairs": {"pairs": {"partner": folder, "image_side": "left", "segments": 256}, "fields": ("map",)},
             "domains": {"domains": {"partner": folder}},
         }.items():

@@ -1,5 +1,6 @@
 """Fields: what comes with every image besides its class, from the source on disk to a batch."""
 
+import dataclasses
 import itertools
 import json
 
@@ -427,7 +428,7 @@ def test_options_of_a_section_are_checked_like_others():
 def test_options_of_earlier_runs_are_those_of_sections():
     stored = {"family": "vae", "data": {"source": "shapes", "shapes_count": 5, "shapes_seed": 2}}
     found = complete(stored)["data"]
-    assert found["shapes"] == {"count": 5, "seed": 2} and "shapes_count" not in found
+    assert found["shapes"] == dataclasses.asdict(ShapesOptions(5, 2)) and "shapes_count" not in found
     assert found["captions"]["length"] == CaptionOptions().length and found["fields"] == ()
 
 

@@ -47,7 +47,7 @@ def arrange(draws: np.ndarray, objects: int, counts: bool) -> dict[str, np.ndarr
     towards_small = _towards(relation, u)
     angle = np.stack([_angle(u), _angle(u)], 1)
     scatter = np.stack([next(u), next(u)], 1) - 0.5
-    # A lone object may be anywhere; two stand so far apart that the circles around them never touch.
+    # A lone object may be anywhere; two are far apart.
     lone = 0.5 + 0.4 * scatter
     apart = 0.5 + 0.06 * scatter[:, None] + towards_small[:, None] * np.array([-0.18, 0.3], np.float32)[:, None]
     kind[~two, 1] = -1
@@ -66,9 +66,9 @@ def arrange(draws: np.ndarray, objects: int, counts: bool) -> dict[str, np.ndarr
 
 
 def with_slots(scene: Mapping[str, np.ndarray], slots: int = 0) -> dict[str, np.ndarray]:
-    """The scenes in arrays for `slots` objects, or as many as they are for, with `relation` i32[B, slots - 1].
+    """The scenes in arrays for at least `slots` objects, with `relation` of two axes always: i32[B, N - 1].
 
-    `kind`, `colour` and `relation` of an object that is not there are -1, all else is 0.
+    `kind`, `colour` and `relation` of an added object are -1, for it is not there; all else is 0.
     """
     had = scene["kind"].shape[1]
     missing = max(0, slots - had)
@@ -90,7 +90,7 @@ def counted(scene: Mapping[str, np.ndarray]) -> np.ndarray:  # -> i64[B]
 def _with_third(scene: dict, u: Iterator[np.ndarray], scatter: np.ndarray, towards_small: np.ndarray) -> dict:
     """Half of the scenes with a small object get another one on another side of the large one, of a third colour.
 
-    All three are smaller then, with the large one in the middle, for there is room for them in any direction.
+    All three are smaller then, and the large one is in the middle, so that there is room on every side.
     """
     scene = with_slots(scene, 3)
     three = (next(u) < 0.5) & (scene["kind"][:, 1] >= 0)
