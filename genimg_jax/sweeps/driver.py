@@ -1,4 +1,4 @@
-"""Runs what is missing of a sweep, evaluates it, and says how every trial stands."""
+"""Runs the missing trials of a sweep, evaluates them, and reports the status of every trial."""
 
 import contextlib
 import fnmatch
@@ -17,19 +17,19 @@ from genimg_jax.sweeps.trials import Launcher, Outcome, Trial
 
 
 class State(NamedTuple):
-    """How a trial stands, as files tell."""
+    """The status of a trial, from files."""
 
     trial: Trial
     status: str  # done, running, failed, stopped or waiting
     step: int
-    seconds: float  # spent on its training so far, as recorded
-    estimate: float | None  # seconds that the rest will take; None where nothing tells
+    seconds: float  # of its training so far, as recorded
+    estimate: float | None  # seconds of training left; None if unknown
     evaluated: bool
-    message: str  # of one that failed
+    message: str  # of a failed trial
 
 
 def states(sweep: Sweep) -> list[State]:
-    """The state of every trial. Reads files alone, and may be asked while the sweep runs."""
+    """The state of every trial. Reads only files; may be called while the sweep runs."""
     recorded = plan.outcomes(sweep.workdir)
     done = {trial.digest: trials.trained(trial) for trial in sweep.trials}
     rates = _rates(sweep, recorded, done)
@@ -42,7 +42,7 @@ def _state(sweep: Sweep, trial: Trial, recorded: Sequence[Mapping], done: bool, 
     last = recorded[-1] if recorded else {}
     if done:
         status = "done"
-    elif _held(trial, last.get("ended", "")):
+    elif _is_locked(trial, last.get("ended", "")):
         status = "running"
     elif last.get("status") == "failed":
         status = "failed"
@@ -61,7 +61,7 @@ def _state(sweep: Sweep, trial: Trial, recorded: Sequence[Mapping], done: bool, 
 
 
 def _rates(sweep: Sweep, recorded: Mapping[str, Sequence[Mapping]], done: Mapping[str, bool]) -> dict[str, float]:
-    """Seconds an image of the finished trials, by configuration, and under "" of them all."""
+    """Seconds per image of the finished trials, by configuration, and of all of them under ""."""
     spent: dict[str, list[float]] = {}
     for trial in (c for c in sweep.trials if done[c.digest] and c.digest in recorded):
         images = trial.values["train"]["steps"] * trial.values["train"]["batch_size"]
@@ -71,8 +71,8 @@ def _rates(sweep: Sweep, recorded: Mapping[str, Sequence[Mapping]], done: Mappin
     return {name: sum(values) / len(values) for name, values in spent.items()}
 
 
-def _held(trial: Trial, ended: str) -> bool:
-    """Whether a training has the run directory, as its lock says; `ended` is when the last one did."""
+def _is_locked(trial: Trial, ended: str) -> bool:
+    """Whether a process trains in the run directory, according to its lock; `ended` is when the last training ended."""
     path = trial.workdir / "lock"
     words = path.read_text().split() if path.is_file() else []  # process PID on HOST since TIME
     if len(words) != 6 or words[5] < ended:
@@ -89,42 +89,42 @@ def _held(trial: Trial, ended: str) -> bool:
 
 
 def select(sweep: Sweep, only: str = "") -> list[Trial]:
-    """The trial called `only`, else those whose names match it as file names match `*` and `?`; "": all of them."""
+    """The trial named `only`, else the trials whose names match it as a pattern with `*` and `?`; "": all trials."""
     named = [trial for trial in sweep.trials if trial.name == only]
-    pattern = only.replace("[", "[[]")  # of a split's slice, or a list
-    found = named or [trial for trial in sweep.trials if not only or fnmatch.fnmatchcase(trial.name, pattern)]
-    if not found:
+    pattern = only.replace("[", "[[]")  # brackets are part of names: slices of splits, lists
+    selected = named or [trial for trial in sweep.trials if not only or fnmatch.fnmatchcase(trial.name, pattern)]
+    if not selected:
         names = [trial.name for trial in sweep.trials]
         raise ConfigError(f"--only {only} is none of the {len(names)} trials{nearest(only, names)}")
-    return found
+    return selected
 
 
 def run_trials(sweep: Sweep, chosen: Sequence[Trial], launcher: Launcher, most: int = 0) -> list[Outcome]:
-    """Trains those of the chosen trials that are not trained yet, at most `most` of them unless 0, and evaluates all.
+    """Trains the chosen trials that are not trained yet, at most `most` (0: all), and evaluates all chosen trials.
 
-    Returns the outcomes of what was trained. Raises `Preempted` where the sweep was asked to stop, and `ConfigError`
-    where a first evaluation shows that the experiment's metrics are not measured, once every trial that was running has
-    saved itself; a trial that fails raises nothing.
+    Returns the outcomes of the trained ones. Raises `Preempted` if the sweep was stopped, and `ConfigError` if an
+    evaluation does not measure the experiment's metrics. Running trials save themselves before either is raised. A
+    failed trial raises nothing.
     """
     missing = [trial for trial in chosen if not trials.trained(trial)]
     missing = missing[:most] if most else missing
-    found: list[Outcome] = []
+    finished: list[Outcome] = []
     with (
         _stoppable(),
-        live.shown(missing),
+        live.progress_bars(missing),
         contextlib.closing(launcher(missing)) as outcomes,
     ):
         for outcome in outcomes:
             plan.record(sweep.workdir, outcome)
-            found.append(outcome)
-            live.say(_sentence(outcome, len(found), len(missing)))
+            finished.append(outcome)
+            live.say(_sentence(outcome, len(finished), len(missing)))
             if outcome.status == "done":
                 _evaluate(sweep, outcome.trial)
         for trial in (c for c in chosen if trials.trained(c)):
             _evaluate(sweep, trial)
-    if any(outcome.status == "preempted" for outcome in found):
+    if any(outcome.status == "preempted" for outcome in finished):
         raise Preempted("some trials were stopped and saved themselves; the same command goes on from there.")
-    return found
+    return finished
 
 
 def _evaluate(sweep: Sweep, trial: Trial) -> None:
@@ -143,17 +143,17 @@ def _sentence(outcome: Outcome, number: int, count: int) -> str:
     line = f"[{number}/{count}] {outcome.trial.name} {outcome.status}, {outcome.seconds:.1f} s"
     if outcome.status != "failed":
         return line
-    shown = "\n".join(f"    {text}" for text in outcome.message.splitlines())
-    return f"{line}; its log: {outcome.trial.workdir / trials.LOG}\n{shown}"
+    message = "\n".join(f"    {text}" for text in outcome.message.splitlines())
+    return f"{line}; its log: {outcome.trial.workdir / trials.LOG}\n{message}"
 
 
 @contextlib.contextmanager
 def _stoppable() -> Iterator[None]:
-    """SIGTERM and SIGINT end what is in it as `Preempted`; launchers let go of what they started on the way."""
+    """Within it, SIGTERM and SIGINT raise `Preempted`; launchers then end the processes that they started."""
 
     def stop(number: int, frame: Any) -> None:
         for s in before:
-            signal.signal(s, signal.default_int_handler)  # once more: at once
+            signal.signal(s, signal.default_int_handler)  # a second signal ends the process at once
         raise Preempted(f"{signal.Signals(number).name}: what was running is saved; the same command goes on.")
 
     before = {s: signal.signal(s, stop) for s in (signal.SIGTERM, signal.SIGINT)}
@@ -165,6 +165,6 @@ def _stoppable() -> Iterator[None]:
 
 
 def locked(sweep: Sweep) -> contextlib.AbstractContextManager:
-    """The sweep's directory, made if need be and held for this process."""
+    """Creates the sweep's directory if needed, and locks it for this process."""
     run.prepare(sweep.workdir)
     return run.lock(sweep.workdir)

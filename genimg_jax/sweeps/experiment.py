@@ -1,6 +1,6 @@
-"""A question put to a family: `experiments/NAME.py` with `get_experiment(variant)`, which returns `experiment(...)`.
+"""An experiment: `experiments/NAME.py` with `get_experiment(variant)`, which returns `experiment(...)`.
 
-Everything is checked here, where the file that is wrong can be named with its line, before anything starts.
+Everything is checked here, before anything starts, so that errors can name the file and its line.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,11 +21,11 @@ BETTER, SUITES = ("lower", "higher"), ("likelihood", "full")
 
 
 class Measure(NamedTuple):
-    """What an experiment looks at: metrics as `genimg evaluate` names them, of one checkpoint of each trial."""
+    """What an experiment measures: metrics of `genimg evaluate`, of one checkpoint of each trial."""
 
     primary: str
     better: str  # 'lower' or 'higher'
-    also: tuple[str, ...]  # shown beside the primary one, without tests of their own
+    also: tuple[str, ...]  # reported beside the primary one, without tests
     checkpoint: str  # best, last, or a step
     suite: str  # likelihood, or full
 
@@ -34,16 +34,16 @@ class Planned(NamedTuple):
     """A trial before it has a directory."""
 
     name: str
-    configuration: str  # the name of what its seeds have in common
+    configuration: str  # the name of its configuration, without the seed
     point: Overrides
-    values: Mapping[str, Any]  # the complete configuration, as JSON has it
+    values: Mapping[str, Any]  # the complete configuration, as in JSON
     digest: str
 
 
 class Experiment(NamedTuple):
     question: str
     measure: Measure
-    baseline: str  # the configuration that the others are compared with
+    baseline: str  # the name of the configuration that others are compared with
     trials: tuple[Planned, ...]
 
 
@@ -59,12 +59,12 @@ def experiment(
     checkpoint: str = "best",
     suite: str = "likelihood",
 ) -> Experiment:
-    """The checked experiment: `settings` over `base`, and over that each point of `grid`.
+    """The checked experiment: `settings` override `base`, and each point of `grid` overrides both.
 
-    `baseline` holds what the configuration to compare with sets, or as much of it as singles it out; {} where nothing
-    but the seed is swept. `better` is needed only for a metric of which directions.py does not say it. Raises
-    `ConfigError` for an unknown key, a value that a key cannot have, an empty grid, two trials that are one run, and a
-    baseline that is not one configuration.
+    `baseline` holds enough of the baseline configuration's overrides to identify it; {} if only the seed is swept.
+    `better` is needed only for metrics without a direction in directions.py. Raises `ConfigError` for an unknown key,
+    an invalid value, an empty grid, two trials that are the same run, and a baseline that is not exactly one
+    configuration.
     """
     declared = directions.of(metric).better
     better = better or declared
@@ -86,14 +86,14 @@ def experiment(
 
 def load(path: str) -> Experiment:
     """The experiment of `file.py` or `file.py:variant`. Raises `ConfigError` naming file and line."""
-    found = config_files.call(path, "get_experiment")
-    if not isinstance(found, Experiment):
-        raise ConfigError(f"{path}: get_experiment returned {type(found).__name__}; return `experiment(...)`.")
-    return found
+    loaded = config_files.call(path, "get_experiment")
+    if not isinstance(loaded, Experiment):
+        raise ConfigError(f"{path}: get_experiment returned {type(loaded).__name__}; return `experiment(...)`.")
+    return loaded
 
 
 def _plain(values: Any) -> Any:
-    """As JSON gives it back: what is planned, written and read must be one thing."""
+    """The values as JSON returns them: planned, written and read values must be equal."""
     if isinstance(values, Mapping):
         return {name: _plain(value) for name, value in values.items()}
     return list(values) if isinstance(values, tuple) else values
@@ -111,10 +111,10 @@ def _refuse_repeated(trials: Sequence[Planned]) -> None:
         other = first.setdefault(trial.digest, trial)
         if other is trial:
             continue
-        found = differences(other.values, trial.values)
-        how = f"they differ in {', '.join(d.key for d in found)} alone, which changes nothing that is computed"
+        differing = differences(other.values, trial.values)
+        how = f"they differ in {', '.join(d.key for d in differing)} alone, which changes nothing that is computed"
         raise ConfigError(
-            f"the trials {other.name} and {trial.name} are one run: {how if found else 'nothing differs'}."
+            f"the trials {other.name} and {trial.name} are one run: {how if differing else 'nothing differs'}."
         )
 
 
@@ -125,10 +125,10 @@ def _find_baseline(trials: Sequence[Planned], baseline: Mapping[str, Any]) -> st
         if key not in swept:
             raise ConfigError(f"the baseline sets {key}, which no trial does{nearest(key, swept)}")
     wanted = configs.flatten(baseline)
-    found = [name for name, flat in configurations.items() if all(flat.get(k) == v for k, v in wanted.items())]
+    matching = [name for name, flat in configurations.items() if all(flat.get(k) == v for k, v in wanted.items())]
     exact = [trial.configuration for trial in trials if configs.flatten(trial.point.configuration) == wanted]
-    found = exact[:1] or found
-    if len(found) != 1:
-        which = f"{len(found)} configurations ({'; '.join(found)})" if found else "none of the configurations"
+    matching = exact[:1] or matching
+    if len(matching) != 1:
+        which = f"{len(matching)} configurations ({'; '.join(matching)})" if matching else "none of the configurations"
         raise ConfigError(f"the baseline {dict(baseline)} is {which}; it must be one of: {'; '.join(configurations)}.")
-    return found[0]
+    return matching[0]

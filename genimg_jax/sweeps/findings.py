@@ -1,7 +1,6 @@
-"""What a sweep found, for its report: scores by configuration and seed, comparisons, and what its trials do not share.
+"""The results of a sweep, for its report: scores by configuration and seed, comparisons, differences between trials.
 
-Figures are put beside one another where they mean the same: one protocol a metric, one data set, one version of the
-code.
+Values are compared only if they have the same protocol, the same data and the same version of the code.
 """
 
 import math
@@ -28,38 +27,38 @@ DATA, CODE = "dataset.fingerprint", ("git.commit", "git.diff_hash")
 
 
 class Configuration(NamedTuple):
-    """Trials alike but for what only repeats them."""
+    """Trials that differ only in what repeats them, such as the seed."""
 
     name: str
-    options: Mapping[str, Any]  # what it sets, by flat key, and the base's values of what other configurations set
+    options: Mapping[str, Any]  # the values of all swept keys, by flat key
     trials: tuple[Trial, ...]
     values: Mapping[str, Mapping[int, float]]  # metric -> seed -> finite value
     unfinished: int  # trials without a value of the primary metric
     summary: Summary | None  # of the primary metric
-    comparison: Comparison | None  # with the baseline; None for it itself, and without shared seeds
+    comparison: Comparison | None  # with the baseline; None for the baseline, and without shared seeds
     over_images: Paired | None  # see `_over_images`
-    trained_on: frozenset[str]  # metrics that the training of one of its trials optimised
-    selected: str  # among how many each trial's figures were; "" where reports do not say
-    seconds: float  # of training, all its trials
+    trained_on: frozenset[str]  # metrics that training of one of its trials optimised
+    selected: str  # among how many checkpoints each trial's was selected; "" if unknown
+    seconds: float  # of training, over all its trials
 
 
 class Findings(NamedTuple):
     configurations: tuple[Configuration, ...]
-    swept: tuple[str, ...]  # flat keys of which configurations have several values
+    swept: tuple[str, ...]  # flat keys whose values differ between configurations
     protocols: Mapping[str, str]  # metric -> digest
     differences: Mapping[str, Mapping[str, Sequence[str]]]  # manifest key -> value -> names of trials
     manifests: Mapping[str, Mapping[str, Any]]  # by digest of the trial, flat
-    mixture: tuple[str, ...]  # what should have been alike and is not, where it was asked not to mind
+    mixture: tuple[str, ...]  # what trials do not share, if `mixed` allows it
 
 
 def find(sweep: Sweep, mixed: bool = False) -> Findings:
-    """All of it, from files. Raises `DataError` where trials do not compare and `mixed` is False: other data, other
-    code, or a metric measured in two ways."""
+    """Reads the findings from files. Unless `mixed`, raises `DataError` for trials with different data, code, or
+    protocols of a metric."""
     measure = sweep.measure
     done = [trial for trial in sweep.trials if trials.trained(trial)]
     reports = {trial.digest: scores.report(trial, measure) for trial in done}
     metrics = {digest: report.get("metrics", {}) for digest, report in reports.items()}
-    scores.check_measured(measure, dict.fromkeys(name for found in metrics.values() for name in found))
+    scores.check_measured(measure, dict.fromkeys(name for measured in metrics.values() for name in measured))
     manifests = {trial.digest: _manifest(trial) for trial in done}
     differing = _differences(done, manifests)
     protocols = _protocols(done, metrics, (measure.primary, *measure.also), mixed)
@@ -68,21 +67,18 @@ def find(sweep: Sweep, mixed: bool = False) -> Findings:
     if not mixed:
         _refuse_mixture(differing)
     swept = _swept(sweep)
-    spent = plan.outcomes(sweep.workdir)
-    found = [
-        _configuration(
-            name, group, swept, sweep, reports, sum(_seconds(spent.get(trial.digest, [])) for trial in group)
-        )
+    outcomes = plan.outcomes(sweep.workdir)
+    seconds = {digest: sum(line["seconds"] for line in lines) for digest, lines in outcomes.items()}
+    unpaired = [
+        _configuration(name, group, swept, sweep, reports, sum(seconds.get(trial.digest, 0.0) for trial in group))
         for name, group in sweep.by_configuration().items()
     ]
-    compared = statistics.compare({s.name: s.values[measure.primary] for s in found}, sweep.baseline)
+    compared = statistics.compare({s.name: s.values[measure.primary] for s in unpaired}, sweep.baseline)
     paired = {} if "," in protocols[measure.primary] else _over_images(sweep, metrics)
-    configurations = tuple(s._replace(comparison=compared.get(s.name), over_images=paired.get(s.name)) for s in found)
+    configurations = tuple(
+        s._replace(comparison=compared.get(s.name), over_images=paired.get(s.name)) for s in unpaired
+    )
     return Findings(configurations, swept, protocols, differing, manifests, tuple(mixture))
-
-
-def _seconds(lines: Sequence[Mapping[str, Any]]) -> float:
-    return sum(line["seconds"] for line in lines)
 
 
 def _configuration(
@@ -97,8 +93,8 @@ def _configuration(
     metrics = {trial.digest: reports.get(trial.digest, {}).get("metrics", {}) for trial in group}
     values: dict[str, dict[int, float]] = {}
     for metric in (sweep.measure.primary, *sweep.measure.also):
-        each = {sweep.seeds[c.digest]: scores.value(metrics[c.digest], metric) for c in group}
-        values[metric] = {seed: value for seed, value in each.items() if math.isfinite(value)}
+        by_seed = {sweep.seeds[c.digest]: scores.value(metrics[c.digest], metric) for c in group}
+        values[metric] = {seed: value for seed, value in by_seed.items() if math.isfinite(value)}
     primary = values[sweep.measure.primary]
     flat = flatten(group[0].values)
     return Configuration(
@@ -117,31 +113,32 @@ def _configuration(
 
 
 def _over_images(sweep: Sweep, metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, Paired]:
-    """If the primary metric is a likelihood: by how much each configuration's negative log-likelihood exceeds the
-    baseline's, in nats, paired by test image: a mean over the seeds of both whose trials stored those of images."""
+    """If the primary metric is a likelihood: each configuration's difference in negative log-likelihood from the
+    baseline, in nats, paired by test image. It is a mean over the seeds of both whose trials stored per-image
+    values."""
     values: dict[str, dict[int, np.ndarray]] = {}
     for trial in sweep.trials if sweep.measure.primary in LIKELIHOODS else ():
         stored = log_probs.read(scores.path(trial, sweep.measure), metrics.get(trial.digest, {}))
         if stored is not None:
             values.setdefault(sweep.configurations[trial.digest], {})[sweep.seeds[trial.digest]] = stored
     base = values.pop(sweep.baseline, {})
-    shared = {name: base.keys() & each.keys() for name, each in values.items()}
+    shared = {name: base.keys() & by_seed.keys() for name, by_seed in values.items()}
     return significance.paired(
         {name: np.mean([base[s] - values[name][s] for s in seeds], axis=0) for name, seeds in shared.items() if seeds}
     )
 
 
 def _swept(sweep: Sweep) -> tuple[str, ...]:
-    """The keys in which the configurations differ, in the grid's order, but none that goes with an earlier one."""
+    """The keys in which configurations differ, in the grid's order, without keys that an earlier one determines."""
     configurations = [flatten(group[0].values) for group in sweep.by_configuration().values()]
     named = [key for trial in sweep.trials for key in flatten(trial.overrides)]
     several = [key for key in dict.fromkeys(named) if len({str(flat.get(key)) for flat in configurations}) > 1]
     replicated = {key for group in sweep.by_configuration().values() for key in _replicated(group)}
-    found: list[str] = []
+    swept: list[str] = []
     for key in (k for k in several if k not in replicated):
-        if not any(determines(configurations, earlier, key) for earlier in found):
-            found.append(key)
-    return tuple(found)
+        if not any(determines(configurations, earlier, key) for earlier in swept):
+            swept.append(key)
+    return tuple(swept)
 
 
 def _replicated(group: Sequence[Trial]) -> list[str]:
@@ -152,22 +149,22 @@ def _replicated(group: Sequence[Trial]) -> list[str]:
 def _protocols(
     done: Sequence[Trial], metrics: Mapping[str, Mapping[str, Any]], names: Sequence[str], mixed: bool
 ) -> dict[str, str]:
-    found: dict[str, dict[str, list[str]]] = {name: {} for name in names}
+    protocols: dict[str, dict[str, list[str]]] = {name: {} for name in names}
     for trial in done:
         for name in (n for n in names if n in metrics[trial.digest]):
             digest = metrics[trial.digest][name].get("digest", "")
-            found[name].setdefault(digest, []).append(trial.name)
-    for name, digests in found.items():
+            protocols[name].setdefault(digest, []).append(trial.name)
+    for name, digests in protocols.items():
         if len(digests) > 1 and not mixed:
             raise DataError(
                 f"{name} was measured under {len(digests)} protocols: {_listed(digests)}. Remove evaluation/ from the "
                 "trials of one to have them evaluated anew, or give --mixed to compare them all the same."
             )
-    return {name: ", ".join(digests) for name, digests in found.items()}
+    return {name: ", ".join(digests) for name, digests in protocols.items()}
 
 
 def _manifest(trial: Trial) -> dict[str, Any]:
-    """Flat, without what passes; where a run was resumed under something else, every value it had."""
+    """The flat manifest without volatile keys. A value that changed when the run was resumed lists all its values."""
     manifest = run.read_json(trial.workdir, "manifest.json")
     flat = {k: v for k, v in flatten(manifest).items() if not k.startswith(VOLATILE_KEYS)}
     for later in manifest.get("resumed", []):
@@ -178,14 +175,14 @@ def _manifest(trial: Trial) -> dict[str, Any]:
 
 
 def _differences(done: Sequence[Trial], manifests: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, list[str]]]:
-    found: dict[str, dict[str, list[str]]] = {}
+    differing: dict[str, dict[str, list[str]]] = {}
     for key in dict.fromkeys(key for manifest in manifests.values() for key in manifest):
         values: dict[str, list[str]] = {}
         for trial in done:
             values.setdefault(str(manifests[trial.digest].get(key)), []).append(trial.name)
         if len(values) > 1:
-            found[key] = values
-    return found
+            differing[key] = values
+    return differing
 
 
 def _refuse_mixture(differing: Mapping[str, Mapping[str, Sequence[str]]]) -> None:

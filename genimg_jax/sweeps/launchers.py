@@ -11,10 +11,11 @@ NAMES = ("auto", "local", "slurm", "vectorised")
 
 
 def choose(name: str, workers: int, parameters: Mapping[str, Any] | None = None) -> Launcher:
-    """'auto' is 'vectorised' where it pays; either trains what is no part of one program as 'local' does.
+    """The launcher with this name. 'auto' is 'vectorised' where that is faster. Both train other trials as 'local'
+    does.
 
-    `workers` are processes on this machine, or trials at a time on a cluster; 0: as many as fit. `parameters` are
-    Slurm's alone, see `slurm.launcher`.
+    `workers` is the number of processes on this machine, or of simultaneous trials on a cluster; 0: as many as fit.
+    `parameters` are for Slurm only, see `slurm.launcher`.
     """
     if parameters and name != "slurm":
         raise ConfigError(f"--slurm has no meaning for --launcher {name}; leave it out.")
@@ -35,10 +36,10 @@ def choose(name: str, workers: int, parameters: Mapping[str, Any] | None = None)
 
 def parameters(given: Sequence[str]) -> dict[str, Any]:
     """["time=600", "partition=gpu"] as {"time": 600, "partition": "gpu"}."""
-    found: dict[str, Any] = {}
+    parsed: dict[str, Any] = {}
     for text in given:
         name, equals, value = text.partition("=")
         if not name or not equals:
             raise ConfigError(f"--slurm has {text!r}; give NAME=VALUE, separated by commas.")
-        found[name] = int(value) if value.isdecimal() else value
-    return found
+        parsed[name] = int(value) if value.isdecimal() else value
+    return parsed

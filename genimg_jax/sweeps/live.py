@@ -1,4 +1,4 @@
-"""How far the trials of a sweep have come, shown while they are trained, wherever that is: from their metrics.jsonl."""
+"""Progress bars of a running sweep, from the metrics.jsonl of its trials, on whatever machine these run."""
 
 import contextlib
 import json
@@ -12,8 +12,8 @@ from genimg_jax import progress
 from genimg_jax.sweeps.trials import Trial, trained
 
 TAIL = 8192  # bytes at the end of metrics.jsonl, which hold its last line
-EVERY = 1.0  # seconds between looks
-SHOWN = 12  # running trials with a line of their own
+EVERY = 1.0  # seconds between updates
+SHOWN = 12  # running trials with their own bar
 
 
 def last_step(trial: Trial) -> int:
@@ -45,8 +45,8 @@ def _images(trial: Trial, step: int) -> int:
 
 
 @contextlib.contextmanager
-def shown(trials: Sequence[Trial]) -> Iterator[None]:
-    """While it is open: a bar of all images of the trials on stderr and, on a screen, a line for each running one."""
+def progress_bars(trials: Sequence[Trial]) -> Iterator[None]:
+    """Shows a bar for the images of all trials on stderr and, on a terminal, a bar for each running trial."""
     if not trials:
         yield
         return

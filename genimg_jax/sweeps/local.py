@@ -1,4 +1,4 @@
-"""Trials on this machine: a few long-lived processes, each on cores of its own."""
+"""Trials on this machine: a few long-lived worker processes, each with its own cores."""
 
 import contextlib
 import json
@@ -22,20 +22,20 @@ WORKER = "genimg_jax.sweeps.worker"
 
 
 def launcher(workers: int = 0) -> Launcher:
-    """Trains trials in `workers` processes at a time; 0: one a core, or a single one if an accelerator may be in use.
+    """Trains trials in `workers` processes; 0: one per core, or one if an accelerator may be in use.
 
-    The cores are shared out evenly, and a run's manifest tells how many it had. What failed is tried once more in a new
-    process, from its last checkpoint, unless it would fail just so again. Workers share what they have compiled. A
-    worker whose parent is gone saves its trial and leaves.
+    The cores are divided evenly; a run's manifest records how many it had. A failed trial is tried once more in a new
+    process, from its last checkpoint, unless it would fail in the same way. Workers share their compilation cache. A
+    worker whose parent has ended saves its trial and exits.
     """
     return job_launcher(workers, lambda trials, _: [[trial] for trial in trials])
 
 
 def job_launcher(workers: int, divide: Callable[[Sequence[Trial], int], list[list[Trial]]]) -> Launcher:
-    """`divide` makes jobs of trials and the number of workers: the trials of a job are trained as one program."""
+    """`divide(trials, workers)` returns jobs. The trials of a job are trained as one program."""
     if workers < 0:
         raise ConfigError(f"--workers is {workers}; it must be at least 0.")
-    environment = dict(os.environ)  # as it is now: evaluating a run in this process may change it
+    environment = dict(os.environ)  # a copy: evaluating a run in this process may change it
 
     def launch(trials: Sequence[Trial]) -> Iterator[Outcome]:
         jobs = divide(trials, workers or default_workers())
@@ -72,7 +72,7 @@ def available_cores() -> list[int]:
 
 
 def core_shares(workers: int) -> list[list[int]]:
-    """The cores of each worker, as equal in number as can be; with more workers than cores they take turns."""
+    """The cores of each worker, divided as evenly as possible; with more workers than cores, workers share cores."""
     cores = available_cores()
     if workers >= len(cores):
         return [[cores[i % len(cores)]] for i in range(workers)]
@@ -80,7 +80,7 @@ def core_shares(workers: int) -> list[list[int]]:
 
 
 class _Slot:
-    """A place for one worker process, which is started for its first trial and again when it has died."""
+    """A slot for one worker process, which is started for its first trial, and again if it has died."""
 
     def __init__(self, cores: Sequence[int], environment: Mapping[str, str]):
         self.cores, self.environment = cores, environment
@@ -90,7 +90,7 @@ class _Slot:
         self.starting = threading.Lock()
 
     def train(self, job: Sequence[Trial]) -> list[Outcome]:
-        """What failed in a job is tried again by itself."""
+        """Trains a job. Trials of it that failed are tried again, each by itself."""
         spent = dict.fromkeys(range(len(job)), 0.0)
         replies: dict[int, dict[str, Any]] = {}
         attempts = [list(spent)]
@@ -102,12 +102,12 @@ class _Slot:
             attempts = [[i] for i, reply in replies.items() if reply["status"] == "failed" and reply["again"]]
             if not attempts or self.stopping:
                 break
-            self.close()  # whatever went wrong is not handed on
+            self.close()  # the next attempt gets a new process
         return [Outcome(trial, replies[i]["status"], spent[i], replies[i]["message"]) for i, trial in enumerate(job)]
 
     def _attempt(self, job: Sequence[Trial]) -> list[dict[str, Any]]:
         since = time.monotonic()
-        with contextlib.suppress(BrokenPipeError, ValueError):  # it has died, or was just told to leave
+        with contextlib.suppress(BrokenPipeError, ValueError):  # it has died, or is being stopped
             if self._start(job[0].values["runtime"]):
                 request = [{"values": dict(trial.values), "workdir": str(trial.workdir)} for trial in job]
                 self.process.stdin.write(json.dumps(request) + "\n")
@@ -132,7 +132,7 @@ class _Slot:
             if self.process is None and not self.stopping:
                 command = [sys.executable, "-m", WORKER, ",".join(map(str, self.cores))]
                 pipe = subprocess.PIPE
-                # In a session of its own: Ctrl-C is for this process, which passes it on once.
+                # A new session: only this process receives Ctrl-C, and it stops the workers once.
                 self.process = subprocess.Popen(
                     command, stdin=pipe, stdout=pipe, text=True, env=self.environment, start_new_session=True
                 )
@@ -140,7 +140,7 @@ class _Slot:
         return self.process is not None
 
     def stop(self) -> None:
-        """Tells the process to save what it trains and to leave: that is what the end of its input means."""
+        """Closes the input of the process, which then saves its trial and exits."""
         with self.starting:
             self.stopping = True
             self._end_input()
@@ -159,7 +159,7 @@ class _Slot:
 
 
 def _stop(slots: Sequence[_Slot]) -> None:
-    """Every worker saves and leaves; where waiting for that is interrupted too, they leave at once."""
+    """Every worker saves and exits; if waiting for this is interrupted too, they are killed."""
     for slot in slots:
         slot.stop()
     processes = [slot.process for slot in slots if slot.process]

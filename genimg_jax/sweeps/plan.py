@@ -1,9 +1,9 @@
-"""A sweep's directory: `sweep.json` says which trials there are, `outcomes.jsonl` how their trainings ended.
+"""A sweep's directory: `sweep.json` lists the trials, `outcomes.jsonl` how their trainings ended.
 
     SWEEP/sweep.json  outcomes.jsonl  cells/NAME/ (run directories)  report.md  report.html
 
-A trial is known by the digest of its configuration. An experiment may come to have more trials, whatever they are then
-called; it may not change those that were planned.
+The digest of its configuration identifies a trial. Trials may be added to an experiment, and renamed; planned trials
+may not change.
 """
 
 import json
@@ -35,19 +35,19 @@ class Sweep(NamedTuple):
     baseline: str  # a configuration
     trials: tuple[Trial, ...]
     configurations: Mapping[str, str]  # by a trial's digest
-    seeds: Mapping[str, int]  # the same
+    seeds: Mapping[str, int]  # by a trial's digest
 
     def by_configuration(self) -> dict[str, list[Trial]]:
-        found: dict[str, list[Trial]] = {}
+        groups: dict[str, list[Trial]] = {}
         for trial in self.trials:
-            found.setdefault(self.configurations[trial.digest], []).append(trial)
-        return found
+            groups.setdefault(self.configurations[trial.digest], []).append(trial)
+        return groups
 
 
 def plan(experiment: Experiment, workdir: pathlib.Path) -> tuple[Sweep, list[str]]:
-    """The experiment in its directory, and the names of trials planned there that it has no more. Writes nothing.
+    """The sweep of the experiment in its directory, and the names of planned trials that the experiment no longer has.
 
-    Raises `ConfigError` where trials that were planned are now others.
+    Writes nothing. Raises `ConfigError` if planned trials have changed.
     """
     before = _read(workdir)["cells"] if (workdir / PLAN).is_file() else []
     known = {record["digest"]: record for record in before}
@@ -71,7 +71,7 @@ def plan(experiment: Experiment, workdir: pathlib.Path) -> tuple[Sweep, list[str
 
 
 def write(sweep: Sweep, source: str) -> None:
-    """`sweep.json`, keeping what trials it had besides. `source` is the experiment's file."""
+    """Writes `sweep.json`, which keeps trials that the experiment no longer has. `source` is the experiment's file."""
     before = _read(sweep.workdir)["cells"] if (sweep.workdir / PLAN).is_file() else []
     records = [
         {
@@ -97,7 +97,7 @@ def write(sweep: Sweep, source: str) -> None:
 
 
 def read(workdir: pathlib.Path) -> Sweep:
-    """The sweep that a directory holds. Raises `ConfigError` where it holds none."""
+    """The sweep in a directory. Raises `ConfigError` if there is none."""
     plan = _read(workdir)
     records = [record for record in plan["cells"] if not record.get("left_out")]
     measure = {**plan["measure"], "also": tuple(plan["measure"]["also"])}
@@ -118,7 +118,7 @@ def _read(workdir: pathlib.Path) -> dict[str, Any]:
     if not (workdir / PLAN).is_file():
         raise ConfigError(f"{workdir} holds no sweep: it has no {PLAN}; start one with genimg sweep experiments/...")
     plan = run.read_json(workdir, PLAN)
-    # Digests as they are now: a version before this one may have recorded relative paths, or lacked an option.
+    # Digests are recomputed: older versions may have recorded relative paths, or lacked an option.
     trials = [{**trial, "digest": configs.digest(complete(trial["values"]))} for trial in plan["cells"]]
     return {**plan, "cells": trials}
 
@@ -134,13 +134,13 @@ def _directory(trial: Planned, taken: set[str]) -> str:
 
 
 def _changed(workdir: pathlib.Path, missing: Sequence[Mapping], added: Sequence[Planned]) -> str:
-    """Says what became of the first trial that has kept its name, or that there is none."""
+    """The error message: how the first trial with an unchanged name differs, or that there is none."""
     old = {record["name"]: record for record in missing}
     same = [trial for trial in added if trial.name in old]
     if same:
         differing = differences(old[same[0].name]["values"], same[0].values)
-        found = [d for d in differing if not d.safe] or differing  # of a trained trial, such as more steps
-        how = f"{len(same)} of its trials, such as {same[0].name}, are others now:\n{table(found)}"
+        unsafe = [d for d in differing if not d.safe] or differing  # others, such as more steps, are allowed
+        how = f"{len(same)} of its trials, such as {same[0].name}, are others now:\n{table(unsafe)}"
     else:
         how = f"it lacks {missing[0]['name']} and has {added[0].name}, which was not planned."
     return (
@@ -162,13 +162,13 @@ def record(workdir: pathlib.Path, outcome: Outcome) -> None:
     with (workdir / OUTCOMES).open("a+b") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(size - 1, 0))
-        cut = b"" if file.read(1) in (b"", b"\n") else b"\n"  # by a crash
-        file.write(cut + json.dumps(line).encode() + b"\n")
+        newline = b"" if file.read(1) in (b"", b"\n") else b"\n"  # after a line that a crash cut short
+        file.write(newline + json.dumps(line).encode() + b"\n")
 
 
 def outcomes(workdir: pathlib.Path) -> dict[str, list[dict[str, Any]]]:
     """Every recorded outcome, by the trial's digest, oldest first."""
-    found: dict[str, list[dict[str, Any]]] = {}
+    recorded: dict[str, list[dict[str, Any]]] = {}
     for line in files.read_json_lines(workdir / OUTCOMES):
-        found.setdefault(line["digest"], []).append(line)
-    return found
+        recorded.setdefault(line["digest"], []).append(line)
+    return recorded

@@ -1,4 +1,4 @@
-"""What the trials of a sweep came to: the metrics of one checkpoint of each, from its `evaluation/` directory."""
+"""The scores of a sweep's trials: the metrics of one checkpoint of each, from its `evaluation/` directory."""
 
 import json
 import math
@@ -14,7 +14,7 @@ from genimg_jax.sweeps.trials import Trial, last_checkpoint
 
 
 def evaluate(trial: Trial, measure: Measure) -> None:
-    """Writes the evaluation of a trained trial. Raises a `Failure` where it cannot be made."""
+    """Writes the evaluation of a trained trial. Raises a `Failure` if that is not possible."""
     from genimg_jax.evaluation import runs
 
     runs.evaluate_run(trial.workdir, trial.values, measure.checkpoint, measure.suite)
@@ -25,18 +25,18 @@ def path(trial: Trial, measure: Measure) -> pathlib.Path:
 
 
 def report(trial: Trial, measure: Measure) -> Mapping[str, Any]:
-    """A trial's evaluation; {} where it has not been evaluated since it was trained to the end."""
+    """A trial's evaluation; {} if it has not been evaluated since its training ended."""
     file = path(trial, measure)
     try:
         since = last_checkpoint(trial).stat().st_mtime
-        found = json.loads(file.read_text()) if file.stat().st_mtime >= since else {}
+        stored = json.loads(file.read_text()) if file.stat().st_mtime >= since else {}
     except (OSError, ValueError):
         return {}
-    return results.recounted(found, trial.workdir) if isinstance(found, dict) and "metrics" in found else {}
+    return results.recounted(stored, trial.workdir) if isinstance(stored, dict) and "metrics" in stored else {}
 
 
 def evaluation(trial: Trial, measure: Measure) -> Mapping[str, Any]:
-    """The metrics of a trial's report, each with its value and the digest of its protocol; {} where there is none."""
+    """The metrics of a trial's report, each with its value and the digest of its protocol; {} without a report."""
     return report(trial, measure).get("metrics", {})
 
 
@@ -45,7 +45,7 @@ def evaluated(trial: Trial, measure: Measure) -> bool:
 
 
 def check_measured(measure: Measure, measured: Iterable[str]) -> None:
-    """Raises `ConfigError` where an evaluation measured something, but not what the experiment looks at."""
+    """Raises `ConfigError` if an evaluation has metrics, but not those of the experiment."""
     measured = list(measured)
     for name in (measure.primary, *measure.also):
         if measured and name not in measured:
@@ -56,5 +56,5 @@ def check_measured(measure: Measure, measured: Iterable[str]) -> None:
 
 
 def value(metrics: Mapping[str, Any], name: str) -> float:
-    """A metric's value; not a number where there is none."""
+    """A metric's value; NaN if there is none."""
     return float(metrics[name]["value"]) if name in metrics else math.nan

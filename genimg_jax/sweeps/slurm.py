@@ -1,8 +1,8 @@
-"""Trials on a Slurm cluster, through submitit: an array job, one trial a task.
+"""Trials on a Slurm cluster, through submitit: an array job with one trial per task.
 
-A task that is warned by SIGUSR2, because its time is nearly up or because it is about to be preempted, saves itself and
-is put back into the queue, from where it goes on. At SIGTERM it saves itself and leaves: Slurm requeues by itself what
-it preempts, and nothing that was cancelled. The sweep's directory must be one that every node sees.
+SIGUSR2 warns a task that its time is nearly up or that it will be preempted: it saves itself, is requeued, and later
+resumes. At SIGTERM it saves itself and exits: Slurm itself requeues preempted tasks, but not cancelled ones. All nodes
+must share the sweep's directory.
 """
 
 import contextlib
@@ -18,13 +18,13 @@ from genimg_jax.errors import ConfigError
 from genimg_jax.sweeps import worker
 from genimg_jax.sweeps.trials import Launcher, Outcome, Trial, log_tail
 
-EVERY = 2.0  # seconds between looks at the queue
+EVERY = 2.0  # seconds between queries of the queue
 PATIENCE = 120.0  # seconds for cancelled tasks to save themselves
 DEFAULTS = {"job_name": "genimg", "time": 24 * 60}  # minutes
 
 
 class Task:
-    """What a task of the array does. submitit pickles it: a configuration and a path, nothing else."""
+    """A task of the array. submitit pickles it: only a configuration and a path."""
 
     def __init__(self, trial: Trial):
         self.job = {"values": dict(trial.values), "workdir": str(trial.workdir.absolute())}
@@ -32,22 +32,22 @@ class Task:
     def __call__(self) -> dict[str, Any]:
         [reply] = worker.do([self.job])
         if reply["signal"] == signal.SIGUSR2:
-            os.kill(os.getpid(), signal.SIGUSR2)  # it is saved: now submitit's own handler may put it back
+            os.kill(os.getpid(), signal.SIGUSR2)  # it is saved: now submitit's handler requeues the task
             time.sleep(PATIENCE)
         return reply
 
     def checkpoint(self):
-        """What the requeued task runs: the same, which goes on from its run directory."""
+        """What the requeued task runs: the same task, which resumes from its run directory."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
 
 
 def launcher(workers: int = 0, parameters: Mapping[str, Any] | None = None) -> Launcher:
-    """Trains `workers` trials at a time, 0: as many as there is room for.
+    """Trains `workers` trials at a time; 0: as many as the cluster runs.
 
-    `parameters` are submitit's of `SlurmExecutor`, such as {"partition": "gpu", "time": 600, "gpus_per_node": 1}, where
-    time is in minutes. Raises `ConfigError` where there is no Slurm, or no submitit, or such a parameter is unknown.
+    `parameters` are those of submitit's `SlurmExecutor`, such as {"partition": "gpu", "time": 600, "gpus_per_node": 1},
+    with time in minutes. Raises `ConfigError` without Slurm or submitit, and for unknown parameters.
     """
     if not shutil.which("sbatch"):
         raise ConfigError("--launcher slurm needs Slurm, and there is no sbatch here; use local or vectorised.")
@@ -59,7 +59,7 @@ def launcher(workers: int = 0, parameters: Mapping[str, Any] | None = None) -> L
     def launch(trials: Sequence[Trial]) -> Iterator[Outcome]:
         if not trials:
             return
-        # Being requeued is no failure, however often it happens.
+        # A task may be requeued any number of times.
         executor = submitit.SlurmExecutor(trials[0].workdir.absolute().parents[1] / "slurm", max_num_timeout=10**6)
         try:
             executor.update_parameters(**DEFAULTS, **({"array_parallelism": workers} if workers else {}))
@@ -72,7 +72,7 @@ def launcher(workers: int = 0, parameters: Mapping[str, Any] | None = None) -> L
         try:
             while waiting:
                 time.sleep(EVERY)
-                queued = _queued(waiting)  # asked first: one that ends in between has left its result
+                queued = _queued(waiting)  # before reading results: a task that ends in between has a result
                 for number in list(waiting):
                     job, trial = waiting[number]
                     if job.paths.result_pickle.exists():
@@ -88,7 +88,7 @@ def launcher(workers: int = 0, parameters: Mapping[str, Any] | None = None) -> L
 
 
 def _outcome(job: Any, trial: Trial) -> Outcome:
-    """Where training reports nothing, as for a module that is missing, the task's own traceback does."""
+    """The outcome of training; if the task itself failed, such as for a missing module, the end of its traceback."""
     error = job.exception()
     if error is not None:
         return Outcome(trial, "failed", 0.0, "\n".join(str(error).splitlines()[-8:]))
@@ -97,7 +97,7 @@ def _outcome(job: Any, trial: Trial) -> Outcome:
 
 
 def _queued(numbers: Sequence[str]) -> set[str]:
-    """Those that Slurm still has: pending, running, or ending. All of them where it does not answer."""
+    """The tasks that Slurm still has: pending, running, or ending. All of them if it does not answer."""
     arrays = ",".join(sorted({number.partition("_")[0] for number in numbers}))
     command = ["squeue", "--noheader", "--array", "--format=%i", f"--jobs={arrays}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -107,7 +107,7 @@ def _queued(numbers: Sequence[str]) -> set[str]:
 
 
 def _cancel(numbers: Mapping[str, Any]) -> None:
-    """Has what is unfinished saved and ended, and waits for that."""
+    """Cancels unfinished tasks, which then save themselves, and waits for them."""
     if not numbers:
         return
     subprocess.run(["scancel", *numbers], check=False)

@@ -1,4 +1,4 @@
-"""How sure a sweep is: means over seeds, and differences from the baseline in pairs of equal seed."""
+"""Statistics of a sweep: means over seeds, and paired differences from the baseline by seed."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -11,7 +11,7 @@ import scipy.stats
 from genimg_jax.metrics import intervals, significance
 from genimg_jax.metrics.intervals import Interval
 
-ENOUGH = 3  # seeds: with fewer nothing is claimed
+ENOUGH = 3  # seeds: with fewer, no configuration is called better
 LEVEL = 0.05
 POWER = 0.8
 
@@ -21,26 +21,26 @@ class Summary(NamedTuple):
 
     count: int
     mean: float
-    deviation: float  # of one seed; not a number for a single one
+    deviation: float  # over seeds; NaN for a single seed
     interval: Interval | None  # of the mean, Student's; None for a single seed
     too_few_seeds: bool
 
 
 class Comparison(NamedTuple):
-    """A configuration less the baseline, over the seeds that both have."""
+    """A configuration minus the baseline, over the seeds that both have."""
 
     pairs: int
     difference: float
     interval: Interval | None  # of the mean difference, Student's; None for a single pair
-    p_value: float  # of no difference, two-sided; not a number for a single pair
-    adjusted: float  # the same after Holm's correction over all comparisons of the sweep
+    p_value: float  # of no difference, two-sided; NaN for a single pair
+    adjusted: float  # p after Holm's correction over all comparisons of the sweep
     effect: float  # see `effect_size`
     detectable: float  # see `detectable_difference`, in the metric's unit
     too_few_seeds: bool
 
 
 def summarize(values: np.ndarray) -> Summary:  # [N]
-    """Of N > 0 finite values, one a seed."""
+    """The summary of N > 0 finite values, one per seed."""
     values = np.asarray(values, np.float64)
     several = len(values) > 1
     return Summary(
@@ -53,9 +53,9 @@ def summarize(values: np.ndarray) -> Summary:  # [N]
 
 
 def compare(configurations: Mapping[str, Mapping[int, float]], baseline: str) -> dict[str, Comparison]:
-    """Each configuration but the baseline against it, from {configuration: {seed: value}} with finite values alone.
+    """Compares each other configuration with the baseline, from finite {configuration: {seed: value}}.
 
-    A configuration without a seed in common with the baseline is left out.
+    Skips a configuration that has no seed in common with the baseline.
     """
     base = configurations.get(baseline, {})
     pairs: dict[str, np.ndarray] = {}
@@ -76,9 +76,9 @@ def compare(configurations: Mapping[str, Mapping[int, float]], baseline: str) ->
 
 
 def effect_size(differences: np.ndarray) -> np.ndarray:
-    """The mean difference in standard deviations of one pair's, less its bias in small samples (Hedges 1981, eq. 6e).
+    """The mean difference over the standard deviation of the differences, corrected for its small-sample bias.
 
-    Not a number for fewer than 3 pairs, where that correction is not defined, and without any spread.
+    Hedges 1981, eq. 6e. NaN for fewer than 3 pairs, where the correction is not defined, and for zero deviation.
     """  # [..., N] -> f64[...]
     differences = np.asarray(differences, np.float64)
     freedom = differences.shape[-1] - 1
@@ -88,28 +88,28 @@ def effect_size(differences: np.ndarray) -> np.ndarray:
     correction = np.exp(gamma(freedom / 2) - gamma((freedom - 1) / 2)) / np.sqrt(freedom / 2)
     deviation = differences.std(axis=-1, ddof=1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        found = correction * differences.mean(axis=-1) / deviation
-    return np.where(deviation > 0, found, np.nan)
+        effect = correction * differences.mean(axis=-1) / deviation
+    return np.where(deviation > 0, effect, np.nan)
 
 
 def detectable_difference(deviation: float, pairs: int, level: float = LEVEL, power: float = POWER) -> float:
-    """The true difference that this many pairs would find with the given power, were `deviation` that of one pair.
+    """The true difference that this many pairs detect with the given power, if `deviation` is that of the differences.
 
-    That is one two-sided test, before any correction. Infinite for one pair.
+    For one two-sided test, without correction. Infinite for one pair.
     """
     if pairs < 2:
         return np.inf
     freedom = pairs - 1
     critical = scipy.stats.t.ppf(1 - level / 2, freedom)
-    # The estimated deviation over the true one. SciPy's noncentral t is not a number for few degrees of freedom.
+    # The ratio of the estimated deviation to the true one. SciPy's noncentral t is NaN for few degrees of freedom.
     quantiles = (np.arange(4096) + 0.5) / 4096
     deviations = scipy.stats.chi.ppf(quantiles, freedom) / np.sqrt(freedom)
 
-    def missing(shift: float) -> float:  # of the power
+    def excess(shift: float) -> float:  # of power over the wanted power
         normal = scipy.special.ndtr
         return float(np.mean(normal(shift - critical * deviations) + normal(-shift - critical * deviations))) - power
 
     high = 1.0
-    while missing(high) < 0:
+    while excess(high) < 0:
         high *= 2
-    return deviation * scipy.optimize.brentq(missing, 0, high) / np.sqrt(pairs)
+    return deviation * scipy.optimize.brentq(excess, 0, high) / np.sqrt(pairs)

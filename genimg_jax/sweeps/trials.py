@@ -1,9 +1,8 @@
-"""What a sweep is made of, and what a launcher is: a function that trains trials.
+"""Trials, their outcomes, and launchers: functions that train trials.
 
-A launcher is made by a small factory with options of its own, such as `local.launcher(workers=2)`. It trains every
-trial that it is given in the trial's own run directory, in any order, and yields an outcome as soon as there is one. A
-trial that fails stops no other; only an interruption of the whole sweep is raised. If the generator is closed early,
-what is being trained is saved first.
+A factory such as `local.launcher(workers=2)` returns a launcher. A launcher trains each trial in its own run directory,
+in any order, and yields each outcome as soon as it is known. A failed trial does not stop the others; only an
+interruption of the whole sweep is raised. If the generator is closed early, running trials are saved first.
 """
 
 import pathlib
@@ -13,17 +12,17 @@ from typing import Any, Literal, NamedTuple
 from genimg_jax.engine import config, config_files
 from genimg_jax.errors import ConfigError
 
-LOG = "log.txt"  # in a trial's run directory: what its training printed, every attempt below the one before
+LOG = "log.txt"  # in a trial's run directory: the output of its training, of all attempts in order
 SHOWN_LINES = 8  # of a failed trial's log
 
 
 class Trial(NamedTuple):
     """One run of a sweep."""
 
-    name: str  # what tells it from the others, such as "beta=4.0,seed=2"
-    overrides: Mapping[str, Any]  # what it sets over the base configuration, such as {"model.beta": 4.0, "seed": 2}
+    name: str  # unique in the sweep, such as "beta=4.0,seed=2"
+    overrides: Mapping[str, Any]  # of the base configuration, such as {"model.beta": 4.0, "seed": 2}
     values: Mapping[str, Any]  # its complete configuration, as `engine.training.train` takes it
-    digest: str  # `engine.config.digest` of it: which run it is, whatever it is called
+    digest: str  # `engine.config.digest` of the values: identifies the run, whatever its name
     workdir: pathlib.Path
 
 
@@ -31,21 +30,21 @@ class Outcome(NamedTuple):
     """How the training of a trial ended."""
 
     trial: Trial
-    status: Literal["done", "failed", "preempted"]  # preempted: saved, and goes on from there when launched again
-    seconds: float  # that its training took this time, as wall clock; of trials trained as one program, their share
-    message: str = ""  # of one that failed, its log's last lines
+    status: Literal["done", "failed", "preempted"]  # preempted: saved, and resumes when launched again
+    seconds: float  # wall-clock time of its training; an equal share for trials of one program
+    message: str = ""  # of a failed trial: the last lines of its log
 
 
 Launcher = Callable[[Sequence[Trial]], Generator[Outcome, None, None]]
 
 
 def last_checkpoint(trial: Trial) -> pathlib.Path:
-    """Where it is, or will be."""
+    """The path of the last checkpoint, which may not exist yet."""
     return trial.workdir / "checkpoints" / str(trial.values["train"]["steps"])
 
 
 def trained(trial: Trial) -> bool:
-    """Whether the run directory holds the last checkpoint of this very trial. Looks at files alone."""
+    """Whether the run directory has the last checkpoint of this trial, with its configuration. Reads only files."""
     if not all((last_checkpoint(trial) / part).is_dir() for part in ("state", "about")):
         return False
     try:

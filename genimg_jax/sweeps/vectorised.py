@@ -1,7 +1,7 @@
-"""Trials that differ in seeds and float options alone, trained as one program.
+"""Trials that differ only in seeds and float options, trained as one program.
 
-On a CPU each core trains its part of a group in a process of its own; an accelerator is one process's, whose devices
-share the group out. Either way each trial has its own run directory, as if it had run alone.
+On a CPU each core trains a part of the group in its own process. Accelerators belong to one process, and the group is
+divided over its devices. In both cases each trial has its own run directory, like a separate run.
 """
 
 import json
@@ -13,61 +13,64 @@ from genimg_jax.engine import runtime
 from genimg_jax.sweeps import local
 from genimg_jax.sweeps.trials import Launcher, Trial
 
-MOST = 64  # trials of one program: their states are in memory at once
+MOST = 64  # trials of one program: all their states are in memory
 SHOWN = 3  # names in a sentence
 
 
 class Groups(NamedTuple):
-    together: list[list[Trial]]  # each of two trials or more
+    together: list[list[Trial]]  # groups of two or more trials
     alone: list[Trial]
     sentence: str  # what was grouped, and why the others were not
 
 
 def launcher(workers: int = 0, where_it_pays: bool = False) -> Launcher:
-    """Trains trials that can be one program as one, and the others as `local` does, by the same workers.
+    """Trains trials that can share a program as one program, and the others as `local` does, with the same workers.
 
-    What fails in a group, unless by its own numbers, is tried once more by itself. `where_it_pays` leaves convolutions
-    on a CPU to `local`: those of several runs at once took 1.4 times as long there as one after another.
+    A trial of a group that failed is tried once more by itself, unless its numbers stopped being finite.
+    `where_it_pays` trains convolutional networks on a CPU as `local` does: several runs as one program took 1.4 times
+    as long there as one after another.
     """
 
     def divide(trials: Sequence[Trial], workers: int) -> list[list[Trial]]:
-        found = groups(trials, where_it_pays and runtime.cpu_only())
+        grouped = groups(trials, where_it_pays and runtime.cpu_only())
         if trials:
-            print(found.sentence)
-        return [part for group in found.together for part in parts(group, workers)] + [[trial] for trial in found.alone]
+            print(grouped.sentence)
+        jobs = [part for group in grouped.together for part in parts(group, workers)]
+        return jobs + [[trial] for trial in grouped.alone]
 
     return local.job_launcher(workers, divide)
 
 
 def groups(trials: Sequence[Trial], without_convolutions: bool = False) -> Groups:
-    """The trials that can be one program, and those that cannot, or should not."""
+    """Divides trials into those that are trained as one program and those that cannot be, or should not."""
     from genimg_jax.engine import vmapped
 
-    alike: dict[str, list[Trial]] = {}
-    hindered: dict[str, list[Trial]] = {}
+    vmappable: dict[str, list[Trial]] = {}
+    excluded: dict[str, list[Trial]] = {}
     for trial in trials:
         if reason := vmapped.why_not_vmappable(trial.values):
-            hindered.setdefault(reason, []).append(trial)
+            excluded.setdefault(reason, []).append(trial)
         else:
-            alike.setdefault(json.dumps(vmapped.shared(trial.values), sort_keys=True), []).append(trial)
-    together = [group for group in alike.values() if len(group) > 1]
+            vmappable.setdefault(json.dumps(vmapped.shared(trial.values), sort_keys=True), []).append(trial)
+    together = [group for group in vmappable.values() if len(group) > 1]
     for group in [g for g in together if without_convolutions and vmapped.has_convolutions(g[0].values)]:
         together.remove(group)
-        hindered.setdefault("convolutions of several runs at once are slow on a CPU", []).extend(group)
-    single = [group[0] for group in alike.values() if len(group) == 1]
-    said = [f"{len(group)} trials as one program: they differ in {_keys(group)}." for group in together]
-    shapes = _keys(group[0] for group in alike.values())
+        excluded.setdefault("convolutions of several runs at once are slow on a CPU", []).extend(group)
+    single = [group[0] for group in vmappable.values() if len(group) == 1]
+    sentences = [f"{len(group)} trials as one program: they differ in {_keys(group)}." for group in together]
+    shapes = _keys(group[0] for group in vmappable.values())
     if single:
-        why = f", whose {shapes} no other shares" if len(alike) > 1 else ""
-        said.append(f"{_names(single)} alone{why}.")
-    elif len(alike) > 1:
-        said.append(f"Programs are apart because of {shapes}.")
-    said += [f"{_names(found)} alone, because {reason}." for reason, found in hindered.items()]
-    return Groups(together, [*single, *(trial for found in hindered.values() for trial in found)], " ".join(said))
+        why = f", whose {shapes} no other shares" if len(vmappable) > 1 else ""
+        sentences.append(f"{_names(single)} alone{why}.")
+    elif len(vmappable) > 1:
+        sentences.append(f"Programs are apart because of {shapes}.")
+    sentences += [f"{_names(group)} alone, because {reason}." for reason, group in excluded.items()]
+    alone = [*single, *(trial for group in excluded.values() for trial in group)]
+    return Groups(together, alone, " ".join(sentences))
 
 
 def _keys(trials: Iterable[Trial]) -> str:
-    """What differs between trials, but for what changes no result."""
+    """The keys in which trials differ."""
     flat = [configs.flatten(trial.values) for trial in trials]
     keys = dict.fromkeys(key for values in flat for key in values)
     return ", ".join(key for key in keys if any(values.get(key) != flat[0].get(key) for values in flat))
@@ -79,6 +82,6 @@ def _names(trials: Sequence[Trial]) -> str:
 
 
 def parts(group: Sequence[Trial], workers: int) -> list[list[Trial]]:
-    """A group as nearly equal parts, one for each worker, or more where they would be too large."""
+    """Divides a group into nearly equal parts: one per worker, or more if parts would be too large."""
     count = max(min(workers, len(group)), -(-len(group) // MOST))
     return [list(group[len(group) * i // count : len(group) * (i + 1) // count]) for i in range(count)]

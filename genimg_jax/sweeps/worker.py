@@ -1,9 +1,10 @@
-"""A process that does one job after another: `python -m genimg_jax.sweeps.worker CORE,CORE...`.
+"""A worker process that trains one job after another: `python -m genimg_jax.sweeps.worker CORE,CORE...`.
 
-A job is a trial, or several that are trained as one program. It stays up between jobs, since starting Python and JAX
-takes longer than many a trial. A line of JSON on its standard input holds the configuration and run directory of each
-trial of a job, a line on its standard output says how each ended; what training prints goes to the log of the first
-one, to which those of the others refer. Where its standard input ends, whoever started it is gone: it saves and leaves.
+A job is a trial, or several that are trained as one program. The process stays alive between jobs, since starting
+Python and JAX takes longer than many trials. A line of JSON on its standard input gives the configuration and run
+directory of each trial of a job, and a line on its standard output the outcome of each. The output of training goes to
+the log of the first trial; the other logs refer to it. When its standard input ends, its parent has ended: it saves and
+exits.
 """
 
 import contextlib
@@ -26,7 +27,7 @@ from genimg_jax.errors import ConfigError, Failure, NumericsError, Preempted, Re
 from genimg_jax.sweeps.trials import LOG, log_tail
 
 Run = tuple[dict[str, Any], pathlib.Path]  # a configuration, as JSON, and its directory
-LOCK_PATIENCE = 60.0  # seconds: a process that was told to leave the directory may still be saving
+LOCK_PATIENCE = 60.0  # seconds: a stopped process may still be saving in the directory
 
 
 def main() -> None:
@@ -34,7 +35,7 @@ def main() -> None:
     if cores and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)  # before JAX counts its threads
     requests, replies = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # nothing else may speak to whoever started this
+    os.dup2(2, 1)  # only replies may go to the parent
     jobs: queue.SimpleQueue[list[dict[str, Any]] | None] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(requests, jobs), daemon=True).start()
     while (job := jobs.get()) is not None:
@@ -49,9 +50,9 @@ def _listen(requests: TextIO, jobs: queue.SimpleQueue) -> None:
 
 
 def do(job: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Trains the trials of a job, each {"values": its configuration, "workdir": its directory}; see `train`."""
+    """Trains the trials of a job, each {"values": configuration, "workdir": directory}; returns `train`'s replies."""
     runs = [(dict(trial["values"]), pathlib.Path(trial["workdir"])) for trial in job]
-    sys.argv[1:] = ["sweep"]  # the command, as manifests shall tell it
+    sys.argv[1:] = ["sweep"]  # the command that manifests record
     (values, first), *others = runs
     for _, workdir in others:
         with _log(workdir):
@@ -68,9 +69,9 @@ def _prepare(options: str) -> str:
 
 @contextlib.contextmanager
 def _log(workdir: pathlib.Path) -> Iterator[None]:
-    """Whatever this process writes, Python or not, goes to the log of the run."""
+    """Redirects all output of this process, from Python or not, to the log of the run."""
     run.prepare(workdir)
-    kept = [os.dup(1), os.dup(2)]
+    saved = [os.dup(1), os.dup(2)]
     with (workdir / LOG).open("a") as file:
         for number in (1, 2):
             os.dup2(file.fileno(), number)
@@ -78,15 +79,15 @@ def _log(workdir: pathlib.Path) -> Iterator[None]:
         print(f"-- {run.now()}, process {os.getpid()}")
         yield
     finally:
-        for stream, number, old in zip((sys.stdout, sys.stderr), (1, 2), kept, strict=True):
+        for stream, number, old in zip((sys.stdout, sys.stderr), (1, 2), saved, strict=True):
             stream.flush()
             os.dup2(old, number)
             os.close(old)
 
 
 def train(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """How each ended. `again` is whether another attempt could end otherwise: the same bits stop being finite again.
-    `signal` is the one that a run was stopped by."""
+    """A reply for each run. `again`: whether another attempt may succeed; numbers that stop being finite do so again.
+    `signal` is the one that stopped the run."""
     since, ends = time.monotonic(), {}
     for part in _parts(runs):
         stopped = next((end for end in ends.values() if isinstance(end, Preempted)), None)
@@ -96,19 +97,19 @@ def train(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def _parts(runs: Sequence[Run]) -> list[list[int]]:
-    """Runs of one program go on from one step: those that an interruption left further behind are trained first."""
+    """Groups of runs at the same step, which one program needs; those that were interrupted earliest come first."""
     from genimg_jax.engine import checkpoint
 
-    found: dict[int, list[int]] = {}
+    by_step: dict[int, list[int]] = {}
     for i, (_, workdir) in enumerate(runs):
         several = len(runs) > 1 and (workdir / "checkpoints").is_dir()
         step = several and checkpoint.last_step(checkpoint.open_store(workdir, read_only=True))
-        found.setdefault(step or 0, []).append(i)
-    return [found[step] for step in sorted(found)]
+        by_step.setdefault(step or 0, []).append(i)
+    return [by_step[step] for step in sorted(by_step)]
 
 
 def _end(runs: Sequence[Run]) -> list[Failure | str | None]:
-    """Of each run, None where it was trained; the last lines of the log where nobody knows why it was not."""
+    """For each run, None if it was trained, a `Failure`, or the end of the log for an unexpected error."""
     from genimg_jax.engine import training
 
     try:
@@ -145,7 +146,7 @@ def _wait_for(workdir: pathlib.Path) -> None:
                 return
         except ResourceError:
             if time.monotonic() > until:
-                return  # training will say by whom it is held
+                return  # training will raise an error that names the process
             time.sleep(0.2)
 
 
