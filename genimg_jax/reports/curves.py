@@ -12,21 +12,21 @@ from genimg_jax.reports.drawing import drawing
 from genimg_jax.reports.html import absent, text
 
 NOT_METRICS = ("step", "images", "split")
-NOT_FINITE = ("nan", "inf", "-inf")  # as metrics.jsonl writes them, JSON having no such numbers
-POINTS = 1000  # of a curve, at most: more are not seen in a small panel
+NOT_FINITE = ("nan", "inf", "-inf")  # as in metrics.jsonl: JSON has no such numbers
+POINTS = 1000  # of a curve, at most: more are invisible in a small panel
 TRAIN, HELD_OUT = "#020202", "#030303"
 COLORS = {TRAIN: "var(--train)", HELD_OUT: "var(--held-out)"}
 
 
 def series(lines: Sequence[Mapping]) -> dict[str, dict[str, list[tuple[float, float]]]]:
-    """{split: {metric: [(step, value)]}}; where a resumed run repeats a step, its last line counts."""
+    """{split: {metric: [(step, value)]}}; if a resumed run repeats a step, the last line counts."""
     latest = {(line.get("split", "train"), line["step"]): line for line in lines}
-    found: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    by_split: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for (split, step), line in sorted(latest.items(), key=lambda item: item[0][1]):
         for name, value in line.items():
             if name not in NOT_METRICS and (isinstance(value, (int, float)) or value in NOT_FINITE):
-                found.setdefault(split, {}).setdefault(name, []).append((step, float(value)))
-    return found
+                by_split.setdefault(split, {}).setdefault(name, []).append((step, float(value)))
+    return by_split
 
 
 def is_record(line: Any) -> bool:
@@ -36,9 +36,9 @@ def is_record(line: Any) -> bool:
 def curves(metrics: Mapping[str, Mapping]) -> str:
     if not metrics:
         return absent("No metrics have been logged yet.")
-    drawn_in = Counter(name for series in metrics.values() for name in series)
-    # First what is also measured on held-out images, last the diagnostics of single groups.
-    names = sorted(drawn_in, key=lambda n: (-drawn_in[n], "/" in n, n))
+    split_count = Counter(name for series in metrics.values() for name in series)
+    # First the metrics that are also measured on held-out images, last those of single parameter groups.
+    names = sorted(split_count, key=lambda n: (-split_count[n], "/" in n, n))
     constant, panels = [], []
     for name in names:
         splits = {split: series[name] for split, series in metrics.items() if name in series}
@@ -61,16 +61,16 @@ def curves(metrics: Mapping[str, Mapping]) -> str:
 def panel(name: str, splits: Mapping[str, Sequence[tuple[float, float]]]) -> str:
     """One metric as an inline SVG image: `splits` maps a split to its points (step, value).
 
-    A training curve of 20 points and more is smoothed, over its raw values.
+    A training curve of 20 points or more is smoothed, and drawn over its raw values.
     """
     from matplotlib.ticker import EngFormatter, MaxNLocator
 
     def draw(axes):
-        drawn = []
+        finite = []
         for split, points in splits.items():
             step, value = np.asarray(points, np.float64).T
             step, value = step[np.isfinite(value)], value[np.isfinite(value)]
-            drawn.append(value)
+            finite.append(value)
             thin = slice(None, None, max(1, len(step) // POINTS))
             if split != "train":
                 axes.plot(step[thin], value[thin], color=HELD_OUT, linewidth=1.2, marker="o", markersize=2.5)
@@ -80,7 +80,7 @@ def panel(name: str, splits: Mapping[str, Sequence[tuple[float, float]]]) -> str
                 axes.plot(step[thin], value[thin], color=TRAIN, linewidth=0.6, alpha=0.35)
                 smooth = gaussian_filter1d(value, sigma=len(value) / 50)
                 axes.plot(step[thin], smooth[thin], color=TRAIN, linewidth=1.4)
-        scale(axes, np.concatenate(drawn))
+        scale(axes, np.concatenate(finite))
         axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=True))
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
 
@@ -88,6 +88,6 @@ def panel(name: str, splits: Mapping[str, Sequence[tuple[float, float]]]) -> str
 
 
 def scale(axes, values: np.ndarray) -> None:
-    """A logarithmic axis where all values are positive and the middle 98 % of them span more than a factor of 50."""
+    """Makes the axis logarithmic if all values are positive and the middle 98 % span more than a factor of 50."""
     if len(values) and values.min() > 0 and np.divide(*np.percentile(values, [99, 1])) > 50:
         axes.set_yscale("log")

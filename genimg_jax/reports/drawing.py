@@ -1,23 +1,23 @@
-"""Matplotlib's drawings as SVG within a page, in the page's own colours."""
+"""Matplotlib figures as SVG inside a page, in the page's colours."""
 
 import io
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-INK = "#010101"  # what is neither data nor background
+INK = "#010101"  # of everything except data and background
 
 
 def drawing(name: str, size: tuple[float, float], draw: Callable[[Any], None], colors: Mapping[str, str]) -> str:
-    """What `draw` draws on Matplotlib axes, as an inline SVG image of this width and height in inches.
+    """What `draw` draws on Matplotlib axes, as an inline SVG image; `size` is width and height in inches.
 
-    `colors` maps the colours that are drawn with, which stand for others, to CSS ones: those follow the page's light or
-    dark scheme. The name must be one of its own on the page.
+    `colors` maps placeholder colours, used by `draw`, to CSS colours, which follow the page's light or dark scheme. The
+    name must be unique on the page.
     """
     import matplotlib
     from matplotlib.figure import Figure
 
-    # Text stays text; the salt makes the same drawing give the same file.
+    # Text is not converted to paths; the salt makes the output deterministic.
     settings = {"svg.fonttype": "none", "svg.hashsalt": name, "font.family": "sans-serif", "font.size": 8}
     settings |= {f"{part}color": INK for part in ("text.", "axes.edge", "axes.label", "xtick.", "ytick.")}
     with matplotlib.rc_context(settings):
@@ -31,7 +31,7 @@ def drawing(name: str, size: tuple[float, float], draw: Callable[[Any], None], c
     svg = file.getvalue()
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     opening, rest = svg.split(">", maxsplit=1)
-    # Without a size of its own the drawing fills its panel, in the proportions of its view box.
+    # Without a size the image fills its panel, with the aspect ratio of its view box.
     svg = re.sub(r' (width|height)="[^"]*"', "", opening) + ">" + rest
-    shown = {INK: "currentColor", **colors}
-    return re.sub("|".join(shown), lambda match: shown[match[0]], svg)
+    replacements = {INK: "currentColor", **colors}
+    return re.sub("|".join(replacements), lambda match: replacements[match[0]], svg)

@@ -77,7 +77,7 @@ def absent(sentence: str) -> str:
 
 
 def picture(path: pathlib.Path, alternative: str) -> str:
-    """A PNG file as part of the page."""
+    """An inline PNG image."""
     content = path.read_bytes()
     if not content.startswith(PNG_SIGNATURE):
         return absent(f"{path.name} is not a PNG file.")
@@ -94,7 +94,7 @@ def text(value: Any) -> str:
 
 
 def table(rows: Sequence[Sequence[Any]], header: Sequence[str] = (), marked: Mapping[str, str] | None = None) -> str:
-    """`marked` gives, by a row's first cell, the reason why that row is highlighted."""
+    """A table. `marked` maps the first cell of a highlighted row to the reason, which is its tooltip."""
     head = f"<thead><tr>{''.join(f'<th>{escape(h)}</th>' for h in header)}</tr></thead>" if header else ""
     body = []
     for row in rows:

@@ -1,7 +1,7 @@
-"""The page that raters open: one file that fetches nothing and keeps their answers until they save them.
+"""The page for raters: one file without external resources, which keeps their answers until they save them.
 
-A rater's name decides where the list of trials starts, which side is left, and which image of every set comes first, so
-that a page opened again goes on with the same trials.
+The rater's name determines the first trial of the list, the left side, and the first image of every set, so that a page
+that is opened again continues with the same trials.
 """
 
 import functools
@@ -11,9 +11,9 @@ from html import escape
 from genimg_jax.evaluation.human import FORMAT, NOISE, SCALE, Study
 from genimg_jax.reports.html import STYLE
 
-SMALL = 128  # pixels: images below this are enlarged in squares, at most so many times
+SMALL = 128  # pixels: smaller images are enlarged without interpolation, at most `MAGNIFIED` times
 MAGNIFIED = 10
-LEAST_WIDTH = 240  # of a picture, in pixels of the screen
+LEAST_WIDTH = 240  # of an image, in screen pixels
 
 PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -102,7 +102,7 @@ const memory = (() => { try { localStorage.setItem(KEY + "?", ""); localStorage.
 let state = JSON.parse(memory?.getItem(KEY) ?? "null");
 let since = 0;
 
-// FNV-1a, its bits then mixed as MurmurHash3 does: 32 bits that any change of the text changes all of.
+// FNV-1a with the final mixing of MurmurHash3: a change of the text changes all 32 bits.
 function hash(text) {
   let h = 0x811c9dc5;
   for (const byte of new TextEncoder().encode(text)) h = Math.imul(h ^ byte, 0x01000193);
@@ -111,13 +111,13 @@ function hash(text) {
   return (h ^ (h >>> 16)) >>> 0;
 }
 
-const drawn = what => hash(study.page + "|" + what + "|" + state.rater);
+const random = name => hash(study.page + "|" + name + "|" + state.rater);
 
 function trial(position) {
-  const number = (position + drawn("start")) % study.trials.length;
+  const number = (position + random("start")) % study.trials.length;
   const shown = study.trials[number].map(([set, image]) =>
-    [set, (image + (set === study.noise ? 0 : drawn("image of " + set))) % study.images[set].length]);
-  return {trial: number, shown: drawn("sides") % 2 ? shown.reverse() : shown};
+    [set, (image + (set === study.noise ? 0 : random("image of " + set))) % study.images[set].length]);
+  return {trial: number, shown: random("sides") % 2 ? shown.reverse() : shown};
 }
 
 function show() {

@@ -1,4 +1,4 @@
-"""The report's part on evaluation: a card for each file, since numbers of different protocols never share a table."""
+"""The evaluation section of a run's report: a card for each file, as metrics of different protocols share no table."""
 
 import pathlib
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from typing import Any
 from genimg_jax.engine import config
 from genimg_jax.reports.html import absent, picture, table, text
 
-# What has a place of its own on the card; all else is said in a line.
+# Keys with their own part of the card; all others are listed in a line.
 PARTS = (
     *("metrics", "trained_on", "selection", "protocol", "of_reference", "verdict", "classes", "memorisation"),
     *("left_out", "files"),
@@ -23,13 +23,13 @@ def metric_cells(evaluation: Mapping) -> dict[str, tuple[Any, Any, str]]:
     }
 
 
-def evaluations(found: Mapping[str, tuple[Mapping, str]], folder: pathlib.Path) -> str:
-    """Of {name: (what its file holds, why it cannot be read)}; pictures lie in `folder`."""
-    cards = [_card(name, evaluation, problem, folder) for name, (evaluation, problem) in found.items()]
-    drawn = [_figure(path) for path in sorted(folder.glob("trajectory*.png"))]
-    if not cards and not drawn:
+def evaluations(stored: Mapping[str, tuple[Mapping, str]], folder: pathlib.Path) -> str:
+    """The section for {name: (content of its file, reason why it cannot be read)}; pictures are in `folder`."""
+    cards = [_card(name, evaluation, problem, folder) for name, (evaluation, problem) in stored.items()]
+    figures = [_figure(path) for path in sorted(folder.glob("trajectory*.png"))]
+    if not cards and not figures:
         return absent("No evaluation has been made yet.")
-    return f'<div class="tables">{"".join(cards)}</div>{"".join(drawn)}'
+    return f'<div class="tables">{"".join(cards)}</div>{"".join(figures)}'
 
 
 def _card(name: str, evaluation: Mapping, problem: str, folder: pathlib.Path) -> str:
@@ -49,13 +49,13 @@ def _card(name: str, evaluation: Mapping, problem: str, folder: pathlib.Path) ->
         "Protocol": table(list(config.flatten(evaluation.get("protocol", {})).items())),
         "Digests": table(list(digests.items())),
     }
-    # Names only, so that a report refers to nothing outside its folder.
+    # Only names: a report must not refer to files outside its folder.
     files = [pathlib.PurePath(str(file)).name for file in evaluation.get("files", [])]
     parts = [
         f"<article><h3>{escape(name)}</h3>{problem}<p>{escape(about)}</p>",
         _verdict(_mapping(evaluation, "verdict")),
         table(rows, header) if rows else "",
-        *(f"<p>{escape(features)}: {escape(said)}</p>" for features, said in _memorisation(evaluation)),
+        *(f"<p>{escape(features)}: {escape(sentence)}</p>" for features, sentence in _memorisation(evaluation)),
         *(_figure(folder / file) for file in files if file.endswith(".png") and (folder / file).is_file()),
         *(f"<details><summary>{title}</summary>{body}</details>" for title, body in folded.items() if "<td>" in body),
         "</article>",
@@ -81,8 +81,8 @@ def _verdict(verdict: Mapping) -> str:
 
 
 def _memorisation(evaluation: Mapping) -> list[tuple[str, str]]:
-    found = _mapping(evaluation, "memorisation")
-    return [(f"Memorisation in {name}", text(_as_mapping(part).get("sentence"))) for name, part in found.items()]
+    results = _mapping(evaluation, "memorisation")
+    return [(f"Memorisation in {name}", text(_as_mapping(part).get("sentence"))) for name, part in results.items()]
 
 
 def _classes(read: Mapping) -> str:

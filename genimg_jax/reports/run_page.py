@@ -1,7 +1,7 @@
-"""One page about a run: what it was, how it trained, what it draws, how it scores.
+"""One page about a run: its samples, evaluation, training curves, configuration and provenance.
 
-The page is a single file that fetches nothing, so that it can be mailed or archived. Whatever a run does not have
-yet is said in its place, and everything read from the run is escaped.
+The page is a single file without external resources, so it can be mailed or archived. It says what a run does not have
+yet. Everything that is read from the run is escaped.
 """
 
 import datetime
@@ -56,7 +56,7 @@ def page(workdir: pathlib.Path) -> str:
 
 
 def _read_object(path: pathlib.Path) -> tuple[dict[str, Any], str]:
-    """The JSON object in a file and "", or {} and why there is none, as HTML."""
+    """The JSON object in a file and "", or {} and the reason why there is none, as HTML."""
     if not path.is_file():
         return {}, absent(f"There is no {path.name} yet.")
     try:
@@ -76,16 +76,16 @@ def _headline(
         reached = [line[name] for line in lines if name in line]
         if reached:
             cards.append((label, f"{max(reached):,}"))
-    for split, drawn in metrics.items():
-        if "images_per_second" in drawn:
-            speed = median(value for _, value in drawn["images_per_second"])
+    for split, logged in metrics.items():
+        if "images_per_second" in logged:
+            speed = median(value for _, value in logged["images_per_second"])
             cards.append(("images a second, median", f"{speed:,.0f}"))
-        if "loss" in drawn:
-            cards.append((f"last {split} loss", text(drawn["loss"][-1][1])))
+        if "loss" in logged:
+            cards.append((f"last {split} loss", text(logged["loss"][-1][1])))
     in_curves = metrics.get("evaluation", {})
     for title, evaluation in evaluations.items():
         cells = run_evaluation.metric_cells(evaluation)
-        # What only a whole evaluation measures, such as a likelihood, before what training already followed.
+        # First metrics that training did not log, such as a likelihood.
         for name in sorted(cells, key=lambda n: n in in_curves)[:2]:
             value, _, unit = cells[name]
             cards.append((f"{name.replace('_', ' ')} ({title})", f"{text(value)} {unit}"))
@@ -93,22 +93,22 @@ def _headline(
 
 
 def _samples(folder: pathlib.Path) -> str:
-    """At most `SAMPLE_GRIDS` pictures, evenly thinned; the first and the latest always stay."""
+    """At most `SAMPLE_GRIDS` grids, evenly spaced, with the first and the latest."""
     paths = sorted((p for p in folder.glob("*.png") if p.stem.isdecimal()), key=lambda p: int(p.stem))
     if not paths:
         return absent("No sample grids have been drawn yet.")
-    shown = np.unique(np.linspace(0, len(paths) - 1, min(len(paths), SAMPLE_GRIDS)).round().astype(int))
+    selected = np.unique(np.linspace(0, len(paths) - 1, min(len(paths), SAMPLE_GRIDS)).round().astype(int))
     figures = []
-    for path in (paths[i] for i in reversed(shown)):
+    for path in (paths[i] for i in reversed(selected)):
         label = f"step {int(path.stem):,}"
         figures.append(f"<figure><figcaption>{label}</figcaption>{picture(path, f'samples at {label}')}</figure>")
-    left_out = len(paths) - len(shown)
+    left_out = len(paths) - len(selected)
     note = f"<p>{left_out} more, evenly left out, in samples/.</p>" if left_out else ""
     return f'<div class="samples">{"".join(figures)}</div>{note}'
 
 
 def _configuration(settings: Mapping[str, Any]) -> str:
-    """What differs from the family's defaults, and everything, with those rows highlighted."""
+    """The values that differ from the family's defaults, and all values, with those rows highlighted."""
     try:
         defaults = config.flatten(config.experiment(settings.get("family", "")).to_dict())
     except ConfigError:  # a family that this version does not know
@@ -122,7 +122,7 @@ def _configuration(settings: Mapping[str, Any]) -> str:
 
 
 def _provenance(manifest: Mapping[str, Any]) -> str:
-    """The manifest; a list of records in it, such as the times that the run was resumed, folded away."""
+    """The manifest. Lists of records, such as those of resumptions, are collapsed."""
     flat = config.flatten(manifest)
     records = {k: v for k, v in flat.items() if isinstance(v, list) and v and all(isinstance(r, Mapping) for r in v)}
     folded = "".join(

@@ -1,4 +1,4 @@
-"""The drawings of a sweep's report."""
+"""The figures of a sweep's report."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,11 +14,11 @@ from genimg_jax.sweeps.findings import Configuration, Findings
 from genimg_jax.sweeps.grid import written
 from genimg_jax.sweeps.plan import Sweep
 
-LINES = 8  # configurations in one drawing, the baseline and the best others: more colours cannot be told apart
+LINES = 8  # configurations in one figure: more colours cannot be distinguished
 POINTS = 200  # of a curve
-PLACES = [f"#0400{i:02d}" for i in range(LINES)]  # drawn with, and replaced by the page's colours
+PLACES = [f"#0400{i:02d}" for i in range(LINES)]  # placeholders, replaced by the page's colours
 COLORS = {place: f"var(--configuration-{i})" for i, place in enumerate(PLACES)}
-# Okabe and Ito's colours, which the colour-blind can tell apart, and lighter ones on dark.
+# Okabe and Ito's colours, which colour-blind readers can distinguish, and lighter ones on dark.
 LIGHT = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#7a4bb5", "#555b66")
 DARK = ("#5aa9e6", "#ff8c4b", "#34c79b", "#e79cc4", "#e6c34a", "#9bd4f5", "#b493ea", "#aab2bd")
 STYLE = "".join(
@@ -30,21 +30,21 @@ STYLE = "".join(
 )
 
 
-def chosen(sweep: Sweep, found: Findings) -> list[Configuration]:
-    """The baseline and the configurations that scored best, as many as fit into one drawing, in the plan's order."""
+def chosen(sweep: Sweep, findings: Findings) -> list[Configuration]:
+    """The baseline and the best configurations, at most `LINES` in all, in the plan's order."""
     sign = 1 if sweep.measure.better == "lower" else -1
     order = sorted(
-        found.configurations,
+        findings.configurations,
         key=lambda s: (s.name != sweep.baseline, sign * s.summary.mean if s.summary else math.inf),
     )
     names = {configuration.name for configuration in order[:LINES]}
-    return [configuration for configuration in found.configurations if configuration.name in names]
+    return [configuration for configuration in findings.configurations if configuration.name in names]
 
 
-def scores(sweep: Sweep, found: Findings) -> str:
-    """Scores of each configuration, and its paired differences from the baseline: each seed, the mean, its interval."""
+def scores(sweep: Sweep, findings: Findings) -> str:
+    """Scores of each configuration and paired differences from the baseline: all seeds, means and intervals."""
     metric = sweep.measure.primary
-    scored = [s for s in found.configurations if s.summary]
+    scored = [s for s in findings.configurations if s.summary]
     rows = [(s.name, list(s.values[metric].values()), s.summary.interval, s.summary.too_few_seeds) for s in scored]
     base = next((s for s in scored if s.name == sweep.baseline), None)
     line = base.summary.mean if base else None
@@ -61,11 +61,11 @@ def scores(sweep: Sweep, found: Findings) -> str:
     ]
     if pairs:
         parts.append(("differences", f"{metric} less that of {sweep.baseline}, in pairs of equal seed", pairs, 0.0))
-    drawn = "".join(
+    figures = "".join(
         f"<figure><figcaption>{escape(caption)}</figcaption>{_dots(name, rows, line, sweep.baseline)}</figure>"
         for name, caption, rows, line in parts
     )
-    return f'<div class="tables">{drawn}</div>'
+    return f'<div class="tables">{figures}</div>'
 
 
 def _dots(name: str, rows: Sequence[tuple], line: float | None, baseline: str) -> str:
@@ -84,9 +84,9 @@ def _dots(name: str, rows: Sequence[tuple], line: float | None, baseline: str) -
     return drawing(name, (5.0, 0.6 + 0.24 * len(rows)), draw, COLORS)
 
 
-def against(sweep: Sweep, found: Findings, key: str) -> str:
-    """The primary metric against the one swept option, a number."""
-    configurations = sorted((s for s in found.configurations if s.summary), key=lambda s: s.options[key])
+def against(sweep: Sweep, findings: Findings, key: str) -> str:
+    """The primary metric over the one swept option, which is a number."""
+    configurations = sorted((s for s in findings.configurations if s.summary), key=lambda s: s.options[key])
     where = np.array([s.options[key] for s in configurations], np.float64)
 
     def draw(axes: Any) -> None:
@@ -110,14 +110,14 @@ def against(sweep: Sweep, found: Findings, key: str) -> str:
     return drawing(f"against {key}", (5.2, 2.6), draw, COLORS)
 
 
-def heat_maps(sweep: Sweep, found: Findings) -> str:
-    """Tables of the primary metric over the first two swept options, one for each combination of the others."""
-    across, down = _axes(found)
-    rest = [key for key in found.swept if key not in (across, down)]
+def heat_maps(sweep: Sweep, findings: Findings) -> str:
+    """Tables of the primary metric over two swept options, one for each combination of the others."""
+    across, down = _axes(findings)
+    rest = [key for key in findings.swept if key not in (across, down)]
     groups: dict[tuple, list[Configuration]] = {}
-    for configuration in found.configurations:
+    for configuration in findings.configurations:
         groups.setdefault(tuple(written(configuration.options[key]) for key in rest), []).append(configuration)
-    means = [s.summary.mean for s in found.configurations if s.summary]
+    means = [s.summary.mean for s in findings.configurations if s.summary]
     sign = 1 if sweep.measure.better == "lower" else -1
     ranks = {mean: i / max(len(means) - 1, 1) for i, mean in enumerate(sorted(means, key=lambda m: -sign * m))}
     tables = []
@@ -137,11 +137,11 @@ def heat_maps(sweep: Sweep, found: Findings) -> str:
     return f'<div class="tables">{"".join(tables)}</div>'
 
 
-def _axes(found: Findings) -> tuple[str, str]:
-    """The option across and the one down: the two with the most values."""
-    count = {key: len({written(s.options[key]) for s in found.configurations}) for key in found.swept}
-    most = sorted(found.swept, key=lambda key: -count[key])[:2]
-    down, across = (key for key in found.swept if key in most)
+def _axes(findings: Findings) -> tuple[str, str]:
+    """The options of columns and rows: the two with the most values."""
+    count = {key: len({written(s.options[key]) for s in findings.configurations}) for key in findings.swept}
+    most = sorted(findings.swept, key=lambda key: -count[key])[:2]
+    down, across = (key for key in findings.swept if key in most)
     return across, down
 
 
@@ -154,16 +154,16 @@ def _heat(configuration: Configuration | None, ranks: Mapping[float, float]) -> 
     return f'<td style="{shade}" title="{escape(configuration.name)}">{summary.mean:.4g}<small>{half}</small></td>'
 
 
-def curves(sweep: Sweep, found: Findings) -> str:
-    """A panel a metric: of every chosen configuration the mean over its seeds, and their range."""
-    configurations = chosen(sweep, found)
+def curves(sweep: Sweep, findings: Findings) -> str:
+    """A panel for each metric: the mean and range over seeds of each of the `chosen` configurations."""
+    configurations = chosen(sweep, findings)
     logged = {s.name: [_logged(trial) for trial in s.trials] for s in configurations}
     splits = {
         name: split
-        for split in ("train", "evaluation")  # held-out ones come last, and are shown where there are both
+        for split in ("train", "evaluation")  # held-out metrics replace those of training with the same name
         for runs in logged.values()
-        for found_in in runs
-        for name in found_in.get(split, {})
+        for logged_metrics in runs
+        for name in logged_metrics.get(split, {})
         if "/" not in name and name != "images_per_second"
     }
     color = {s.name: PLACES[i] for i, s in enumerate(configurations)}
@@ -181,7 +181,7 @@ def curves(sweep: Sweep, found: Findings) -> str:
     legend = " ".join(
         f'<span style="color: {COLORS[color[s.name]]}">&#9632; {escape(s.name)}</span>' for s in configurations
     )
-    left_out = len(found.configurations) - len(configurations)
+    left_out = len(findings.configurations) - len(configurations)
     note = f" The {left_out} others scored worse and are left out." if left_out else ""
     note += f" Constant in every run: {escape(', '.join(constant))}." if constant else ""
     about = f'<p>Mean and range over seeds.{note}</p><p class="legend">{legend}</p>'
@@ -196,14 +196,14 @@ def _band_panel(name: str, lines: Mapping[str, Sequence[Sequence]], color: Mappi
     from matplotlib.ticker import EngFormatter, MaxNLocator
 
     def draw(axes: Any) -> None:
-        drawn = [np.zeros(0)]
+        bounds = [np.zeros(0)]
         for configuration, runs in lines.items():
             steps, low, mean, high = band(runs)
             thin = slice(None, None, max(1, len(steps) // POINTS))
             axes.fill_between(steps[thin], low[thin], high[thin], color=color[configuration], alpha=0.18, linewidth=0)
             axes.plot(steps[thin], mean[thin], color=color[configuration], linewidth=1.2)
-            drawn += [low, high]
-        scale(axes, np.concatenate(drawn))
+            bounds += [low, high]
+        scale(axes, np.concatenate(bounds))
         axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=True))
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
 
@@ -211,25 +211,25 @@ def _band_panel(name: str, lines: Mapping[str, Sequence[Sequence]], color: Mappi
 
 
 def band(runs: Sequence[Sequence[tuple[float, float]]]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Steps, and the lowest, mean and highest value there over the runs that have logged a finite one."""
+    """Steps, and the lowest, mean and highest finite value of all runs at each step."""
     # -> f64[S], f64[S], f64[S], f64[S]
-    at: dict[float, list[float]] = {}
+    by_step: dict[float, list[float]] = {}
     for points in runs:
         for step, value in points:
             if math.isfinite(value):
-                at.setdefault(step, []).append(value)
-    rows = [(step, min(v), sum(v) / len(v), max(v)) for step, v in sorted(at.items())]
+                by_step.setdefault(step, []).append(value)
+    rows = [(step, min(v), sum(v) / len(v), max(v)) for step, v in sorted(by_step.items())]
     return tuple(np.array(rows, np.float64).reshape(-1, 4).T)
 
 
-def swept(sweep: Sweep, found: Findings) -> str:
-    """What fits the options that were swept: a line over one number, heat maps over two options and more."""
-    scored = [s for s in found.configurations if s.summary]
+def swept(sweep: Sweep, findings: Findings) -> str:
+    """A figure for the swept options: a curve for a single numeric option, heat maps for two or more options."""
+    scored = [s for s in findings.configurations if s.summary]
     if not scored:
         return ""
-    if len(found.swept) >= 2:
-        return heat_maps(sweep, found)
-    numbers = [s.options[key] for key in found.swept for s in scored]
+    if len(findings.swept) >= 2:
+        return heat_maps(sweep, findings)
+    numbers = [s.options[key] for key in findings.swept for s in scored]
     if len(numbers) > 1 and all(isinstance(n, (int, float)) and not isinstance(n, bool) for n in numbers):
-        return f'<figure class="options">{against(sweep, found, found.swept[0])}</figure>'
+        return f'<figure class="options">{against(sweep, findings, findings.swept[0])}</figure>'
     return ""

@@ -1,4 +1,4 @@
-"""The page about a sweep: a single file that fetches nothing, like the page about a run."""
+"""The HTML page about a sweep: a single file without external resources, like the page about a run."""
 
 import datetime
 import pathlib
@@ -28,23 +28,23 @@ CONFIGURATIONS_DRAWN = 24
 
 def page(
     sweep: Sweep,
-    found: Findings,
+    findings: Findings,
     verdict: str,
     header: Sequence[str],
     rows: Sequence[Sequence[str]],
     notes: Sequence[str],
 ) -> str:
-    """The HTML of the report; the table's texts are those of the Markdown one."""
+    """The HTML of the report; the table has the texts of the Markdown table."""
     baseline = {row[0]: "baseline" for row in rows if row[0].endswith("(baseline)")}
-    said = "".join(f"<p>{escape(note).replace('`', '')}</p>" for note in notes)
+    paragraphs = "".join(f"<p>{escape(note).replace('`', '')}</p>" for note in notes)
     sections = {
-        "Answer": f'<p class="verdict">{escape(verdict)}</p>{table(rows, header, baseline)}{said}',
-        "Scores": figures.scores(sweep, found) if _scored(found) else absent("No scores yet."),
-        "Options": figures.swept(sweep, found),
-        "Training": figures.curves(sweep, found),
-        "Samples": _samples(sweep, found),
-        "Differences": _differences(found),
-        "Compute": _compute(found),
+        "Answer": f'<p class="verdict">{escape(verdict)}</p>{table(rows, header, baseline)}{paragraphs}',
+        "Scores": figures.scores(sweep, findings) if _scored(findings) else absent("No scores yet."),
+        "Options": figures.swept(sweep, findings),
+        "Training": figures.curves(sweep, findings),
+        "Samples": _samples(sweep, findings),
+        "Differences": _differences(findings),
+        "Compute": _compute(findings),
         "Trials": _trials(sweep),
     }
     return html.PAGE.format(
@@ -52,7 +52,7 @@ def page(
         style=html.STYLE + figures.STYLE + STYLE,
         heading=escape(sweep.question),
         command=escape(str(sweep.workdir)),
-        cards=_cards(sweep, found),
+        cards=_cards(sweep, findings),
         sections="\n".join(
             f'<section id="{title.lower()}">\n<h2>{title}</h2>\n{body}\n</section>'
             for title, body in sections.items()
@@ -62,43 +62,43 @@ def page(
     )
 
 
-def _scored(found: Findings) -> bool:
-    return any(configuration.summary for configuration in found.configurations)
+def _scored(findings: Findings) -> bool:
+    return any(configuration.summary for configuration in findings.configurations)
 
 
-def _cards(sweep: Sweep, found: Findings) -> str:
-    done = sum(len(s.trials) - s.unfinished for s in found.configurations)
+def _cards(sweep: Sweep, findings: Findings) -> str:
+    done = sum(len(s.trials) - s.unfinished for s in findings.configurations)
     cards = {
         f"primary metric, {sweep.measure.better} is better": sweep.measure.primary.replace("_", " "),
         "baseline": sweep.baseline.replace(",", ", "),
-        "configurations": str(len(found.configurations)),
+        "configurations": str(len(findings.configurations)),
         "trials with a score": f"{done} of {len(sweep.trials)}",
-        "training, sum over trials": duration(sum(s.seconds for s in found.configurations)),
+        "training, sum over trials": duration(sum(s.seconds for s in findings.configurations)),
     }
     return "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in cards.items())
 
 
-def _samples(sweep: Sweep, found: Findings) -> str:
-    """The last sample grids of every configuration, side by side for the seeds that most of them have."""
-    drawn = {
+def _samples(sweep: Sweep, findings: Findings) -> str:
+    """The last sample grid of every configuration, for the seeds that most configurations have."""
+    grids = {
         (configuration.name, sweep.seeds[trial.digest]): grid
-        for configuration in found.configurations[:CONFIGURATIONS_DRAWN]
+        for configuration in findings.configurations[:CONFIGURATIONS_DRAWN]
         for trial in configuration.trials
         if (grid := _last_grid(trial)) is not None
     }
-    if not drawn:
+    if not grids:
         return absent("No sample grids have been drawn yet.")
-    seeds = [seed for _, seed in drawn]
+    seeds = [seed for _, seed in grids]
     order = sorted(dict.fromkeys(seeds), key=lambda seed: (-seeds.count(seed), seed))[:SEEDS_DRAWN]
     parts = []
     for seed in order:
         pictures = "".join(
             f"<figure><figcaption>{escape(name)}</figcaption>{picture(grid, f'{name}, seed {seed}')}</figure>"
-            for (name, its), grid in drawn.items()
-            if its == seed
+            for (name, of_seed), grid in grids.items()
+            if of_seed == seed
         )
         parts.append(f'<h3>Seed {seed}</h3><div class="samples">{pictures}</div>')
-    left_out = len(found.configurations) - CONFIGURATIONS_DRAWN
+    left_out = len(findings.configurations) - CONFIGURATIONS_DRAWN
     return "".join(parts) + (f"<p>{left_out} more configurations are left out.</p>" if left_out > 0 else "")
 
 
@@ -107,14 +107,14 @@ def _last_grid(trial: Trial) -> pathlib.Path | None:
     return max(grids, key=lambda p: int(p.stem), default=None)
 
 
-def _differences(found: Findings) -> str:
-    if not found.manifests:
+def _differences(findings: Findings) -> str:
+    if not findings.manifests:
         return absent("No trial is done yet.")
-    if not found.differences:
+    if not findings.differences:
         return "<p>The trials share their code, packages, machine and data.</p>"
     rows = [
         (key, value, len(names), ", ".join(names[:3]) + ("..." if len(names) > 3 else ""))
-        for key, values in found.differences.items()
+        for key, values in findings.differences.items()
         for value, names in values.items()
     ]
     return (
@@ -123,13 +123,14 @@ def _differences(found: Findings) -> str:
     )
 
 
-def _compute(found: Findings) -> str:
+def _compute(findings: Findings) -> str:
     rows = [
-        (s.name, len(s.trials), duration(s.seconds), duration(s.seconds / len(s.trials))) for s in found.configurations
+        (s.name, len(s.trials), duration(s.seconds), duration(s.seconds / len(s.trials)))
+        for s in findings.configurations
     ]
     machines = {
         f"{manifest.get('cores')} core{'s' * (manifest.get('cores') != 1)}, {', '.join(manifest.get('devices', []))}"
-        for manifest in found.manifests.values()
+        for manifest in findings.manifests.values()
     }
     return f"<p>A trial had {escape(' or '.join(sorted(machines)))}.</p>" * bool(machines) + table(
         rows, ("configuration", "trials", "training", "a trial")

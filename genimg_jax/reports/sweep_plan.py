@@ -1,4 +1,4 @@
-"""A sweep as text for a terminal."""
+"""A sweep's trials as text for a terminal."""
 
 from collections.abc import Sequence
 
@@ -6,15 +6,15 @@ from genimg_jax.sweeps.driver import State
 
 
 def table(states: Sequence[State]) -> str:
-    """A line a trial, and what all of it takes."""
+    """A line for each trial, and the total."""
     width = max(len("trial"), *(len(state.trial.name) for state in states))
     lines = [f"{'trial':{width}}  {'state':8} {'step':>15} {'spent':>8} {'to go':>8}"]
     for s in states:
         step = f"{s.step} of {s.trial.values['train']['steps']}"
         to_go = "" if s.status == "done" else "?" if s.estimate is None else duration(s.estimate)
         spent = duration(s.seconds) if s.seconds else ""
-        shown = s.status + ("" if s.evaluated or s.status != "done" else ", not evaluated")
-        lines.append(f"{s.trial.name:{width}}  {shown:8} {step:>15} {spent:>8} {to_go:>8}".rstrip())
+        status = s.status + ("" if s.evaluated or s.status != "done" else ", not evaluated")
+        lines.append(f"{s.trial.name:{width}}  {status:8} {step:>15} {spent:>8} {to_go:>8}".rstrip())
         lines += [f"    {text}" for text in s.message.splitlines()]
     counts = {status: sum(s.status == status for s in states) for status in dict.fromkeys(s.status for s in states)}
     lines += ["", f"{len(states)} trials: " + ", ".join(f"{count} {status}" for status, count in counts.items())]

@@ -1,4 +1,4 @@
-"""How every metric moved from checkpoint to checkpoint."""
+"""Every metric over the checkpoints of a run."""
 
 import io
 import math
@@ -11,7 +11,7 @@ COLUMNS = 4
 
 
 def picture(reports: Mapping[int, Report]) -> bytes:
-    """A PNG with a panel for each metric against the step, intervals shaded where there are any."""
+    """A PNG with a panel for each metric over steps, with shaded intervals if there are any."""
     import matplotlib
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter, MaxNLocator
@@ -20,8 +20,8 @@ def picture(reports: Mapping[int, Report]) -> bytes:
     rows = math.ceil(len(names) / COLUMNS)
     with matplotlib.rc_context({"font.size": 8}):
         figure = Figure(figsize=(3 * COLUMNS, 2 * rows), layout="constrained", dpi=120)
-        for place, name in enumerate(names, 1):
-            axes = figure.add_subplot(rows, COLUMNS, place, title=directions.arrow(name))
+        for number, name in enumerate(names, 1):
+            axes = figure.add_subplot(rows, COLUMNS, number, title=directions.arrow(name))
             entries = {s: r["metrics"][name] for s, r in sorted(reports.items()) if name in r["metrics"]}
             axes.plot(list(entries), [float(e["value"]) for e in entries.values()], marker="o", markersize=3)
             ends = {s: e["interval"] for s, e in entries.items() if e["interval"]}
