@@ -3,6 +3,7 @@
 import io
 import pathlib
 import tokenize
+from collections.abc import Collection
 
 import pytest
 
@@ -41,21 +42,37 @@ OLD = {
     "anecdote": "too_few_seeds",
     "obeyed": "prompt_accuracy",
     "answered": "exit_code",
+    "regressed": "regression_batch",
+    "run_cells": "run_trials",
+    "by_setting": "by_configuration",
+    "enlarged": "unstandardize",
+    "shrunk": "standardize",
+    "hindered": "excluded",
 }
+# Names that say nothing about a value, and the rooms that have none of them.
+VAGUE = {"found", "own", "made", "said", "told", "drawn", "held", "seen"}
+CLEAR_ROOMS = ("networks", "objectives", "samplers", "families", "sweeps", "reports")
 
 
-def old_names(code: str) -> set[str]:
-    return {t.string for t in tokenize.generate_tokens(io.StringIO(code).readline) if t.string in OLD}
+def names_among(words: Collection[str], code: str) -> set[str]:
+    return {t.string for t in tokenize.generate_tokens(io.StringIO(code).readline) if t.string in words}
 
 
 FILES = [path for room in ("genimg_jax", "configs") for path in sorted((ROOT / room).rglob("*.py"))]
+CLEAR_FILES = [path for path in FILES if path.parent.name in CLEAR_ROOMS]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_names_are_the_fields(path):
-    found = old_names(path.read_text())
+    found = names_among(OLD, path.read_text())
     assert not found, "; ".join(f"{name} is called {OLD[name]}" for name in sorted(found))
 
 
+@pytest.mark.parametrize("path", CLEAR_FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_names_say_what_a_value_is(path):
+    assert not names_among(VAGUE, path.read_text())
+
+
 def test_an_old_name_is_found():
-    assert old_names("keys = core.item_keys(key, index)  # halvings") == {"item_keys"}
+    assert names_among(OLD, "keys = core.item_keys(key, index)  # halvings") == {"item_keys"}
+    assert names_among(VAGUE, 'found = "told"') == {"found"}

@@ -31,7 +31,7 @@ GROUPS = ("model",)
 
 @dataclasses.dataclass(frozen=True)
 class Options(backbone.Options):
-    conditions: tuple[str, ...] = names()  # fields of the data that it is told: label, tokens, map, features, source
+    conditions: tuple[str, ...] = names()  # fields that it is conditioned on: label, tokens, map, features, source
     # Share of images whose condition is dropped, for guidance.
     condition_dropout: float = bounded(0.1, 0.0, 1.0, structural=True)
     # Guidance weight: 0 ignores the condition, 1 is the model itself, more than 1 exaggerates the condition. This and
@@ -147,9 +147,9 @@ def mean_bound(shared: Setup, masks: int, weights: core.Weights, batch: core.Bat
     predict = logits(shared, weights.params["model"], core.condition_of(shared.fields, batch))
 
     def at(k):
-        own = core.fold_in(keys, k)
-        uniform = (k + independent(core.fold_in(own, 1))) / masks
-        known = any_order.random_mask(uniform, core.fold_in(own, 0), tokens.shape[1])
+        mask_keys = core.fold_in(keys, k)
+        uniform = (k + independent(core.fold_in(mask_keys, 1))) / masks
+        known = any_order.random_mask(uniform, core.fold_in(mask_keys, 0), tokens.shape[1])
         return any_order.bound(predict(tokens, known), tokens, known)
 
     return jax.lax.map(at, jnp.arange(masks)).mean(axis=0)
@@ -163,7 +163,7 @@ def inpaint(
     order = unmask.random_order if options.order == "random" else unmask.confidence_order(options.choice_temperature)
     schedule = unmask.known_after(options.schedule, options.steps, math.prod(spec.image_shape))
     known = jnp.broadcast_to(mask[..., None], image.shape).reshape(len(image), -1)
-    drawn = unmask.unmask(
+    sampled = unmask.unmask(
         lambda *now: model(*now) / options.temperature, order, schedule, tokens_of(spec, image), known, keys
     )
-    return jnp.where(mask[..., None], image, to_values(drawn.reshape(image.shape), spec.levels))
+    return jnp.where(mask[..., None], image, to_values(sampled.reshape(image.shape), spec.levels))

@@ -29,7 +29,7 @@ class State(NamedTuple):
 Step = Callable[[Denoise, State, jax.Array, jax.Array, jax.Array], State]
 """(denoise, state, sigma f32[], following sigma f32[], standard normal noise [B, ...]) -> state.
 
-In sampling the following sigma is lower, and 0 in the last step. If a step ignores the noise, XLA does not compute it.
+In sampling the following sigma is lower, and 0 in the last step. Noise that a step ignores is not computed.
 """
 
 

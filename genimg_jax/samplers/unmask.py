@@ -62,13 +62,13 @@ def unmask(
     def step(state, at):
         tokens, known = state
         number, known_of_all = at
-        own = fold_in(keys, number)
+        step_keys = fold_in(keys, number)
         log_probs = jax.nn.log_softmax(logits(tokens, known))
-        drawn = jax.vmap(jax.random.categorical)(fold_in(own, 0), log_probs)
-        chosen = jnp.take_along_axis(log_probs, drawn[..., None], axis=-1)[..., 0]
-        score = order(fold_in(own, 1), chosen, 1 - (number + 1) / steps)
+        sampled = jax.vmap(jax.random.categorical)(fold_in(step_keys, 0), log_probs)
+        chosen = jnp.take_along_axis(log_probs, sampled[..., None], axis=-1)[..., 0]
+        score = order(fold_in(step_keys, 1), chosen, 1 - (number + 1) / steps)
         rank = jnp.argsort(jnp.argsort(jnp.where(known, jnp.inf, score), axis=1, descending=True), axis=1)
         total = first + jnp.rint((count - first) * (known_of_all / count)).astype(jnp.int32)
-        return (jnp.where(known, tokens, drawn), rank < total[:, None]), None
+        return (jnp.where(known, tokens, sampled), rank < total[:, None]), None
 
     return jax.lax.scan(step, (tokens, known), (jnp.arange(steps), jnp.asarray(schedule)))[0][0]
