@@ -86,8 +86,8 @@ def of_pictures(options: data.Options, path: str, pixel_limit: int) -> np.ndarra
     if not paths:
         raise ConfigError(f"the folder {path} holds no images.")
     height, width, channels = encoder.image_shape
-    pictures = (decode.conform(decode.read_file(p, pixel_limit), min(height, width), channels) for p in paths)
-    image = np.stack([np.rint(x * ((encoder.stored_levels - 1) / 255)).astype(np.uint8) for x in pictures])
+    pictures = [decode.conform(decode.read_file(p, pixel_limit), min(height, width), channels) for p in paths]
+    image = np.rint(np.stack(pictures) * ((encoder.stored_levels - 1) / 255)).astype(np.uint8)
     rows = np.resize(np.arange(len(image)), -(-len(image) // CHUNK) * CHUNK)  # the last chunk is filled up
     codes = np.concatenate([encoder.encode(image[part]) for part in rows.reshape(-1, CHUNK)])
     return standardized(codes[: len(image)], record)
@@ -139,11 +139,11 @@ def _read(read: Callable, features: np.ndarray, indices: np.ndarray) -> dict[str
 
 
 def _statistics(codes: np.ndarray) -> dict[str, list[float]]:  # f32[N, D] -> {"mean": [D], "deviation": [D]}
-    """Of features that do not differ, the mean is exactly their value, and the deviation counts as 1."""
-    shifted = codes.astype(np.float64) - codes[0]
-    deviation = shifted.std(0)
-    differs = deviation > CONSTANT * np.abs(codes).max(0)
-    return {"mean": (codes[0] + shifted.mean(0)).tolist(), "deviation": np.where(differs, deviation, 1.0).tolist()}
+    """Where all images have the same value, it is exactly the mean, and the deviation counts as 1."""
+    values = codes.astype(np.float64)  # in which sums of equal float32 values are exact
+    deviation = values.std(0)
+    differs = deviation > CONSTANT * np.abs(values).max(0)
+    return {"mean": values.mean(0).tolist(), "deviation": np.where(differs, deviation, 1.0).tolist()}
 
 
 def _kept(options: data.Options, encoder: Encoder) -> Record | None:
