@@ -1,8 +1,8 @@
 """Rectified flow, given features of an image, with a small DiT on scikit-learn's 8x8 digits: variations of images.
 
 The features are the codes of an autoencoder: train configs/autoencoder_digits.py first. With 16 codes
-(--config.model.latent=16) 96 % of the samples keep the class of the given image, with its 8 codes 94 %; the classifier
-that reads them reads 96 % of the images themselves (experiments/conditions_kept.py).
+(--config.model.latent=16) 95.6 % of 297 samples keep the class of the given image, with its 8 codes 93.9 %; of the
+images themselves the classifier reads 96.3 % right (experiments/conditions_kept.py, --checkpoint last, one seed).
 """
 
 from genimg_jax.engine.config import SIX_STEPS, experiment
