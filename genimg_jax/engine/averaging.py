@@ -1,4 +1,4 @@
-"""Averages of weights that were not kept, from the snapshots of those that were (Karras et al. 2024, section 3.2)."""
+"""Post-hoc averages of weights, reconstructed from stored averages (Karras et al. 2024, section 3.2)."""
 
 import pathlib
 
@@ -15,10 +15,10 @@ WORST = 0.05  # error of a reconstructed profile
 
 
 def reconstruct(workdir: pathlib.Path, program: Program, step: int, relative_std: float) -> core.Weights:
-    """The weights at `step` averaged with a power-function profile of any width, from all checkpoints up to there.
+    """The weights at `step`, averaged with a power-function profile of any width, from all checkpoints up to `step`.
 
-    Groups without power-function averages keep what they have. Raises `ConfigError` where no group has them, the width
-    is not one of a profile, or the checkpoints that were kept do not give it.
+    Groups without power-function averages keep their weights. Raises `ConfigError` if no group has such averages, no
+    profile has this width, or the stored checkpoints do not determine it.
     """
     config = program.config
     widths = {group: options.ema_relative_stds for group, options in config.optimizer.items()}
@@ -30,10 +30,10 @@ def reconstruct(workdir: pathlib.Path, program: Program, step: int, relative_std
     if not 0 < relative_std < averages.GREATEST_RELATIVE_STD:
         raise ConfigError(f"--relative_std is {relative_std}; it must be between 0 and 0.288.")
     store = checkpoint.open_store(workdir, config.train.keep, config.train.best, read_only=True)
-    there = [s for s in checkpoint.steps(store) if 0 < s <= step]
-    factors = {group: _factors(there, stds, step, relative_std) for group, stds in widths.items() if stds}
+    steps = [s for s in checkpoint.steps(store) if 0 < s <= step]
+    factors = {group: _factors(steps, stds, step, relative_std) for group, stds in widths.items() if stds}
     total: dict[str, core.Tree] = {}
-    for i, at in enumerate(there):
+    for i, at in enumerate(steps):
         state = checkpoint.restore(store, at, program.abstract_state)
         for group, each in factors.items():
             names = core.average_names(core.Optimizer(None, ema_exponents=widths[group]), group)
@@ -45,9 +45,9 @@ def reconstruct(workdir: pathlib.Path, program: Program, step: int, relative_std
 
 
 def _factors(steps: list[int], stds: tuple[float, ...], step: int, relative_std: float) -> np.ndarray:
-    """Of each checkpoint's averages."""  # -> f64[steps, stds]
+    """The factor of each average of each checkpoint."""  # -> f64[steps, stds]
     gammas = [averages.exponent(std) for std in stds]
-    found, error = averages.combination(
+    factors, error = averages.combination(
         np.repeat(steps, len(stds)), np.tile(gammas, len(steps)), step, averages.exponent(relative_std)
     )
     if error > WORST:
@@ -56,4 +56,4 @@ def _factors(steps: list[int], stds: tuple[float, ...], step: int, relative_std:
             f"{', '.join(map(str, stds))}, come within {error:.0%} of its profile only; ask for a width nearer to "
             "those, or train with a higher train.keep."
         )
-    return found.reshape(len(steps), len(stds))
+    return factors.reshape(len(steps), len(stds))

@@ -1,4 +1,4 @@
-"""Arrays as pictures: eight-bit values, grids, and files of them."""
+"""Images as 8-bit arrays, grids and files."""
 
 import io
 import math
@@ -16,11 +16,11 @@ PADDING = 2  # pixels between and around the images of a grid
 BACKGROUND = 255
 VISIBLE_SIZE = 64  # pixels: smaller images are enlarged towards this size in a grid
 CAPTIONED_SIZE = 128  # the same above captions of several words
-FONT_SIZE, MOST_LINES = 11, 8  # pixels; lines of a caption, of which the rest is left out
+FONT_SIZE, MOST_LINES = 11, 8  # pixels; lines of a caption, the rest is cut
 
 
 def to_uint8(images: np.ndarray) -> np.ndarray:  # f32[...] in [-1, 1] or u8[...] -> u8[...]
-    """The nearest of 256 levels; values outside [-1, 1] are clipped, and those that are not numbers are black."""
+    """The nearest of 256 levels; values outside [-1, 1] are clipped, and NaN is black."""
     images = np.asarray(images)
     if images.dtype == np.uint8:
         return images
@@ -46,14 +46,14 @@ def grid(
     for start in range(0, count, columns):
         row, words = images[start : start + columns], captions[start : start + columns]
         if any(words):
-            row = np.concatenate([row, _written(words, row.shape[2], channels)], axis=1)
+            row = np.concatenate([row, _caption_strips(words, row.shape[2], channels)], axis=1)
         cells = np.full((columns, row.shape[1] + PADDING, row.shape[2] + PADDING, channels), BACKGROUND, np.uint8)
         cells[: len(row), PADDING:, PADDING:] = row
         rows.append(cells.swapaxes(0, 1).reshape(cells.shape[1], -1, channels))
     return np.pad(np.concatenate(rows), ((0, PADDING), (0, PADDING), (0, 0)), constant_values=BACKGROUND)
 
 
-def _written(captions: Sequence[str], width: int, channels: int) -> np.ndarray:
+def _caption_strips(captions: Sequence[str], width: int, channels: int) -> np.ndarray:
     """Black text on the background, wrapped to `width` pixels."""  # -> u8[N, height, width, channels]
     font = ImageFont.load_default(FONT_SIZE)
     letters, strips = max(1, int(width / font.getlength("o"))), []
@@ -80,7 +80,7 @@ def save_png(path: pathlib.Path, array: np.ndarray) -> None:
 
 def save_npz(path: pathlib.Path, count: int, parts: Iterable[np.ndarray], **beside: np.ndarray) -> None:
     """Write `parts`, u8[n, H, W, C] of `count` images in all, as the array `image` of an archive, and other arrays
-    `beside` it. One part is in memory at a time. Nothing is compressed, so that readers need not hold all either."""
+    `beside` it. One part is in memory at a time. Nothing is compressed, so that readers need not load all of it."""
     with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for name, array in beside.items():
             with archive.open(f"{name}.npy", "w") as file:

@@ -23,8 +23,8 @@ from genimg_jax.engine.program import Packed, Program
 from genimg_jax.engine.record import RunRecord, active, isolate_failure
 from genimg_jax.errors import NumericsError, Preempted
 
-PATIENCE = 20  # consecutive steps without a finite gradient after which training gives up
-AHEAD = 2  # steps given to the device before their turn: it is never idle, and a stop waits for no more than these
+PATIENCE = 20  # consecutive steps without a finite gradient after which training fails
+AHEAD = 2  # steps queued on the device: it is never idle, and a stop waits for at most these
 
 Records = Sequence[RunRecord]
 
@@ -51,9 +51,9 @@ def run_steps(
     validation: Source | None,
     signals: run.Signals,
 ) -> core.TrainState:
-    """Trains from `step` on to `train.steps`. Leaves in a run's record why it failed, and raises the last failure.
+    """Trains from `step` to `train.steps`. A run's failure is stored in its record; that of the last run is raised.
 
-    Raises `Preempted` if it was asked to stop, once every run is saved.
+    Raises `Preempted` after a signal to stop, once every run is saved.
     """
     train = program.config.train
     batches = programs.train_batches(program, source, step)
@@ -74,9 +74,9 @@ def run_steps(
             window.add(metrics)
             step += 1
             bar.update(len(records) * train.batch_size)
-            stopping = _asked_to_stop(signals, due(train.log_every))
+            stopping = _should_stop(signals, due(train.log_every))
             saving = stopping or due(train.checkpoint_every)
-            # A checkpoint ends the window too: an interrupted run then has the lines of an uninterrupted one.
+            # A checkpoint also ends the window, so that an interrupted run logs the same lines as an uninterrupted one.
             if logging := saving or due(train.log_every):
                 bar.set_postfix_str(_log_training(program, records, window, step), refresh=False)
             means = {}
@@ -102,33 +102,33 @@ def _bar(train: TrainOptions, runs: int, step: int) -> tqdm:
     return progress.bar("train", total=train.steps * images, initial=step * images, unit="image", unit_scale=True)
 
 
-def _asked_to_stop(signals: run.Signals, logged: bool) -> bool:
-    """Asked once a step: a signal that comes later is for the next one. Several processes agree on it when they log."""
+def _should_stop(signals: run.Signals, logged: bool) -> bool:
+    """Whether to stop after this step, checked once per step. Several processes agree on it when they log."""
     return (jax.process_count() == 1 or logged) and parallel.any_process(signals.received is not None)
 
 
 def _log_training(program: Program, records: Records, window: Window, step: int) -> str:
-    """Writes the means over the window; returns the losses of the last run, for the screen."""
+    """Logs the means over the window; returns the losses of the last run, for the progress bar."""
     train = program.config.train
     steps = [program.unstack(metrics) for metrics in jax.device_get(window.metrics)]
     rate = {"images_per_second": len(steps) * train.batch_size / (time.monotonic() - window.start)}
     for i in active(records):
-        own = [metrics[i].unpack() for metrics in steps]
-        means = _means(own)
+        window_metrics = [metrics[i].unpack() for metrics in steps]
+        means = _means(window_metrics)
         records[i].log("train", step, means | rate)
         with isolate_failure(records, i):
-            _check_updated(own, records[i].skipped, step, train.steps)
+            _check_updated(window_metrics, records[i].skipped, step, train.steps)
     return " ".join(f"{name}={value:.4g}" for name, value in means.items() if name.startswith("loss"))
 
 
 def _log_validation(
     program: Program, records: Records, state: core.TrainState, step: int, validation: Source
 ) -> dict[int, dict[str, float]]:
-    """Writes each run's means over the validation images, and returns them by the run's place."""
-    found = program.unstack(tasks.evaluate(program, core.weights(state), validation))
-    means = {i: {n: float(v.mean(dtype=np.float64)) for n, v in found[i].items()} for i in active(records)}
-    for i, own in means.items():
-        records[i].log("evaluation", step, own)
+    """Logs each run's means over the validation images, and returns them by the run's index."""
+    values = program.unstack(tasks.evaluate(program, core.weights(state), validation))
+    means = {i: {n: float(v.mean(dtype=np.float64)) for n, v in values[i].items()} for i in active(records)}
+    for i, run_means in means.items():
+        records[i].log("evaluation", step, run_means)
     return means
 
 
@@ -160,7 +160,7 @@ def _check_updated(window: list[dict[str, float]], skipped: dict[str, int], step
 
 
 def _check_finite(state: core.TrainState, step: int) -> None:
-    """Raises `NumericsError` rather than let weights be saved that are lost: not finite, or too large to be squared."""
+    """Raises `NumericsError` for weights that are not finite or whose squares overflow, before they are saved."""
     for group, tree in state.params.items():
         if not np.isfinite(_norm(tree)):
             raise NumericsError(
@@ -180,16 +180,16 @@ def _save_grids(
     validation: Source | None,
     classes: Sequence[str],
 ) -> None:
-    """The same keys at every step, so that grids can be compared over time; of what cannot sample, reconstructions."""
+    """Samples with the same keys at every step, for comparison over time; reconstructions if it cannot sample."""
     weights, count, captions = core.weights(state), program.config.train.samples, []
     if program.family.sample is not None:
-        told = set(program.family.conditions) - {"label"}
-        if told and validation is None:
+        fields = set(program.family.conditions) - {"label"}
+        if fields and validation is None:
             return
-        if told:  # below the held-out images whose conditions they are given
+        if fields:  # samples below the held-out images whose conditions they have
             columns = tasks.COLUMNS
             pictures = tasks.beside_held_out(program, weights, validation, count // 2, program.seed)
-            index = np.minimum(np.arange(pictures.shape[-4] // 2), validation.size - 1)  # as the last batch is filled
+            index = np.minimum(np.arange(pictures.shape[-4] // 2), validation.size - 1)  # the last batch is padded
             if texts := conditions.captions(program, index, validation, classes):
                 rows = np.array(texts).reshape(-1, columns)
                 captions = np.stack([np.full_like(rows, ""), rows], axis=1).ravel().tolist()

@@ -13,7 +13,7 @@ from genimg_jax import averages, core
 from genimg_jax.errors import ConfigError
 from genimg_jax.options import bounded, choice, is_enabled, nearest, several
 
-OWN = ("learning_rate", "mask")  # arguments that options of ours set: `learning_rate`, `decay_mask`
+RESERVED = ("learning_rate", "mask")  # arguments set by the options `learning_rate` and `decay_mask`
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Options:
     schedule: str = choice("constant", "constant", "cosine")  # after the warm-up; cosine ends at 0
     warmup_steps: int = bounded(0, 0)  # linear, from 0
     clip_norm: float = bounded(0.0, 0.0, structural=True)  # largest global norm of the gradient; 0: no clipping
-    decay_mask: str = choice("kernels", "kernels", "all")  # what weight decay applies to: kernels leaves vectors alone
+    decay_mask: str = choice("kernels", "kernels", "all")  # what weight decay applies to: 'kernels' excludes vectors
     ema_half_life: float = bounded(0.0, 0.0, structural=True)  # of the averaged weights, in images; 0: no average
     ema_relative_stds: tuple[float, ...] = several((), 1e-3, 0.288, empty=True)  # widths of power-function averages
 
@@ -51,12 +51,12 @@ def make(
 def from_optax(
     options: Options, rate: float | optax.Schedule, where: str = "optimizer"
 ) -> optax.GradientTransformation:
-    """The optax optimiser with its arguments. Raises `ConfigError` for a name or argument that optax does not have."""
+    """The optax optimiser with its arguments. Raises `ConfigError` for an unknown name or argument."""
     names = [n for n, v in vars(optax).items() if "learning_rate" in _parameters(v)]
     if options.name not in names:
         raise ConfigError(f"{where}.name is {options.name!r}, which optax lacks{nearest(options.name, names)}")
     factory = getattr(optax, options.name)
-    known = {name: p for name, p in inspect.signature(factory).parameters.items() if name not in OWN}
+    known = {name: p for name, p in inspect.signature(factory).parameters.items() if name not in RESERVED}
     for argument, value in options.arguments.items():
         if argument not in known:
             raise ConfigError(
@@ -72,7 +72,7 @@ def from_optax(
 
 
 def check(options: Options, where: str) -> None:
-    """Raises `ConfigError` naming `where` for whatever optax cannot make an update with. Touches no device."""
+    """Raises `ConfigError` naming `where` if optax cannot compute an update. Uses no device."""
 
     def update(tree: core.Tree) -> tuple:
         transform = from_optax(options, options.learning_rate, where)
@@ -82,7 +82,7 @@ def check(options: Options, where: str) -> None:
         jax.eval_shape(update, {"w": jax.ShapeDtypeStruct((2, 2), jnp.float32)})
     except ConfigError:
         raise
-    except Exception as error:  # of any kind: optax checks no argument itself
+    except Exception as error:  # of any type: optax does not check its arguments
         why = " ".join(str(error).split())
         raise ConfigError(f"{where}: optax.{options.name} cannot work with {options.arguments}: {why}") from error
 

@@ -1,4 +1,4 @@
-"""Where arrays live and how functions are compiled: the only importer of `jax.sharding`.
+"""Shardings of arrays, and compilation of functions: the only importer of `jax.sharding`.
 
 A mesh has the axes `data` and `fsdp`; a batch is split over both, and with `fsdp` > 1 each large array of the state
 is split over its largest divisible axis (fully sharded data parallelism, Rajbhandari et al. 2020, by GSPMD).
@@ -19,21 +19,21 @@ from genimg_jax.options import bounded, choice
 
 @dataclass(frozen=True)
 class Options:
-    devices: int = bounded(0, 0)  # how many to use, the first ones; 0: all
+    devices: int = bounded(0, 0)  # number of devices to use; 0: all
     fsdp: int = bounded(1, 1)  # devices over which the state is split; the rest replicate it
-    fsdp_min_size: int = bounded(65536, 1)  # elements below which an array is replicated all the same
-    compile: str = choice("jit", "jit", "pmap")  # pmap: one replica a device, batch statistics each device's own
-    distributed: bool = False  # join the other processes (Slurm, MPI and TPU pods are found by themselves)
+    fsdp_min_size: int = bounded(65536, 1)  # arrays with fewer elements are replicated
+    compile: str = choice("jit", "jit", "pmap")  # pmap: one replica per device, with batch statistics per device
+    distributed: bool = False  # join other processes (Slurm, MPI and TPU pods are detected)
 
 
 def init_distributed(options: Options) -> None:
-    """Meets the other processes, if there are any and it has not yet."""
+    """Connects to the other processes, if `distributed` and not yet done."""
     if options.distributed and not jax.distributed.is_initialized():
         jax.distributed.initialize()
 
 
 def any_process(condition: bool) -> bool:
-    """Whether it holds in any process; each of them must ask at the same step."""
+    """Whether the condition holds in any process; all processes must call this at the same step."""
     if jax.process_count() == 1:
         return condition
     return bool(multihost_utils.process_allgather(np.asarray(condition)).any())
@@ -49,7 +49,7 @@ def _devices(options: Options) -> list[jax.Device]:
 
 
 def make_mesh(options: Options) -> Mesh:
-    """The devices as [data, fsdp]. Raises `ConfigError` where they cannot be divided so."""
+    """The devices as [data, fsdp]. Raises `ConfigError` if `fsdp` does not divide them."""
     devices = _devices(options)
     count = len(devices)
     if count % options.fsdp:
@@ -63,10 +63,10 @@ def make_mesh(options: Options) -> Mesh:
 
 
 def make_run_mesh(options: Options, runs: int) -> Mesh:
-    """The devices as [run], as few as train as many runs each: every device has whole runs of its own."""
+    """The devices as [run]: each trains whole runs, and as few devices are used as give the same number per device."""
     devices = _devices(options)
-    each = -(-runs // len(devices))
-    return Mesh(np.array(devices[: -(-runs // each)]), ("run",))
+    runs_per_device = -(-runs // len(devices))
+    return Mesh(np.array(devices[: -(-runs // runs_per_device)]), ("run",))
 
 
 def check_batch(mesh: Mesh, batch_size: int, what: str) -> None:
@@ -78,18 +78,18 @@ def check_batch(mesh: Mesh, batch_size: int, what: str) -> None:
 
 
 def round_up(mesh: Mesh, batch_size: int) -> int:
-    """The batch size at least as large that the devices can share, where the size changes no result."""
+    """The next batch size that the devices divide; for computations that do not depend on it."""
     return -(-batch_size // mesh.size) * mesh.size
 
 
 def local_rows(batch_size: int) -> slice:
-    """The rows of a global batch that this process hands over."""
+    """The rows of a global batch that this process provides."""
     share = batch_size // jax.process_count()
     return slice(jax.process_index() * share, (jax.process_index() + 1) * share)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The first axis over all devices, whatever they share: a batch, or runs."""
+    """Splits the first axis, a batch or runs, over all devices."""
     return NamedSharding(mesh, PartitionSpec(mesh.axis_names))
 
 
@@ -98,14 +98,14 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def one_device() -> SingleDeviceSharding:
-    """Where to put what was laid out over devices that are not here."""
+    """For arrays whose shardings are over devices that are not available."""
     return SingleDeviceSharding(jax.local_devices()[0])
 
 
 def put_batch(batch: core.Tree, mesh: Mesh) -> core.Tree:
-    """This process's rows of a batch as one global array an entry."""
+    """This process's rows of a batch, as one global array per entry."""
     if mesh.size == 1:
-        return batch  # the compiled call takes it to the device, for a tenth of what `device_put` costs the host
+        return batch  # the compiled call moves it to the device, at a tenth of the host time of `device_put`
     sharding = batch_sharding(mesh)
     if jax.process_count() == 1:
         return jax.device_put(batch, sharding)
@@ -113,14 +113,14 @@ def put_batch(batch: core.Tree, mesh: Mesh) -> core.Tree:
 
 
 def put_examples(batch: core.Tree, mesh: Mesh) -> core.Tree:
-    """Examples to evaluate, or whose samples to draw: over the devices, or whole for each that has runs of its own."""
+    """Examples to evaluate or to sample: split over the devices, or replicated if the devices have different runs."""
     if mesh.axis_names == ("run",):
         return batch if mesh.size == 1 else jax.device_put(batch, replicated(mesh))
     return put_batch(batch, mesh)
 
 
 def state_shardings(state: core.Tree, mesh: Mesh, options: Options) -> core.Tree:
-    """A sharding for each array: its largest axis that `fsdp` divides, if it is large enough to be worth it."""
+    """A sharding for each array: its largest axis that `fsdp` divides, if it has at least `fsdp_min_size` elements."""
 
     def rule(x: jax.ShapeDtypeStruct) -> NamedSharding:
         axes = [i for i in np.argsort(x.shape)[::-1] if x.shape[i] % options.fsdp == 0]
@@ -138,17 +138,17 @@ def abstract(state: core.Tree, mesh: Mesh, options: Options) -> core.Tree:
 
 
 def put(tree: core.Tree, mesh: Mesh, options: Options) -> core.Tree:
-    """Arrays laid out as those of a state."""
+    """Arrays with the shardings of a state."""
     return jax.device_put(tree, state_shardings(tree, mesh, options))
 
 
 def compile_init(init: Callable, abstract_state: core.Tree) -> Callable:
-    """`init` with its result laid out as `abstract_state`."""
+    """Compiles `init`, whose result has the shardings of `abstract_state`."""
     return jax.jit(init, out_shardings=jax.tree.map(lambda x: x.sharding, abstract_state))
 
 
 def compile_step(step: Callable, abstract_state: core.Tree, mesh: Mesh, options: Options) -> Callable:
-    """(state, batch, seed) -> (state, metrics), the state's buffers donated; batches come from `put_batch`."""
+    """Compiles (state, batch, seed) -> (state, metrics). The state is donated; batches come from `put_batch`."""
     if options.compile == "pmap":
         mapped = jax.pmap(step, "data", in_axes=(None, 0, None), out_axes=None, devices=list(mesh.devices.flat))
         split = lambda x: x.reshape(mesh.size, -1, *x.shape[1:])  # noqa: E731
@@ -164,15 +164,15 @@ def compile_step(step: Callable, abstract_state: core.Tree, mesh: Mesh, options:
 
 
 def compile_per_example(function: Callable, mesh: Mesh, static: int | None = None) -> Callable:
-    """A function whose results, [B, ...], every process gets whole; `static` is its compile-time argument."""
+    """Compiles a function whose results [B, ...] are replicated; `static` is a compile-time argument."""
     return jax.jit(function, static_argnums=static, out_shardings=replicated(mesh))
 
 
 def compile_runs(function: Callable, mesh: Mesh, axes: tuple[int | None, ...], donate: bool = False) -> Callable:
-    """A function of one run, for the runs of `make_run_mesh` at once; nothing passes between them.
+    """Compiles a function of one run for all runs of `make_run_mesh`, without communication between them.
 
-    `axes` says of each argument whether it is stacked, 0, or the same for every run, None; results are stacked.
-    `donate` gives the first argument's buffers away.
+    `axes` has 0 for each argument that is stacked over runs, and None for one that is the same for all; results are
+    stacked. With `donate` the first argument is donated.
     """
     mapped = jax.shard_map(
         jax.vmap(function, axes),
@@ -185,7 +185,7 @@ def compile_runs(function: Callable, mesh: Mesh, axes: tuple[int | None, ...], d
 
 
 def average_over(options: Options) -> Callable[[core.Tree], core.Tree]:
-    """What `core.Optimizer.average` must be: a mean over mapped devices, or nothing where jit's means are global."""
+    """`core.Optimizer.average`: a mean over mapped devices, or the identity under jit, whose means are global."""
     if options.compile == "pmap":
         return lambda tree: jax.tree.map(lambda x: jax.lax.pmean(x, "data"), tree)
     return lambda tree: tree

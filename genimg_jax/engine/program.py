@@ -1,6 +1,6 @@
-"""A configuration, compiled: its initial state, its train step, and `run`, the one door for every other computation.
+"""A compiled configuration: its initial state, its train step, and `run`, for every other computation.
 
-Nothing here or above names a family. Everything is laid out by `parallel` and drawn from named random streams.
+No code here or in higher layers names a family. `parallel` places all arrays; all randomness is from named streams.
 """
 
 import math
@@ -19,23 +19,23 @@ from genimg_jax.engine.config import Config
 from genimg_jax.errors import ConfigError
 from genimg_jax.families.latent import latent
 
-MOST_VALUES = 2**25  # of the images of one call: 128 MiB
+MOST_VALUES = 2**25  # in the images of one call: 128 MiB
 
 
 @flax.struct.dataclass
 class Packed:
-    """A step's metrics as one array: fetching each by itself costs the host more than all else it does in a step."""
+    """A step's metrics as one array: fetching each separately would cost the host more than the rest of a step."""
 
     names: tuple[str, ...] = flax.struct.field(pytree_node=False)
     values: jax.Array  # f32[metrics]
 
     def unpack(self) -> dict[str, float]:
-        """By name, of metrics that were fetched."""
+        """The metrics by name, after they were fetched."""
         return dict(zip(self.names, self.values.tolist(), strict=True))
 
 
 class Stage(NamedTuple):
-    """A trained first stage: its family, its weights, and what tells them from others, for the record."""
+    """A trained first stage: its family, its weights, and what identifies them in the manifest."""
 
     family: core.Family
     weights: core.Weights
@@ -43,9 +43,9 @@ class Stage(NamedTuple):
 
 
 Task = Callable[[core.Family, core.Weights, core.Batch, jax.Array], core.Tree]
-"""(family, weights, batch, key) -> tree of [B, ...]; a row depends on its own example alone. A function of a module, or
-an instance of a frozen dataclass: it is compiled once for each. Its random stream is its attribute `stream`, if it has
-one, or has its name."""
+"""(family, weights, batch, key) -> tree of [B, ...]; each row depends only on its example. It is a module-level
+function or an instance of a frozen dataclass, and compiled once for each. The attribute `stream` names its random
+stream; by default that is its name."""
 
 
 class Functions(NamedTuple):
@@ -58,7 +58,7 @@ class Functions(NamedTuple):
 
 
 class Program(NamedTuple):
-    """One run's, or that of R runs at once: there, what is a run's own has an axis [R] in front (see `vmapped`)."""
+    """The program of one run, or of R runs together, whose arrays then have a leading axis [R] (see `vmapped`)."""
 
     config: Config
     spec: core.Spec
@@ -66,16 +66,16 @@ class Program(NamedTuple):
     mesh: jax.sharding.Mesh
     tokenizer: Stage | None
     seed: np.ndarray  # i32[], or i32[R]
-    unstack: Callable[[core.Tree], list[core.Tree]]  # what is each run's own, for each; a state without `frozen_params`
-    stack: Callable[[list[core.TrainState]], core.TrainState]  # the state of all, from each one's
-    abstract_state: core.TrainState  # one run's: shapes, dtypes, shardings; its `frozen_params` are the tokenizer's
+    unstack: Callable[[core.Tree], list[core.Tree]]  # the arrays of each run; a state without `frozen_params`
+    stack: Callable[[list[core.TrainState]], core.TrainState]  # the state of all runs from the states of each
+    abstract_state: core.TrainState  # of one run: shapes, dtypes, shardings; with the tokenizer's `frozen_params`
     init: Callable[[jax.Array], core.TrainState]  # compiled, of a seed i32[]
     step: Callable  # compiled (state, batch from `parallel.put_batch`, seed i32[]) -> (state, Packed)
     apply: Callable  # compiled (task, weights, batch from `parallel.put_examples`, seed) -> tree of [B, ...], see `run`
 
 
 def functions(config: Config, spec: core.Spec, stored_levels: int, tokenizer: Stage | None) -> Functions:
-    """Those of a configuration. Raises `ConfigError` for one that cannot work."""
+    """The functions of a configuration. Raises `ConfigError` if it is invalid."""
     train, average = config.train, parallel.average_over(config.parallel)
     if train.batch_size % train.microbatches:
         raise ConfigError(
@@ -116,20 +116,20 @@ def functions(config: Config, spec: core.Spec, stored_levels: int, tokenizer: St
 
 
 def build(config: Config, spec: core.Spec, stored_levels: int, tokenizer: Stage | None = None) -> Program:
-    """Everything compiled lazily: building is quick, and a configuration that cannot work fails here."""
+    """The program, compiled lazily: building is fast, and an invalid configuration fails here."""
     mesh, train = parallel.make_mesh(config.parallel), config.train
     parallel.check_batch(mesh, train.batch_size, "train.batch_size")
-    made = functions(config, spec, stored_levels, tokenizer)
+    uncompiled = functions(config, spec, stored_levels, tokenizer)
     parallel.check_batch(mesh, train.batch_size // train.microbatches, "a microbatch")
-    abstract_state = parallel.abstract(jax.eval_shape(made.init, jnp.int32(0)), mesh, config.parallel)
-    start = parallel.compile_init(made.init, abstract_state)
+    abstract_state = parallel.abstract(jax.eval_shape(uncompiled.init, jnp.int32(0)), mesh, config.parallel)
+    start = parallel.compile_init(uncompiled.init, abstract_state)
     if tokenizer:
-        # Outside what is compiled: inside, they would be its constants.
+        # Outside of compiled functions: inside, they would be compile-time constants.
         abstract_state = abstract_state.replace(frozen_params=parallel.put(tokenizer.weights, mesh, config.parallel))
     return Program(
         config=config,
         spec=spec,
-        family=made.family,
+        family=uncompiled.family,
         mesh=mesh,
         tokenizer=tokenizer,
         seed=np.int32(config.seed),
@@ -137,8 +137,8 @@ def build(config: Config, spec: core.Spec, stored_levels: int, tokenizer: Stage 
         stack=lambda states: states[0],
         abstract_state=abstract_state,
         init=lambda seed: core.attach(start(seed), abstract_state.frozen_params),
-        step=parallel.compile_step(made.step, abstract_state, mesh, config.parallel),
-        apply=parallel.compile_per_example(made.apply, mesh, static=0),
+        step=parallel.compile_step(uncompiled.step, abstract_state, mesh, config.parallel),
+        apply=parallel.compile_per_example(uncompiled.apply, mesh, static=0),
     )
 
 
@@ -149,7 +149,7 @@ def _blank(spec: core.Spec) -> core.Batch:
 
 
 def held_out_metrics(program: Program) -> list[str]:
-    """The names of what the family's `evaluate` measures, without measuring it."""
+    """The names of the metrics of the family's `evaluate`, without computing them."""
     arguments = core.weights(program.abstract_state), _blank(program.spec), core.stream(0, "evaluate")
     return list(jax.eval_shape(program.family.evaluate, *arguments))
 
@@ -186,11 +186,11 @@ def run_batches(
     count: int,
     seed: int | np.ndarray,
 ) -> Iterator[core.Tree]:
-    """A task over the first `count` examples of `batches`, which hold this process's rows of equal batches.
+    """Runs a task over the first `count` examples of `batches`, which hold this process's rows of equal batches.
 
-    A batch has an `index`, and whatever the task reads; an `image` is prepared as for evaluation. Yields NumPy arrays
-    [n, ...], or [R, n, ...] of a program of R runs, of which each may have a `seed` of its own. Results depend on
-    weights, seed and examples, not on how these are batched.
+    A batch has an `index` and the entries that the task reads; an `image` is prepared as for evaluation. Yields NumPy
+    arrays [n, ...], or [R, n, ...] for a program of R runs, each of which may have its own `seed`. Results depend on
+    weights, seed and examples, not on the batches.
     """
     axis, done, last = program.seed.ndim, 0, None
     seed = np.broadcast_to(np.int32(seed), program.seed.shape)
@@ -202,7 +202,7 @@ def run_batches(
         for rows in batches:
             rows = {name: array for name, array in rows.items() if name != "valid"}
             result = program.apply(task, weights, parallel.put_examples(rows, program.mesh), seed)
-            if last:  # fetched only now, so that the devices are never left waiting
+            if last:  # fetched only now, so that the devices are never idle
                 yield fetch(*last)
             last = result, min(len(rows["index"]) * jax.process_count(), count - done)
             done += last[1]
@@ -212,12 +212,12 @@ def run_batches(
 
 
 def held_out(program: Program, source: Source, size: int | None = None) -> Iterator[core.Batch]:
-    """This process's rows of all of a source in batches of about `size`, else of as many as evaluation allows."""
+    """This process's rows of a whole source, in batches of about `size`, by default of `batch_size`."""
     size = parallel.round_up(program.mesh, size or batch_size(program))
     return loading.evaluation_batches(source, size, parallel.local_rows(size))
 
 
 def batch_size(program: Program) -> int:
-    """As many images as `evaluate.batch_size` allows, but of large ones no more than `MOST_VALUES` values."""
+    """`evaluate.batch_size` images, or fewer if they have more than `MOST_VALUES` values."""
     most = max(1, MOST_VALUES // math.prod(program.spec.image_shape))
     return min(program.config.evaluate.batch_size, most)

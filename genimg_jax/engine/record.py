@@ -1,4 +1,4 @@
-"""What a training run writes: its configuration, manifest, metrics, samples and checkpoints."""
+"""The files of a training run: its configuration, manifest, metrics, samples and checkpoints."""
 
 import contextlib
 import pathlib
@@ -18,11 +18,11 @@ from genimg_jax.errors import Failure
 
 @dataclass
 class RunRecord:
-    """One run's directory and, if the run failed, why."""
+    """One run's directory and, if the run failed, its failure."""
 
     config: Mapping[str, Any]  # as JSON
     workdir: pathlib.Path
-    folder: pathlib.Path  # of all files but checkpoints: the workdir, or in further processes a folder inside it
+    folder: pathlib.Path  # of all files except checkpoints: the workdir, or for further processes a folder inside it
     store: checkpoint.Store | None = None  # inside `checkpoints`
     metrics: run.MetricsLog | None = None  # inside `logging`
     failure: Failure | None = None
@@ -30,14 +30,14 @@ class RunRecord:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Makes the directory and holds it for this process. Raises `ResourceError`."""
+        """Creates the directory and locks it for this process. Raises `ResourceError`."""
         run.prepare(self.folder)
         with run.lock(self.folder):
             yield
 
     @contextlib.contextmanager
     def checkpoints(self, keep: int, best: str) -> Iterator[None]:
-        """Opens the checkpoints; at the end, waits for those that are being written, whatever ends the run."""
+        """Opens the checkpoints; at the end, also after an error, waits until they are written."""
         self.store = checkpoint.open_store(self.workdir, keep, best)
         try:
             yield
@@ -46,7 +46,7 @@ class RunRecord:
 
     @contextlib.contextmanager
     def logging(self, step: int) -> Iterator[None]:
-        """Opens the metrics after `step`."""
+        """Opens the metrics log, from `step` on."""
         self.metrics = run.MetricsLog(self.folder, step)
         try:
             yield
@@ -64,16 +64,16 @@ class RunRecord:
         images.save_png(self.folder / "samples" / f"{step}.png", grid)
 
     def save(self, state: core.TrainState, validation: Mapping[str, float] | None) -> None:
-        """Starts to write a checkpoint, ranked by the means on the validation images, if they were measured."""
+        """Starts writing a checkpoint, ranked by the means on the validation images, if there are any."""
         checkpoint.save(self.store, state, self.config, validation)
 
     def wait(self) -> None:
-        """Until every checkpoint is on disk."""
+        """Waits until every checkpoint is on disk."""
         checkpoint.wait(self.store)
 
     def write_manifest(self, step: int, environment: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
-        """Writes the configuration and the manifest: `environment` and `inputs` are what the run depends on. A resumed
-        run keeps its first manifest and adds the environment that it continues in."""
+        """Writes the configuration and the manifest: the run depends on `environment` and `inputs`. A resumed run
+        keeps its first manifest and adds its new environment."""
         path = self.folder / "manifest.json"
         if path.is_file():
             manifest = run.read_json(self.folder, "manifest.json")
@@ -85,21 +85,21 @@ class RunRecord:
 
 
 def run_record(values: Mapping[str, Any], workdir: pathlib.Path, config: Config) -> RunRecord:
-    """The record of a run with the configuration `config`, which is `values` as JSON."""
+    """The record of a run; `values` is the configuration `config` as JSON."""
     parallel.init_distributed(config.parallel)
-    # Processes write checkpoints together; of all other files, each further process keeps its own.
+    # All processes write the checkpoints together; each further process has its own copy of all other files.
     folder = workdir if jax.process_index() == 0 else workdir / f"process-{jax.process_index()}"
     return RunRecord(configs.located(values), workdir, folder)
 
 
 def active(records: Sequence[RunRecord]) -> list[int]:
-    """The places of the runs that have not failed."""
+    """The indices of the runs that have not failed."""
     return [i for i, record in enumerate(records) if record.failure is None]
 
 
 @contextlib.contextmanager
 def isolate_failure(records: Sequence[RunRecord], i: int) -> Iterator[None]:
-    """Records a failure in the block as run i's alone, and raises it if no other run is left."""
+    """Stores a failure in the block in the record of run i, and raises it if no other run is left."""
     try:
         yield
     except Failure as failure:

@@ -1,4 +1,4 @@
-"""Whether a run, done once more, gives the same bits, and what was not the same before it began."""
+"""Comparison of a run with its reproduction, bit by bit, and of the environments of both."""
 
 import os
 import pathlib
@@ -12,7 +12,7 @@ from genimg_jax.engine.config import Config, flatten
 from genimg_jax.errors import CheckpointError
 
 TIMINGS = ("images_per_second",)
-# Of a manifest: which run it was, and not what it depended on.
+# Keys of a manifest that identify the run, but on which its results do not depend.
 VOLATILE_KEYS = ("command", "started", "resumed", "config_digest", "tokenizer.workdir", "place", "companions")
 
 
@@ -24,13 +24,13 @@ class Comparison(NamedTuple):
 
 
 def take_cores(manifest: Mapping[str, Any]) -> None:
-    """Leaves this process as many cores as the run had, where it has more: sums may be split over them otherwise."""
+    """Limits this process to as many cores as the run had: sums may be split over cores."""
     if hasattr(os, "sched_setaffinity") and manifest.get("cores"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: manifest["cores"]])
 
 
 def check_finished(workdir: pathlib.Path, config: Config) -> int:
-    """The run's last step. Raises `CheckpointError` where it stopped before the end."""
+    """The run's last step. Raises `CheckpointError` if it stopped before the end."""
     store = checkpoint.open_store(workdir, config.train.keep, config.train.best, read_only=True)
     step = checkpoint.choose(store, "last")
     if step != config.train.steps:
@@ -41,40 +41,40 @@ def check_finished(workdir: pathlib.Path, config: Config) -> int:
 
 
 def environment_differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """What two manifests do not share, by flat key; what one of them does not have is None."""
-    one, two = flatten(then), flatten(now)
-    keys = [key for key in {**one, **two} if not key.startswith(VOLATILE_KEYS)]
-    return {key: (one.get(key), two.get(key)) for key in keys if one.get(key) != two.get(key)}
+    """The differences of two manifests, by flat key; None for a value that one of them lacks."""
+    then, now = flatten(then), flatten(now)
+    keys = [key for key in {**then, **now} if not key.startswith(VOLATILE_KEYS)]
+    return {key: (then.get(key), now.get(key)) for key in keys if then.get(key) != now.get(key)}
 
 
 def compare(original: pathlib.Path, again: pathlib.Path, step: int) -> Comparison:
-    """Every bit of a step's state, and every logged line without its timings. NaN is what it is.
+    """Compares every bit of a step's state, and every logged line without its timings. NaN equals NaN.
 
-    Arrays that the original's version called otherwise are compared under today's names."""
-    one, two = _arrays(original, step), _arrays(again, step)
-    names = {checkpoint.place(name, one): name for name in two}
-    one = {names.get(name, name): array for name, array in one.items()}
-    arrays = [name for name in {**one, **two} if not _same(one.get(name), two.get(name))]
+    Arrays that the original's version named differently are compared under their current names."""
+    before, after = _arrays(original, step), _arrays(again, step)
+    names = {checkpoint.place(name, before): name for name in after}
+    before = {names.get(name, name): array for name, array in before.items()}
+    arrays = [name for name in {**before, **after} if not _same(before.get(name), after.get(name))]
     first, second = _lines(original), _lines(again)
     lines = [
         f"{split} at step {at}"
         for split, at in {**first, **second}
         if first.get((split, at)) != second.get((split, at))
     ]
-    return Comparison(len({**one, **two}), arrays, len({**first, **second}), lines)
+    return Comparison(len({**before, **after}), arrays, len({**first, **second}), lines)
 
 
 def _arrays(workdir: pathlib.Path, step: int) -> dict[str, np.ndarray]:
     store = checkpoint.open_store(workdir, read_only=True)
-    found = {name: np.asarray(array) for name, array in checkpoint.restore_untyped(store, step).items()}
+    arrays = {name: np.asarray(array) for name, array in checkpoint.restore_untyped(store, step).items()}
     checkpoint.close(store)
-    return found
+    return arrays
 
 
-def _same(one: np.ndarray | None, two: np.ndarray | None) -> bool:
-    if one is None or two is None:
+def _same(a: np.ndarray | None, b: np.ndarray | None) -> bool:
+    if a is None or b is None:
         return False
-    return (one.shape, one.dtype) == (two.shape, two.dtype) and one.tobytes() == two.tobytes()
+    return (a.shape, a.dtype) == (b.shape, b.dtype) and a.tobytes() == b.tobytes()
 
 
 def _lines(workdir: pathlib.Path) -> dict[tuple[str, int], dict[str, Any]]:

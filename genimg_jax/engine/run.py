@@ -1,4 +1,4 @@
-"""A run directory: its lock, its manifest, its metrics; and the signals that ask a run to stop."""
+"""A run directory: its lock, manifest and metrics; and the signals that stop a run."""
 
 import contextlib
 import datetime
@@ -34,16 +34,16 @@ PACKAGES = (
 
 
 def prepare(workdir: pathlib.Path) -> None:
-    """Makes the directory. Raises `ResourceError` where it cannot be made or written to."""
+    """Creates the directory. Raises `ResourceError` if it cannot be created or written to."""
     files.check_writable(workdir, "choose another --workdir")
     workdir.mkdir(parents=True, exist_ok=True)
 
 
 @contextlib.contextmanager
 def lock(workdir: pathlib.Path) -> Iterator[None]:
-    """Holds the directory for this process; the system lets go of it however the process ends.
+    """Locks the directory for this process; the system releases the lock when the process ends.
 
-    Raises `ResourceError` naming the process that has it.
+    Raises `ResourceError` naming the process that holds it.
     """
     with (workdir / "lock").open("a+") as file:
         try:
@@ -64,8 +64,8 @@ STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 
 
 class Signals:
-    """SIGTERM, SIGINT and SIGUSR2 ask the loop to save and leave; a second one leaves at once, unless it is SIGUSR2, a
-    cluster's warning, which may come several times."""
+    """SIGTERM, SIGINT and SIGUSR2 make the loop save and stop. A second SIGTERM or SIGINT ends the process at once;
+    SIGUSR2, a cluster's warning, may come several times."""
 
     def __init__(self):
         self.received: signal.Signals | None = None
@@ -78,7 +78,7 @@ class Signals:
         self.received = signal.Signals(number)
         for s in self.previous:
             signal.signal(s, signal.SIG_IGN if s == signal.SIGUSR2 else signal.SIG_DFL)
-        # Not print, which fails if the signal came in the middle of another.
+        # Not print, which fails if the signal interrupts another print.
         os.write(2, f"\n{self.received.name}: saving after this step; once more to leave at once\n".encode())
 
     def __exit__(self, *_):
@@ -91,7 +91,7 @@ def now() -> str:
 
 
 def read_json(workdir: pathlib.Path, name: str) -> Any:
-    """Raises `ConfigError` where `workdir` is no run directory, or the file is not what was written."""
+    """The content of a JSON file. Raises `ConfigError` if `workdir` is no run directory, or the file is damaged."""
     path = workdir / name
     if not path.is_file():
         raise ConfigError(f"{workdir} is no run directory: it has no {name}; make one with genimg train --workdir ...")
@@ -102,12 +102,12 @@ def read_json(workdir: pathlib.Path, name: str) -> Any:
 
 
 def cores() -> int:
-    """Those that this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def environment() -> dict[str, Any]:
-    """What else a result depends on: code, packages, machine. Call it once the devices are up."""
+    """The code, packages and machine that results depend on. Initialises JAX's devices."""
     import jax
 
     def git(*arguments: str) -> str | None:
@@ -137,7 +137,7 @@ def environment() -> dict[str, Any]:
 
 
 def _version(package: str) -> str | None:
-    """None where it is not installed, as this package is not when it runs from a checkout."""
+    """None if it is not installed, such as this package when it runs from a checkout."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -157,9 +157,9 @@ class MetricsLog:
         self.events = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
 
     def write(self, split: str, step: int, images: int, values: Mapping[str, float]) -> None:
-        """One line. JSON has no infinities and no NaN: they are written as strings."""
-        shown = {k: v if math.isfinite(v) else str(v) for k, v in values.items()}
-        self.file.write(json.dumps({"step": step, "images": images, "split": split, **shown}) + "\n")
+        """Writes one line. JSON has no infinities and no NaN: they are written as strings."""
+        json_values = {k: v if math.isfinite(v) else str(v) for k, v in values.items()}
+        self.file.write(json.dumps({"step": step, "images": images, "split": split, **json_values}) + "\n")
         for name, value in values.items():
             self.events.add_scalar(f"{split}/{name}", value, step)
 

@@ -1,7 +1,7 @@
-"""Settings of the process that must be made before JAX starts its backend; they change speed, not mathematics.
+"""Runtime options of the process, which must be set before JAX starts its backend; they change only speed.
 
-Importing JAX does not start it, the first use of a device does. All but the compilation cache concerns the CPU backend
-alone and is left out where an accelerator may be in use.
+Importing JAX does not start its backend; the first use of a device does. All options except the compilation cache are
+for the CPU backend, and are not applied if an accelerator may be in use.
 """
 
 import contextlib
@@ -22,24 +22,24 @@ CONVOLUTIONS = "xla_cpu_experimental_ynn_fusion_type"
 DISABLED_PASSES = "xla_disable_hlo_passes"
 DEVICES = "xla_force_host_platform_device_count"
 PATIENCE = "xla_cpu_collective_call_terminate_timeout_seconds"
-# An unknown flag in XLA_FLAGS ends the process, so a release is named here once it has been seen to know ours.
+# An unknown flag in XLA_FLAGS ends the process: only for these releases of jaxlib have the flags been tested.
 KNOWN_RELEASES = ("0.10.2", "0.11.2")
-CACHE_BYTES = 4 * 2**30  # that the user's compilation caches may hold together
+CACHE_BYTES = 4 * 2**30  # largest total size of the user's compilation caches
 
 
 @dataclass(frozen=True)
 class Options:
     cpu_tuning: bool = True  # convolutions on every core, and memory kept between steps (CPU only)
-    host_devices: int = bounded(1, 1)  # devices that the CPU is shown as; a batch is split over them
+    host_devices: int = bounded(1, 1)  # virtual devices of the CPU; a batch is split over them
     # Folder of compiled programs; "": one in the user's cache folder, "off": none.
     compilation_cache: str = location("off")
 
 
 def prepare(options: Options) -> str:
-    """Apply the options to this process and say in one line what was done.
+    """Applies the options to this process and returns a line that describes them.
 
-    Flags that XLA_FLAGS already holds are kept as they are, and so is a folder that JAX_COMPILATION_CACHE_DIR names.
-    Without effect once JAX has used a device.
+    Flags that are already in XLA_FLAGS are not changed, nor is a folder in JAX_COMPILATION_CACHE_DIR.
+    Has no effect after JAX has used a device.
     """
     done = _tune(options) if cpu_only() else ["an accelerator may be present, nothing tuned"]
     done.append(_cache_programs(options.compilation_cache))
@@ -51,8 +51,8 @@ def _tune(options: Options) -> list[str]:
     release = importlib.metadata.version("jaxlib")
     if options.host_devices > 1:
         done.append(_flag(DEVICES, str(options.host_devices), f"{options.host_devices} host devices"))
-        # Devices wait for each other in threads of one pool: with no more threads than devices, those that wait may
-        # hold all that there are. And XLA ends a process whose devices wait 40 s, as they may on a busy machine.
+        # Devices wait for each other in threads of one pool: with at most as many threads as devices, waiting ones can
+        # occupy all threads. And XLA ends a process whose devices wait 40 s, as they may on a busy machine.
         os.environ.setdefault("PJRT_NPROC", str(max(2 * options.host_devices, os.cpu_count() or 1)))
         if release in KNOWN_RELEASES:
             _flag(PATIENCE, "3600", "")
@@ -60,8 +60,8 @@ def _tune(options: Options) -> list[str]:
         if release in KNOWN_RELEASES:
             # Without this, convolutions become fusions that run on one core.
             done.append(_flag(CONVOLUTIONS, "-individual_convolution", "convolutions on every core"))
-            # This pass drops `optimization_barrier` before fusion: the gradient of a chain of residual blocks is then
-            # computed again, from its end, for each of its uses.
+            # This pass removes `optimization_barrier` before fusion: the gradient of a chain of residual blocks would
+            # be recomputed, from its end, for each of its uses.
             done.append(_flag(DISABLED_PASSES, "cse_barrier_expander", "barriers kept"))
         else:
             done.append(f"convolutions as jaxlib {release} runs them")
@@ -87,7 +87,7 @@ def _flag(name: str, value: str, meaning: str) -> str:
 
 
 def _keep_memory() -> bool:
-    """Have glibc reuse the large buffers of a step: mapping and returning them each time costs page faults."""
+    """Makes glibc reuse the large buffers of a step: mapping and unmapping them each time costs page faults."""
     if platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
@@ -97,20 +97,20 @@ def _keep_memory() -> bool:
 
 
 def user_cache() -> pathlib.Path:
-    """The folder for what can be made again: `genimg_jax` in `$XDG_CACHE_HOME`, or in `~/.cache`."""
+    """The cache folder: `genimg_jax` in `$XDG_CACHE_HOME`, or in `~/.cache`."""
     return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "genimg_jax"
 
 
 def _cache_programs(folder: str) -> str:
-    """Have JAX read back what it compiled before, in this process and in those that it starts.
+    """Sets JAX's persistent compilation cache, for this process and those that it starts.
 
-    JAX itself warns about an entry that it cannot read, or write, and compiles.
+    JAX warns about an entry that it cannot read or write, and compiles.
     """
     if folder == "off":
         _set("jax_enable_compilation_cache", False)
         return "compiled programs not kept"
     named = os.environ.get("JAX_COMPILATION_CACHE_DIR", "")
-    # One of ours is that of the process which started this one, whose cores may be others.
+    # A folder of ours is from the parent process, which may have other cores.
     if named and not folder and pathlib.Path(named).parent != user_cache() / "xla":
         return f"compiled programs in {named}"
     path = pathlib.Path(folder) if folder else user_cache() / "xla" / _compiler()
@@ -129,7 +129,7 @@ def _cache_programs(folder: str) -> str:
 
 
 def _compiler() -> str:
-    """Differs where compiled code may: by XLA's flags and release, by the processor, and by how many cores share it."""
+    """A digest of what compiled code depends on: XLA's flags and release, the processor, and the number of cores."""
     try:
         lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
         processor = next((line for line in lines if line.startswith(("flags", "Features"))), "")
@@ -143,7 +143,7 @@ def _compiler() -> str:
 
 
 def _shrink(folder: pathlib.Path) -> None:
-    """Remove the entries that were not read for longest while there is more than `CACHE_BYTES`."""
+    """Removes the least recently read entries until at most `CACHE_BYTES` are left."""
     with contextlib.suppress(OSError):  # another process may be removing the same
         entries = [(file.stat(), file) for file in folder.rglob("*") if file.is_file()]
         size = sum(stat.st_size for stat, _ in entries)
@@ -155,7 +155,7 @@ def _shrink(folder: pathlib.Path) -> None:
 
 
 def _set(name: str, value: str | int | bool) -> None:
-    """A setting of JAX, which reads its environment when it is imported."""
+    """Sets a JAX option, in the environment and, if JAX is already imported, in its configuration."""
     os.environ[name.upper()] = str(value)
     if "jax" in sys.modules:
         sys.modules["jax"].config.update(name, value)

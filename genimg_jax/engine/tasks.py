@@ -1,7 +1,6 @@
-"""What every run can be asked for, as tasks for `program.run`: evaluation, likelihoods, samples, reconstructions,
-interpolations.
+"""Tasks for `program.run` that every run has: evaluation, likelihoods, samples, reconstructions, interpolations.
 
-A task's random stream is part of what a seed means: the same seed gives the same images as long as its name stays.
+The name of a task's random stream must not change, because the images of a seed depend on it.
 """
 
 import dataclasses
@@ -19,11 +18,11 @@ from genimg_jax.engine.program import Program, Task, batch_size, held_out, run, 
 from genimg_jax.errors import ConfigError
 from genimg_jax.objectives.interpolation import INTERPOLATIONS
 
-EVALUATION_SEED = 0  # held-out draws (binarisation, codes) are the same for every run, whatever seed it trained with
+EVALUATION_SEED = 0  # noise of held-out images (binarisation, codes) is the same for every run and training seed
 Given = Mapping[str, np.ndarray] | None  # values of fields, see `conditions.rows`
 
 COLUMNS = 8  # of a grid of reconstructions
-CLASS_COLUMNS = 16  # the most classes that a grid of samples gives columns of their own
+CLASS_COLUMNS = 16  # at most so many classes have their own columns in a grid of samples
 
 # ------------------------------------------------------------------------------------------------------ tasks
 
@@ -72,7 +71,7 @@ def reconstruct_task(
 @dataclasses.dataclass(frozen=True)
 class Interpolate:
     """Image i is step i % steps of the path between the codes of samples 2 (i // steps) and 2 (i // steps) + 1, or
-    between the codes `first` and `second` of its batch."""
+    between the codes `first` and `second` of the batch."""
 
     steps: int
     stream = "sample"
@@ -101,13 +100,13 @@ def evaluate(program: Program, weights: core.Weights, source: Source) -> dict[st
 
 
 def log_prob(program: Program, weights: core.Weights, source: Source) -> dict[str, np.ndarray]:
-    """Of each example of a source: {"log_prob": f32[examples]}, and `log_prob_at_half` where the family has one."""
+    """For a source: {"log_prob": f32[examples]}, and `log_prob_at_half` if the family has it."""
     return run(program, log_prob_task, weights, held_out(program, source), source.size, EVALUATION_SEED)
 
 
 def sample_columns(program: Program, count: int, given: Given = None) -> int | None:
-    """Columns of a grid of `count` samples, each of a single class where the classes are asked for in turn and are few;
-    None: the grid is about square."""
+    """Columns of a grid of `count` samples, such that each has one class, if classes alternate and are few; None: the
+    grid is about square."""
     classes = program.spec.num_classes
     if given or program.family.conditions != ("label",) or classes > min(count, CLASS_COLUMNS):
         return None
@@ -134,24 +133,24 @@ def sample_batches(
     given: Given = None,
     source: Source | None = None,
 ) -> Iterator[np.ndarray]:
-    """Images 0 to `count` of the set that `seed` names; image i is the same in every such set whose image i has the
-    same condition, see `conditions.rows`."""  # -> f32[n, H, W, C] in [-1, 1] ...
+    """Images 0 to `count` - 1 of the set with this `seed`. Image i depends only on the weights, the seed, i and its
+    condition (`conditions.rows`)."""  # -> f32[n, H, W, C] in [-1, 1] ...
     if program.family.sample is None:
         encodes = core.space_with(program.family, "encode")
         how = "; train a family over its codes, as configs/latent_digits.py does" if encodes else ""
         raise ConfigError(f"{program.config.family} cannot sample{how}.")
-    batches = _asked(program, count, given, source)
+    batches = _condition_batches(program, count, given, source)
     return run_batches(program, sample_task, weights, batches, count, seed)
 
 
-def _asked(
+def _condition_batches(
     program: Program,
     count: int,
     given: Given,
     source: Source | None = None,
     example: Callable[[np.ndarray], np.ndarray] = lambda index: index,
 ) -> Iterator[core.Batch]:
-    """This process's rows of images to make, with the conditions of examples: `example` maps an image to its own."""
+    """This process's rows of batches with conditions; `example` maps an image's index to that of its condition."""
     size = parallel.round_up(program.mesh, min(batch_size(program), count))
     for start in range(0, count, size):
         index = np.arange(start, start + size)[parallel.local_rows(size)]
@@ -161,13 +160,13 @@ def _asked(
 def beside_held_out(
     program: Program, weights: core.Weights, source: Source, count: int, seed: int | np.ndarray
 ) -> np.ndarray:
-    """Rows of `COLUMNS` images of `source`, each above the row of samples that are given their conditions."""
+    """Rows of `COLUMNS` images of `source`, each above a row of samples with the same conditions."""
     # -> f32[2 * count or a few more, H, W, C]
     return _in_pairs(program, sample_beside_task, weights, source, count, seed)
 
 
 def reconstruct(program: Program, weights: core.Weights, source: Source, count: int) -> np.ndarray:
-    """Rows of `COLUMNS` images of `source`, each above the row of what decoding their codes gives."""
+    """Rows of `COLUMNS` images of `source`, each above a row of their reconstructions."""
     # -> f32[2 * count or a few more, H, W, C]
     if core.space_with(program.family, "encode") is None:
         raise ConfigError(f"{program.config.family} has no codes to reconstruct images from.")
@@ -199,8 +198,8 @@ def interpolate(
     if core.space_with(program.family, "prior", "interpolate") is None:
         raise ConfigError(f"{program.config.family} draws no codes to interpolate between.")
     count = rows * steps
-    asked = _asked(program, count, given, source, lambda index: index // steps)
-    return run(program, Interpolate(steps), weights, asked, count, seed)
+    batches = _condition_batches(program, count, given, source, lambda index: index // steps)
+    return run(program, Interpolate(steps), weights, batches, count, seed)
 
 
 def interpolate_held_out(
@@ -217,8 +216,8 @@ def interpolate_held_out(
         first = 2 * (batch["index"] // steps)
         return batch | {"first": codes[first % count], "second": codes[(first + 1) % count]}
 
-    asked = _asked(program, rows * steps, given, source, lambda index: nearer_end(index, steps))
-    return run(program, Interpolate(steps), weights, map(with_ends, asked), rows * steps, EVALUATION_SEED)
+    ends = _condition_batches(program, rows * steps, given, source, lambda index: nearer_end(index, steps))
+    return run(program, Interpolate(steps), weights, map(with_ends, ends), rows * steps, EVALUATION_SEED)
 
 
 def nearer_end(index: np.ndarray, steps: int) -> np.ndarray:
