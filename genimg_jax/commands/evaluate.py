@@ -94,13 +94,13 @@ def _images(values: flags.FlagValues) -> None:
 
 
 def beside(generated: str) -> pathlib.Path:
-    """GENERATED.evaluation: never within a folder of images, where a slash ends its name, and never nameless."""
+    """GENERATED.evaluation, beside GENERATED and not inside it, also if its name ends with a slash."""
     path = absolute(generated.replace("/:", ":"))
     return pathlib.Path(f"{path.removesuffix('.npz')}.evaluation")
 
 
 def _of_images(arguments: Sequence[str]) -> dict[str, Any]:
-    """The sections that apply to images without a run; where their reference is a run's data, as the run read it."""
+    """The sections that apply to images without a run. If the reference is a run's data, `data` is that run's."""
     from dataclasses import asdict
 
     from genimg_jax.engine.config import SECTIONS
@@ -110,8 +110,8 @@ def _of_images(arguments: Sequence[str]) -> dict[str, Any]:
     if reference:
         from genimg_jax.evaluation import named_sources
 
-        own = named_sources.of_run(reference)
-        config |= {"data": asdict(own)} if own else {}
+        run_options = named_sources.of_run(reference)
+        config |= {"data": asdict(run_options)} if run_options else {}
     return config
 
 
@@ -125,14 +125,14 @@ def _table(values: flags.FlagValues) -> None:
     names = [run.resolve().name for run in runs.values()]
     names = names if len(set(names)) == len(names) else list(runs)
     report = results.file_name(values.checkpoint, "full")
-    found = {name: results.read(run, report) for name, run in zip(names, runs.values(), strict=True)}
-    each = {
-        name: log_probs.read(run / "evaluation" / f"{report}.json", found[name]["metrics"])
+    reports = {name: results.read(run, report) for name, run in zip(names, runs.values(), strict=True)}
+    per_image = {
+        name: log_probs.read(run / "evaluation" / f"{report}.json", reports[name]["metrics"])
         for name, run in zip(names, runs.values(), strict=True)
     }
-    measured = {metric for one in found.values() for metric in one["metrics"]}
+    measured = {metric for stored in reports.values() for metric in stored["metrics"]}
     columns = command_line.items(values.columns, measured.__contains__)
-    print(results.table(found, columns, each))
+    print(results.table(reports, columns, per_image))
 
 
 def _human(values: flags.FlagValues) -> None:
@@ -158,10 +158,10 @@ class Mode(NamedTuple):
     run: Callable[[flags.FlagValues], None]
     config: command_line.Configured
     flags: tuple[str, ...]
-    """Those that are read, besides the one that the mode is called by."""
+    """The flags that the mode reads, besides the one that selects it."""
 
 
-# By the flag that says what is evaluated; the first that is given decides.
+# By the flag that selects the mode; the first one that is given decides.
 MODES = {
     "table": Mode(_table, "", ("columns", "checkpoint")),
     "generated": Mode(_images, _of_images, ("reference", "train", "out")),

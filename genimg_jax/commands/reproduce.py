@@ -54,20 +54,21 @@ def _reproduce(original: pathlib.Path, again: pathlib.Path, temporary: pathlib.P
 
     step = reproduce.check_finished(original, config)
     if companions := manifest.get("companions"):
-        # What several runs were as one program, one of them alone is but for rounding.
+        # A run of a program of several runs differs from a separate run by rounding.
         print(f"one of {len(companions)} runs that were one program, all of which are trained again")
         places = [again if i == manifest["place"] else temporary / str(i) for i in range(len(companions))]
-        runs = [(overlay(settings, own), place) for own, place in zip(companions, places, strict=True)]
+        runs = [(overlay(settings, overrides), place) for overrides, place in zip(companions, places, strict=True)]
         if failure := training.train_together(runs)[manifest["place"]]:
             raise failure
     else:
         training.train(config, settings, again)
     differing = reproduce.environment_differences(manifest, run.read_json(again, "manifest.json"))
     print("\n" + _listed(differing))
-    found = reproduce.compare(original, again, step)
-    print(f"parameters, optimiser and all else at step {step}: {_said(found.arrays, found.arrays_differing, 'arrays')}")
-    print(f"metrics: {_said(found.lines, found.lines_differing, 'lines')}")
-    if found.arrays_differing or found.lines_differing:
+    compared = reproduce.compare(original, again, step)
+    arrays = _counted(compared.arrays, compared.arrays_differing, "arrays")
+    print(f"parameters, optimiser and all else at step {step}: {arrays}")
+    print(f"metrics: {_counted(compared.lines, compared.lines_differing, 'lines')}")
+    if compared.arrays_differing or compared.lines_differing:
         why = f"see the {len(differing)} differences above" if differing else "although nothing known differs"
         raise Failure(f"{original} was not reproduced, {why}.")
     print(f"{original} is reproduced, bit for bit.")
@@ -81,7 +82,7 @@ def _listed(differing: Mapping[str, tuple[Any, Any]]) -> str:
     return "not as in the run's manifest:\n" + "\n".join(lines)
 
 
-def _said(count: int, differing: Sequence[str], what: str) -> str:
+def _counted(count: int, differing: Sequence[str], what: str) -> str:
     if not differing:
         return f"all {count} {what} the same"
     return f"{len(differing)} of {count} {what} differ, first: {differing[0]}"
