@@ -1,7 +1,7 @@
-"""Batches: gathered by index from memory, or decoded ahead by Grain's workers; either way a function of the step alone.
+"""Batches, gathered by index from memory or decoded ahead by Grain's workers; both are functions of the step alone.
 
-The batch of step s is the same whatever step the iteration began at, however many processes share it and however many
-workers decode it. A batch always carries "index", the position that per-example noise is drawn from.
+The batch of step s does not depend on the first step of the iteration, nor on the number of processes that share it or
+of workers that decode it. A batch always has "index", the position that determines per-example noise.
 """
 
 import functools
@@ -18,7 +18,7 @@ from genimg_jax.errors import DataError, Failure
 
 Batch = dict[str, np.ndarray]
 Read = Callable[[np.ndarray], Batch]
-Domains = dict[str, tuple[Read, int]]  # how each is read, and how many examples it has; "": that of the images
+Domains = dict[str, tuple[Read, int]]  # of each domain, its reader and its number of examples; "" is that of the images
 ALL_ROWS = slice(None)
 
 
@@ -27,12 +27,11 @@ def train_batches(
 ) -> Iterator[Batch]:
     """The endless batches of steps `start_step`, `start_step` + 1, ...
 
-    Step s takes positions s * batch_size, ..., (s + 1) * batch_size - 1 of the training order: no example comes twice
-    in an epoch, and each epoch is shuffled anew. `batch_size` is global; `rows` are those this process takes, and
-    "index" i32 is their position in the global batch. Of several seeds, the batches are read together and stacked:
-    [seeds, B, ...]. Raises DataError where the source has fewer examples than a
-    batch. Fields that are not paired with images are shuffled alike, each in an order of its own and anew when all its
-    examples have come. Closing the iterator stops its workers.
+    Step s takes positions s * batch_size, ..., (s + 1) * batch_size - 1 of the training order: no example occurs twice
+    in an epoch, and each epoch has another order. `batch_size` is global; `rows` are those of this process, and "index"
+    i32 is their position in the global batch. For several seeds the batches are stacked: [seeds, B, ...]. Fields that
+    are not paired with images have their own order and their own epochs. Raises DataError if the source has fewer
+    examples than a batch. Closing the iterator stops its workers.
     """
     if batch_size > source.size:
         raise DataError(f"A batch of {batch_size} needs more than the {source.size} examples there are: "
@@ -44,8 +43,8 @@ def train_batches(
 def evaluation_batches(source: Source, batch_size: int, rows: slice = ALL_ROWS) -> Iterator[Batch]:
     """One pass over all examples in their order.
 
-    "index" i32 is the position in the dataset and "valid" bool is False for the rows that fill up the last batch, which
-    repeat the last example.
+    "index" i32 is the position in the dataset. "valid" bool is False for the rows that pad the last batch, which repeat
+    the last example.
     """
     steps = -(-source.size // batch_size)
     make = functools.partial(_evaluation_batch, _domains(source), batch_size, rows)
@@ -53,20 +52,20 @@ def evaluation_batches(source: Source, batch_size: int, rows: slice = ALL_ROWS) 
 
 
 def rows(source: Source, indices: np.ndarray) -> Batch:  # i64[B] -> {name: [B, ...]}
-    """Examples with all their fields; of fields that are not paired with images, example i modulo their number."""
+    """Examples with all their fields; fields that are not paired with images have example i modulo their number."""
     return _rows(_domains(source), lambda domain, size: indices % size)
 
 
 def _domains(source: Source) -> Domains:
-    return {name: (each.read, each.size) for name, each in {"": source, **source.domains}.items()}
+    return {name: (domain.read, domain.size) for name, domain in {"": source, **source.domains}.items()}
 
 
 def _rows(domains: Domains, choose: Callable[[str, int], np.ndarray]) -> Batch:
-    """The examples of every domain that `choose` gives, i64[B] of (name, size)."""  # -> {name: [B, ...]}
+    """The examples of every domain at the indices i64[B] that `choose(name, size)` returns."""  # -> {name: [B, ...]}
     batch = {}
     for name, (read, size) in domains.items():
-        found = read(choose(name, size))
-        batch |= {name: found["image"]} if name else found
+        examples = read(choose(name, size))
+        batch |= {name: examples["image"]} if name else examples
     return batch
 
 
@@ -100,14 +99,14 @@ def _batches(source: Source, make: Callable[[int], Batch], start: int, stop: int
 
 
 def _streamed(make: Callable[[int], Batch], start: int, stop: int, workers: int) -> Iterator[Batch]:
-    """Whole batches as Grain's elements: workers take turns, so their number changes nothing but the speed."""
-    import grain  # here, because sources in memory do not need its import time
+    """Whole batches are Grain's elements: workers take turns, so their number changes only the speed."""
+    import grain  # imported here: sources in memory do not need it, and its import is slow
 
-    if not flags.FLAGS.is_parsed():  # Grain reads its own absl flags, which nobody has parsed outside absl.app
+    if not flags.FLAGS.is_parsed():  # Grain reads its absl flags, which are parsed only in absl.app
         flags.FLAGS.mark_as_parsed()
     threads = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1) if workers else grain.ReadOptions(4, 4)
     processes = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
-    steps = grain.MapDataset.range(start, stop).map(functools.partial(_named, make))
+    steps = grain.MapDataset.range(start, stop).map(functools.partial(_with_step, make))
     iterator = iter(steps.to_iter_dataset(threads).mp_prefetch(processes))
     step = start
     try:
@@ -120,7 +119,7 @@ def _streamed(make: Callable[[int], Batch], start: int, stop: int, workers: int)
         iterator.close()
 
 
-def _named(make: Callable[[int], Batch], step: int) -> Batch:
+def _with_step(make: Callable[[int], Batch], step: int) -> Batch:
     try:
         return make(step)
     except Failure:

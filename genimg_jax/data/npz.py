@@ -70,7 +70,7 @@ def open_npz(options: Options) -> Stored:
         if mask is not None:
             beside, there = {"map": mask, **beside}, {"map": {}, **there}
         known, label = _numbered(path, label, CLASSES in shapes, sum(shapes[key][0] for key in keys))
-        held = _large(path, [key for each in pictures.values() for key in each.values()])
+        loaded = _large(path, [key for keys in pictures.values() for key in keys.values()])
     except UNREADABLE as error:
         raise DataError(f"'{path}' cannot be read as an npz archive: {error}.") from error
     counts = [shapes[key][0] for key in keys]
@@ -79,7 +79,7 @@ def open_npz(options: Options) -> Stored:
     fields = {name: array for name, array in beside.items() if name in options.fields}
     return Stored(
         splits={key.removesuffix(SUFFIX).removesuffix("_") or "train": span for key, span in splits.items()},
-        read=functools.partial(_read, path, held, splits, pictures, {**fields, "label": label} if known else fields),
+        read=functools.partial(_read, path, loaded, splits, pictures, {**fields, "label": label} if known else fields),
         fields={name: _number(fields.get(name)) for name in there if name not in ALWAYS},
         classes=known,
         labels=label,
@@ -171,7 +171,7 @@ def _numbered(path: str, label: np.ndarray | None, named: bool, count: int) -> t
     places = {name if label.dtype.kind == "U" else i: i for i, name in enumerate(names.tolist())}
     if unknown := sorted(set(label.tolist()) - places.keys()):
         raise DataError(f"'{path}': a label is {unknown[0]!r}, and {CLASSES} names {names.size} others.")
-    return tuple(names.tolist()), np.array([places[one] for one in label.tolist()], np.int32)
+    return tuple(names.tolist()), np.array([places[value] for value in label.tolist()], np.int32)
 
 
 def _load(path: str, key: str) -> np.ndarray:
@@ -183,22 +183,22 @@ def _load(path: str, key: str) -> np.ndarray:
 
 
 def _keys_beside(path: str, keys: list[str], name: str, shapes: dict[str, tuple[int, ...]]) -> dict[str, str]:
-    """The array of this name that lies beside the images of each split; {} where there is none."""
-    found = {key: key.removesuffix(SUFFIX) + name for key in keys}
-    bare = [key for key, beside in found.items() if beside not in shapes]
+    """The key of the array of this name for each split's images; {} if there is none."""
+    beside_keys = {key: key.removesuffix(SUFFIX) + name for key in keys}
+    bare = [key for key, beside in beside_keys.items() if beside not in shapes]
     if bare and len(bare) < len(keys):
         raise DataError(f"'{path}' holds a {name}, but none of {bare[0]}: give every split its own, or none any.")
-    for key, beside in found.items():
+    for key, beside in beside_keys.items():
         if not bare and shapes[beside][:1] != shapes[key][:1]:
             raise DataError(f"'{path}': {beside} has the shape {list(shapes[beside])}, for {shapes[key][0]} images.")
-    return {} if bare else found
+    return {} if bare else beside_keys
 
 
-def _beside(path: str, found: dict[str, str], name: str, shapes: dict[str, tuple[int, ...]]) -> np.ndarray:
-    """What lies beside the images of every split, one split after the other."""
-    dtypes, axes, said = BESIDE[name]
+def _beside(path: str, beside_keys: dict[str, str], name: str, shapes: dict[str, tuple[int, ...]]) -> np.ndarray:
+    """The values of an array beside the images, of all splits in turn."""
+    dtypes, axes, description = BESIDE[name]
     values = []
-    for key, beside in found.items():
+    for key, beside in beside_keys.items():
         value, lengths = _load(path, beside), dict(zip("NHW", shapes[key], strict=False))
         fits = len(value.shape) == len(axes) and any(np.issubdtype(value.dtype, dtype) for dtype in dtypes)
         fits = fits and all(lengths.get(axis, n) == n for axis, n in zip(axes, value.shape, strict=True))
@@ -210,7 +210,7 @@ def _beside(path: str, found: dict[str, str], name: str, shapes: dict[str, tuple
             value = value.astype(np.float32)
         if not fits:
             raise DataError(f"'{path}': {beside} is {value.dtype}{list(value.shape)}: for {shapes[key][0]} images it "
-                            f"is {said}.")  # fmt: skip
+                            f"is {description}.")  # fmt: skip
         values.append(value)
     return np.concatenate(values)
 
@@ -223,19 +223,19 @@ def _sums(path: str) -> list[tuple[str, int]]:
 
 def _read(
     path: str,
-    held: dict[str, np.ndarray],
+    loaded: dict[str, np.ndarray],
     splits: dict[str, range],
     pictures: Mapping[str, Mapping[str, str]],
     beside: Mapping[str, np.ndarray],
     positions: np.ndarray,
 ) -> dict[str, Sequence[np.ndarray]]:  # i64[B] -> {name: B of u8[H, W, 1 or 3], or [B, ...]}
-    """Images are read once, then held: in a dict, which can be sent to another process as no cache of functools can."""
+    """Reads images, whose arrays are kept in the dict `loaded`: unlike a functools cache it can be pickled."""
     rows = {name: [] for name in pictures}
     for position in positions.tolist():
         split = next(key for key, span in splits.items() if position in span)
         for name, keys in pictures.items():
-            if keys[split] not in held:
-                held[keys[split]] = _load(path, keys[split])
-            image = held[keys[split]][position - splits[split].start]
+            if keys[split] not in loaded:
+                loaded[keys[split]] = _load(path, keys[split])
+            image = loaded[keys[split]][position - splits[split].start]
             rows[name].append(image if image.ndim == 3 else image[:, :, None])
     return rows | {name: array[positions] for name, array in beside.items()}

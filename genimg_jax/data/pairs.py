@@ -57,17 +57,17 @@ def _partners(images: list[str], root: str, other: str) -> list[str]:
     """The path of each image's partner."""
     files = files_below(other)
     named = {os.path.splitext(file)[0]: file for file in files} | {file: file for file in files}
-    found = []
+    partners = []
     for path in images:
         name = os.path.relpath(path, root)
         partner = named.get(name) or named.get(os.path.splitext(name)[0])
         if partner is None:
             raise DataError(f"'{path}' has no partner: put a file of that name in '{other}', or take the image away.")
-        found.append(partner)
-    if alone := sorted(set(files) - set(found)):
-        raise DataError(f"'{os.path.join(other, alone[0])}' has no partner: put an image of that name in '{root}', or "
-                        "take the file away.")  # fmt: skip
-    return [os.path.join(other, file) for file in found]
+        partners.append(partner)
+    if unpaired := sorted(set(files) - set(partners)):
+        raise DataError(f"'{os.path.join(other, unpaired[0])}' has no partner: put an image of that name in '{root}', "
+                        "or take the file away.")  # fmt: skip
+    return [os.path.join(other, file) for file in partners]
 
 
 def _read_files(
@@ -79,10 +79,14 @@ def _read_files(
     if "map" in wanted:
         rows["map"] = [decode.read_map(path, pixel_limit) for path in paths]
     for name in wanted:
-        for image, value, own, path in zip(rows["image"], rows[name], stored.names(positions), paths, strict=True):
+        for image, value, image_path, path in zip(
+            rows["image"], rows[name], stored.names(positions), paths, strict=True
+        ):
             if image.shape[:2] != value.shape[:2]:
                 sizes = [" x ".join(map(str, x.shape[:2])) for x in (image, value)]
-                raise DataError(f"'{own}' is {sizes[0]} and its partner '{path}' {sizes[1]}: make them of one size.")
+                raise DataError(
+                    f"'{image_path}' is {sizes[0]} and its partner '{path}' {sizes[1]}: make them of one size."
+                )
             if name == "map" and value.max() >= segments:
                 raise DataError(f"'{path}' has segment {value.max()}: raise data.pairs.segments={segments}.")
     return rows

@@ -1,7 +1,7 @@
-"""Splits and slices of them, in the syntax of TensorFlow Datasets, and the three parts of a run, for every source.
+"""Splits and their slices, in the syntax of TensorFlow Datasets, and the three parts of a run, for every source.
 
-A run trains on one part, makes its choices (best checkpoint, options) on a second and reports on a third. A figure of
-the third part is then free of the optimism of choosing.
+A run trains on one part, selects its best checkpoint and options on a second, and reports metrics on a third. Metrics
+of the third part then have no selection bias.
 """
 
 import contextlib
@@ -18,12 +18,12 @@ from genimg_jax.errors import DataError
 BOUNDARY = r"\s*(-?[\d_]+%?)?\s*"
 PART = re.compile(rf"\s*([\w.\-/]+)\s*(?:\[{BOUNDARY}:{BOUNDARY}\])?\s*")
 
-SHUFFLE = 0x5B117  # separates the draw of the validation split from other uses of the generator
-LARGEST = 5000  # images of a validation split that is not named
+SHUFFLE = 0x5B117  # separates the choice of the validation split from other uses of the generator
+LARGEST = 5000  # images of an automatic validation split
 
 
 class Part(enum.StrEnum):
-    """The three parts, each by the option that names its split."""
+    """The three parts; each value is the option with its split."""
 
     TRAIN = "train_split"
     VALIDATION = "validation_split"
@@ -33,33 +33,32 @@ class Part(enum.StrEnum):
 def part(
     options: Options, chosen: Part, available: Mapping[str, range], labels: np.ndarray | None = None
 ) -> tuple[np.ndarray, str]:
-    """The positions of a part, and what a report calls it: the split, and with which parts it shares examples.
+    """The positions of a part, and its name in reports: the split, and the parts with which it shares examples.
 
-    A `validation_split` of 'auto' is a tenth of `train_split`, at most `LARGEST` examples, drawn by a fixed permutation
-    and left out of training. It takes no image of a class that training would then lack, where `labels` i32[positions]
-    tell. Raises DataError where two parts share examples and `allow_overlap` is False, or where `chosen` is a
-    validation split of 'none'.
+    A `validation_split` of 'auto' is a tenth of `train_split`, at most `LARGEST` examples, chosen by a fixed
+    permutation and excluded from training. With `labels` i32[positions], it never has all images of a class. Raises
+    DataError if two parts share examples and `allow_overlap` is False, or if `chosen` is a validation split of 'none'.
     """  # -> i64[N]
     train, validation = select(options.train_split, available), np.empty(0, np.int64)
     if options.validation_split == "auto":
         order = np.random.default_rng([SHUFFLE, len(train)]).permutation(len(train))
-        drawn = np.zeros(len(train), bool)
-        drawn[order[: min(-(-len(train) // 10), LARGEST, len(train) - 1)]] = True
+        validates = np.zeros(len(train), bool)
+        validates[order[: min(-(-len(train) // 10), LARGEST, len(train) - 1)]] = True
         if labels is not None:
-            drawn &= np.isin(labels[train], labels[train[~drawn]])
-        train, validation = train[~drawn], train[drawn]
+            validates &= np.isin(labels[train], labels[train[~validates]])
+        train, validation = train[~validates], train[validates]
     elif options.validation_split != "none":
-        with _needed(chosen == Part.VALIDATION):
+        with _required_if(chosen == Part.VALIDATION):
             validation = select(options.validation_split, available)
     parts = {Part.TRAIN: train, Part.VALIDATION: validation}
-    with _needed(chosen == Part.EVALUATE):
+    with _required_if(chosen == Part.EVALUATE):
         parts[Part.EVALUATE] = select(options.evaluate_split, available)
     if not len(parts[chosen]):
         raise DataError(f"data.{chosen} is {getattr(options, chosen)!r}, which leaves no images; name a split.")
     shared = {
-        (one, other): f"{_named(options, one)} and {_named(options, other)} share {count} images"
-        for one, other in itertools.combinations(parts, 2)
-        if (count := len(np.intersect1d(parts[one], parts[other])))
+        (a, b): f"{_named(options, a)} and {_named(options, b)} share {count} images"
+        for a, b in itertools.combinations(parts, 2)
+        if (count := len(np.intersect1d(parts[a], parts[b])))
     }
     if shared and not options.allow_overlap:
         raise DataError(
@@ -71,13 +70,13 @@ def part(
     return parts[chosen], f"{name} ({'; '.join(stated)})" if stated else name
 
 
-def _needed(needed: bool) -> contextlib.AbstractContextManager:
-    """Where a split must be there; a source without one that is not asked for can still be trained on."""
-    return contextlib.nullcontext() if needed else contextlib.suppress(DataError)
+def _required_if(condition: bool) -> contextlib.AbstractContextManager:
+    """Ignores a missing split unless the condition holds: a source without it can still be trained on."""
+    return contextlib.nullcontext() if condition else contextlib.suppress(DataError)
 
 
 def title(options: Options, part: Part) -> str:
-    """What a report calls the split of a part."""
+    """The name of a part's split in reports."""
     name = getattr(options, part)
     return f"a slice of {options.train_split}" if part == Part.VALIDATION and name == "auto" else name
 
@@ -90,7 +89,7 @@ def select(split: str, available: Mapping[str, range]) -> np.ndarray:
     """The positions that a split names, such as `train`, `train[:90%]`, `train[-100:]` or `train[:10%]+test`.
 
     Percentages are rounded to the nearest example, as in TensorFlow Datasets. Negative boundaries count from the end.
-    Raises DataError where the split does not exist, cannot be parsed, holds nothing, or reaches past the end.
+    Raises DataError if the split does not exist, cannot be parsed, is empty, or reaches past the end.
     """  # -> i64[N]
     return np.concatenate([_part(part, split, available) for part in split.split("+")])
 
