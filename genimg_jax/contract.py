@@ -140,6 +140,9 @@ class Family(NamedTuple):
     """Spec of the latent image, if `log_prob` scores latents instead of pixels."""
     protocol: Mapping[str, Any] = {}
     """What else a reader of `log_prob` must know, such as {"importance samples": 500}."""
+    condition_log_prob: Callable[[Weights, Batch, jax.Array], jax.Array] | None = None
+    """(weights, batch, key) -> f32[B], the natural logarithm of the probability of each condition, where the family
+    models it too: `log_prob` is given the condition, and the sum of both is that of image and condition."""
     latents: tuple[Latents, ...] = ()
     """The spaces of codes that images are decoded from. Reconstructions use the first that encodes."""
     denoise: Callable[..., jax.Array] | None = None

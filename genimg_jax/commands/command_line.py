@@ -1,15 +1,22 @@
 """Flags for every command: absl's, with a config's keys as `--config.a.b=value` (ml_collections)."""
 
+from __future__ import annotations
+
 import ast
 import pathlib
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from genimg_jax.errors import ConfigError
 from genimg_jax.options import absolute, named, nearest
 
+if TYPE_CHECKING:
+    from genimg_jax.data import Part
+
 Configured = str | Callable[[Sequence[str]], dict]
+PARTS = ["train", "validation", "test"]  # what a person calls the parts of a run's data
 
 
 def parse(
@@ -203,6 +210,13 @@ def _help(values: flags.FlagValues, config: Configured) -> str:
     if config:
         lines += "  --config.SECTION.KEY=VALUE: overrides a value of the configuration\n"
     return lines
+
+
+def part(name: str) -> Part:
+    """The part of a run's data that is called so."""
+    from genimg_jax.data import Part
+
+    return dict(zip(PARTS, Part, strict=True))[name]
 
 
 def workdir(values: flags.FlagValues) -> pathlib.Path:

@@ -38,7 +38,6 @@ those of images 2i and 2i + 1 of the split that is --given, where the model enco
 Image i of a seed is the same whatever the count and the batch size. images.npz holds `image` and its conditions: of
 classes `label` and the names of all `classes`, of captions `caption`; of reconstructions also the images that were
 encoded, as `original`. DIRECTORY can be given to genimg evaluate --generated."""
-PARTS = ("train", "validation", "test")
 GRID, GRID_PIXELS = 1024, 2**24  # of the images in the picture, at most
 
 
@@ -55,7 +54,7 @@ def define(values: flags.FlagValues) -> None:
     )
     flags.DEFINE_string("label", None, "the same as --condition.label", flag_values=values)
     flags.DEFINE_enum(
-        "given", None, list(PARTS), "whose images' conditions are taken, in their order", flag_values=values
+        "given", None, command_line.PARTS, "whose images' conditions are taken, in their order", flag_values=values
     )
     flags.DEFINE_integer("interpolate", 0, "rows of interpolations between pairs of codes", 0, flag_values=values)
     flags.DEFINE_integer("reconstruct", 0, "held-out images, above what their codes give", 0, flag_values=values)
@@ -132,7 +131,7 @@ def _draw(values: flags.FlagValues, run: restore.Restored, asked: Mapping[str, s
     lacking = set(program.family.conditions) - {"label"} - set(given)
     source = None
     if values.given or lacking:
-        source = features.open_source(program.config.data, dict(zip(PARTS, Part, strict=True))[values.given or "test"])
+        source = features.open_source(program.config.data, command_line.part(values.given or "test"))
     seed = program.config.seed if values.seed is None else values.seed
     if values.interpolate:
         name, columns, count = f"interpolations-{run.step}-seed{seed}", values.steps, values.interpolate * values.steps

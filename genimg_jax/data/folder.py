@@ -29,7 +29,7 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 import numpy as np
@@ -37,7 +37,7 @@ import numpy as np
 from genimg_jax.data import classes, decode
 from genimg_jax.data.npz import open_npz
 from genimg_jax.data.types import Options, Stored
-from genimg_jax.errors import DataError
+from genimg_jax.errors import ConfigError, DataError
 from genimg_jax.options import nearest
 
 ARCHIVE = "images.npz"  # in a folder that `genimg sample` wrote
@@ -137,6 +137,22 @@ def _walk(root: str, columns: Sequence[str] = ("text",)) -> tuple[list[str], dic
 def files_below(root: str) -> list[str]:
     """The relative paths of the image files below a folder."""
     return _walk(root)[0]
+
+
+def pictures(
+    path: str, image_shape: tuple[int, int, int], levels: int, pixel_limit: int
+) -> Iterator[tuple[str, np.ndarray]]:
+    """The path of a picture, or of each of a folder's by name, and the picture as an image u8[H, W, C] in [0, levels).
+
+    Raises ConfigError where the folder holds none, and DataError for what is no picture.
+    """
+    paths = [os.path.join(path, name) for name in sorted(files_below(path))] if os.path.isdir(path) else [path]
+    if not paths:
+        raise ConfigError(f"the folder {path} holds no images.")
+    height, width, channels = image_shape
+    for file in paths:
+        picture = decode.conform(decode.read_file(file, pixel_limit), min(height, width), channels)
+        yield file, np.rint(picture * ((levels - 1) / 255)).astype(np.uint8)
 
 
 def _ignored(name: str) -> bool:

@@ -11,7 +11,6 @@ run later uses the same encoder, or is refused.
 
 import functools
 import json
-import os
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -21,8 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from genimg_jax import core, data, progress
-from genimg_jax.data import Part, Source, decode, loading, transforms
-from genimg_jax.data.folder import files_below
+from genimg_jax.data import Part, Source, folder, loading, transforms
 from genimg_jax.data.source import FEATURES
 from genimg_jax.engine import parallel, restore
 from genimg_jax.errors import CheckpointError, ConfigError
@@ -82,12 +80,8 @@ def of_pictures(options: data.Options, path: str, pixel_limit: int) -> np.ndarra
     """
     encoder = open_encoder(options)
     record = _kept(options, encoder)
-    paths = [os.path.join(path, name) for name in sorted(files_below(path))] if os.path.isdir(path) else [path]
-    if not paths:
-        raise ConfigError(f"the folder {path} holds no images.")
-    height, width, channels = encoder.image_shape
-    pictures = [decode.conform(decode.read_file(p, pixel_limit), min(height, width), channels) for p in paths]
-    image = np.rint(np.stack(pictures) * ((encoder.stored_levels - 1) / 255)).astype(np.uint8)
+    pictures = folder.pictures(path, encoder.image_shape, encoder.stored_levels, pixel_limit)
+    image = np.stack([picture for _, picture in pictures])
     rows = np.resize(np.arange(len(image)), -(-len(image) // CHUNK) * CHUNK)  # the last chunk is filled up
     codes = np.concatenate([encoder.encode(image[part]) for part in rows.reshape(-1, CHUNK)])
     return standardized(codes[: len(image)], record)

@@ -128,7 +128,7 @@ def _evaluate(opened: RunContext, weights: core.Weights, step: int, checkpoint: 
     read = program.config.data
     problem = likelihood.other_images(program, source) if comparison else ""
     measured, log_prob = ({}, None) if problem else likelihood.measure(program, weights, source, read)
-    told = Metrics({}, {}, {}) if problem else zero_shot.measure(program, weights, source, read)
+    recognised = Metrics({}, {}, {}) if problem else zero_shot.measure(program, weights, source, read)
     stated = likelihood.protocol(program) if program.config.evaluate.likelihood and not problem else {}
     stated |= likelihood.warnings(measured)
     report = {
@@ -148,8 +148,8 @@ def _evaluate(opened: RunContext, weights: core.Weights, step: int, checkpoint: 
         },
     }
     report["selection"] = _selection(opened, step, checkpoint, report["protocol"]["data"])
-    measured |= told.metrics
-    found = suite.SuiteResult(measured, skipped=told.skipped)
+    measured |= recognised.metrics
+    found = suite.SuiteResult(measured, skipped=recognised.skipped)
     if comparison:
         made, rate = _sample(opened, weights)
         # What came after the checkpoint is not its doing.
@@ -157,7 +157,8 @@ def _evaluate(opened: RunContext, weights: core.Weights, step: int, checkpoint: 
         found = suite.measure(comparison, made, lines, program.family.log_odds)
         facts = {"images_a_second": rate, **_facts(opened, step, lines)}
         missing = {"held-out loss and likelihood": problem} if problem else {}
-        found = found._replace(metrics=measured | found.metrics | facts, skipped=missing | told.skipped | found.skipped)
+        skipped = missing | recognised.skipped | found.skipped
+        found = found._replace(metrics=measured | found.metrics | facts, skipped=skipped)
         report["samples"] = len(made.images)
         report["protocol"] |= made.asked
     report["trained_on"] = marks.trained_on(program.family.objective, found.metrics)

@@ -71,7 +71,7 @@ def why_not(program: Program, name: str) -> str:
     if len(program.spec.conditions[name].shape) > 1:
         return "candidates are classes, captions and vectors, not maps or images"
     if program.tokenizer and name in program.tokenizer.family.conditions:
-        return "the tokenizer is told it too, so that an image has other codes under each candidate"
+        return "the tokenizer is conditioned on it too, so that an image has other codes under each candidate"
     return ""
 
 

@@ -180,6 +180,7 @@ def over_codes(prior: core.Family, batches: CodedBatches) -> core.Family:
         sample=prior.sample and sample,
         log_prob=encoded(prior.log_prob),
         log_prob_at_half=encoded(prior.log_prob_at_half),
+        condition_log_prob=encoded(prior.condition_log_prob),
         denoise=prior.denoise and denoise,
         inpaint=prior.inpaint and inpaint,
         latents=(),  # the prior's latents decode to images of codes

@@ -160,6 +160,7 @@ class Decoder(nn.Module):
     heads: int
     positions: str = "learned"
     fields: Fields = ()  # of the condition, which is a prefix of tokens
+    model_condition: bool = False  # whether it is a single field of tokens that are predicted too
 
     @property
     def prefix_length(self) -> int:
@@ -180,6 +181,10 @@ class Decoder(nn.Module):
         self.blocks = [Block(self.width, self.heads, self.depth) for _ in range(self.depth)]
         self.norm = nn.LayerNorm()
         self.logits = Linear(self.vocabulary, kernel_init=nn.initializers.zeros)  # uniform at initialisation
+        if self.model_condition:
+            words = self.fields[0][1].size
+            self.first_word = self.param("first_word", nn.initializers.zeros, (words,))
+            self.next_word = Linear(words, kernel_init=nn.initializers.zeros)
 
     def prefix_tokens(self, condition: Condition, count: int) -> jax.Array:  # -> [B, prefix_length, width]
         if self.fields:
@@ -201,6 +206,19 @@ class Decoder(nn.Module):
         for block in self.blocks:
             x = backend.materialize(block(x, angles, valid))
         return self.logits(self.norm(x[:, self.prefix_length - 1 :])).astype(jnp.float32)
+
+    def condition_logits(self, condition: Condition, count: int) -> jax.Array:
+        """Logits of every token of the condition given those before it."""  # -> f32[B, prefix_length, words]
+        # Without a mask: padding follows all words, and what is predicted after the first 0 counts for nothing.
+        x, angles = self.with_positions(self.prefix_tokens(condition, count)[:, :-1], 0)
+        for block in self.blocks:
+            x = backend.materialize(block(x, angles))
+        first = jnp.broadcast_to(self.first_word, (count, 1, *self.first_word.shape))
+        return jnp.concatenate([first, self.next_word(self.norm(x))], axis=1).astype(jnp.float32)
+
+    def joint_logits(self, condition: Condition, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Of every token, and of every token of the condition."""
+        return self(condition, tokens), self.condition_logits(condition, len(tokens))
 
     def with_positions(self, x: jax.Array, first: int | jax.Array) -> tuple[jax.Array, jax.Array | None]:
         """The slots from `first` on with their positions: learned vectors are added, or rotary angles returned."""
