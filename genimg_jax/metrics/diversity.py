@@ -7,6 +7,7 @@ from scipy.special import rel_entr
 
 from genimg_jax.errors import DataError
 from genimg_jax.metrics.arrays import feature_set
+from genimg_jax.metrics.frechet import ROWS
 
 
 class InceptionScore(NamedTuple):
@@ -47,14 +48,24 @@ def vendi_score(features: np.ndarray) -> float:  # [N, D]
     """The effective number of different elements (Friedman and Dieng 2023, definition 3.1), from 1 to min(N, D).
 
     exp of the entropy of the eigenvalues of the similarity matrix over N, with cosine similarity; they are also those
-    of the D x D matrix of second moments of the normalised features, which is what is solved where D < N.
+    of the D x D matrix of second moments of the normalised features, which is what is solved where D < N. That one is
+    summed over blocks of rows: float64 of all rows would be twice the memory of the features.
     """
-    features = feature_set(features, "given", least=1).astype(np.float64)
-    lengths = np.linalg.norm(features, axis=1, keepdims=True)
-    if not lengths.all():
-        raise DataError("a feature vector is zero, and cosine similarity cannot compare it with any other.")
-    features = features / lengths
-    second = features.T @ features if features.shape[1] < len(features) else features @ features.T
+    features = feature_set(features, "given", least=1)
+    if features.shape[1] < len(features):
+        blocks = np.array_split(features, -(-len(features) // ROWS))
+        second = sum(unit.T @ unit for unit in map(_normalised, blocks))
+    else:
+        unit = _normalised(features)
+        second = unit @ unit.T
     weights = np.maximum(np.linalg.eigvalsh(second / len(features)), 0)
     weights = weights / weights.sum()
     return float(np.exp(-np.sum(weights * np.log(np.where(weights > 0, weights, 1)))))
+
+
+def _normalised(features: np.ndarray) -> np.ndarray:  # f32[N, D] -> f64[N, D]
+    features = features.astype(np.float64)
+    lengths = np.linalg.norm(features, axis=1, keepdims=True)
+    if not lengths.all():
+        raise DataError("a feature vector is zero, and cosine similarity cannot compare it with any other.")
+    return features / lengths
