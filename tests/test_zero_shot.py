@@ -231,6 +231,19 @@ def test_what_cannot_be_scored_is_left_out(scenes):
     }
 
 
+def test_an_estimate_takes_no_more_likelihoods_than_the_source_has_images(scenes):
+    family = knowing(lambda weights, batch, key: jnp.zeros(len(batch["image"])), ("tokens",))
+    weights = core.Weights({}, {}, {})
+    for kind, images in (("exact", 40), ("lower bound", 40), ("estimate", 40 // 8)):
+        program = opened(family._replace(likelihood_kind=kind), scenes, SCENES, retrieval_candidates=8)
+        (entry,) = (
+            one for name, one in zero_shot.measure(program, weights, scenes, SCENES).metrics.items() if "@1" in name
+        )
+        assert entry.spec.reference_samples == images
+    program = opened(family._replace(likelihood_kind="estimate"), scenes, SCENES, retrieval_candidates=100)
+    assert zero_shot.measure(program, weights, scenes, SCENES).metrics == {}
+
+
 def test_a_run_is_evaluated_with_it(tmp_path, capsys):
     run = tmp_path / "run"
     assert train(run, "--config.model.conditions=('label',)", config="made_digits") == 0

@@ -26,11 +26,16 @@ def measure(program: Program, weights: core.Weights, source: Source, read: data.
     `retrieval@1/NAME`; of scenes also how often each attribute of the likeliest caption is right, as
     `attribute_accuracy/NAME`. With Wilson's intervals.
 
-    It scores `evaluate.retrieval_images` random images of the source. Nothing is measured where that is 0, where the
-    family has no likelihood under a condition, or where likelihoods are not asked for.
+    It scores `evaluate.retrieval_images` random images of the source. Where the likelihood is an estimate, an ODE for
+    each candidate, it scores fewer, which take no more likelihoods than the source has images. Nothing is measured
+    where that leaves none, where the family has no likelihood under a condition, or where likelihoods are not asked
+    for.
     """
     family, options = program.family, program.config.evaluate
     images, most = options.retrieval_images, options.retrieval_candidates
+    if family.likelihood_kind == "estimate" and family.conditions:
+        each = [program.spec.num_classes if name == "label" else most for name in family.conditions]
+        images = min(images, source.size // max(each))
     if not (images and options.likelihood and family.log_prob and family.conditions):
         return Metrics({}, {}, {})
     index = np.sort(np.random.default_rng(IMAGES).permutation(source.size)[:images])
