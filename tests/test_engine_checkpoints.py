@@ -117,6 +117,13 @@ def test_embeddings_of_an_earlier_version_are_compared_as_they_are_called_now(tm
     assert len(reproduce.compare(tmp_path / "original", tmp_path / "other", 0).arrays_differing) == 8
 
 
+def test_the_digest_of_weights_does_not_change_with_the_names_of_arrays():
+    then, now = (embedding_state(place, 7.0) for place in ("net/class_bias", "net/condition/label"))
+    first = checkpoint.digest(core.weights(then), checkpoint.shapes(then))
+    assert checkpoint.digest(core.weights(now), checkpoint.shapes(then)) == first
+    assert checkpoint.digest(core.weights(now), checkpoint.shapes(now)) != first
+
+
 @pytest.fixture(scope="module")
 def run_of(tmp_path_factory):
     """{config: run directory} of finished tiny runs, made as they are asked for."""

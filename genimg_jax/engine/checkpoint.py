@@ -17,7 +17,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
-from genimg_jax import core, directions
+from genimg_jax import core, directions, files
 from genimg_jax.engine import config as configs
 from genimg_jax.engine import parallel
 from genimg_jax.errors import CheckpointError
@@ -116,6 +116,13 @@ def place(name: str, stored: Mapping[str, Any]) -> str:
 def filed(parts: Mapping[str, core.Tree]) -> dict[str, core.Tree]:
     """The parts of a state or of weights under their names in files."""
     return {FILED.get(name, name): part for name, part in parts.items()}
+
+
+def digest(weights: core.Weights, stored: Mapping[str, Any]) -> str:
+    """The digest of weights under their names in the checkpoint that they are from, whose arrays `stored` names. It is
+    the same in every version."""
+    arrays = named(filed(jax.device_get(weights)._asdict()))
+    return files.digest_arrays({place(name, stored): array for name, array in arrays.items()})
 
 
 def _saved(state: core.TrainState) -> core.Tree:

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
-import jax
-
 from genimg_jax import core, data, files
 from genimg_jax.data import text
 from genimg_jax.engine import checkpoint, config_files, parallel, run
@@ -107,7 +105,8 @@ def tokenizer(config: Config, spec: core.Spec) -> programs.Stage | None:
 def open_stage(workdir: pathlib.Path, which: str, options: parallel.Options) -> tuple[Restored, dict[str, Any]]:
     """A checkpoint of a run that another run uses, and what tells its weights from others, for the record."""
     first = open_run(workdir, {**config_files.of_run(workdir), "parallel": asdict(options)}, which)
-    weights = files.digest_arrays(checkpoint.named(checkpoint.filed(jax.device_get(first.weights)._asdict())))
+    stored = checkpoint.about(_store(workdir, first.program.config), first.step)["shapes"]
+    weights = checkpoint.digest(first.weights, stored)
     return first, {"workdir": str(workdir), "step": first.step, "weights": weights}
 
 
