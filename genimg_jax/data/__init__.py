@@ -1,4 +1,4 @@
-"""Images and what is known of them: open a source, iterate over its batches, prepare them inside the compiled step.
+"""Images with labels and fields: open a source, iterate over its batches, prepare them inside the compiled step.
 
 source = data.open_source(data.Options(source="tfds", name="mnist"), data.Part.TRAIN)
 for batch in loading.train_batches(source, seed=0, start_step=0, batch_size=128): ...

@@ -10,7 +10,7 @@ SUBSET_SEED = 0x5AB5E7  # `data.limit` draws with it, whatever the seed of a run
 
 
 def numbered(names: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
-    """The distinct class names in their order, and the place of each image's class among them.
+    """The distinct class names in their order, and the class index of each image.
 
     Numbers within names sort by value ('2' before '10'), so that of the classes '0' to '11', class '10' is number 10.
     """  # str[N] or i[N] -> i32[N]
@@ -22,23 +22,23 @@ def numbered(names: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
 
 
 def as_stored(labels: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """The arrays by which an archive says of which class images are: the numbers that classes are called by, or their
-    places beside the list of names."""  # i32[N] -> {name: [N] or [classes]}
+    """The class arrays of an archive: `label` alone if the names of classes are numbers, otherwise class indices and
+    the list of names, `classes`."""  # i32[N] -> {name: [N] or [classes]}
     if all(name.isdecimal() and name == str(int(name)) and int(name) < MOST for name in names):
         return {"label": np.array(names, np.int32)[labels]}
     return {"label": labels, "classes": np.array(names)}
 
 
 def _natural(name: str) -> tuple[list, str]:
-    parts = re.split(r"(\d+)", name)  # text and digits in turn, so that like meets like
+    parts = re.split(r"(\d+)", name)  # text and digits alternate, so that text is compared with text
     return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
 
 
 def subset(count: int, labels: np.ndarray) -> np.ndarray:
-    """Which `count` of N images to keep, in ascending order: drawn at random, by a seed that never changes.
+    """The indices of a random subset of `count` of N images, in ascending order; the seed never changes.
 
-    Where `count` reaches the number of classes, each has an image. What is left follows their shares (the apportionment
-    of Webster: shares of images are rounded to the nearest). A smaller subset is part of each larger one.
+    If `count` is at least the number of classes, each class has an image. The other images are in proportion to class
+    sizes (Webster's apportionment: shares are rounded to the nearest). A smaller subset is part of each larger one.
     """  # i32[N] -> i64[count]
     rng = np.random.default_rng(SUBSET_SEED)
     order = rng.permutation(len(labels))

@@ -1,4 +1,4 @@
-"""One image: encoded bytes to u8[H, W, 1 or 3], and that to the size and channels asked for.
+"""Decodes one image to u8[H, W, 1 or 3], and converts it to the requested size and channels.
 
 The table of conversions stands in `folder`.
 """
@@ -21,7 +21,7 @@ COLOUR = ("P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV")
 
 
 def read_file(path: str, pixel_limit: int) -> np.ndarray:
-    """Decode an image file. Raises DataError naming it, as `decode` does, or where it is too large a file."""
+    """Decodes an image file. Raises DataError as `decode` does, and for a file that is too large."""
     # -> u8[H, W, 1 or 3]
     return decode(_bytes(path, pixel_limit), path, pixel_limit)
 
@@ -29,7 +29,7 @@ def read_file(path: str, pixel_limit: int) -> np.ndarray:
 def read_map(path: str, pixel_limit: int) -> np.ndarray:
     """The numbers of a grey or palette file, as they are stored. Raises DataError as `read_file` does."""
     # -> u8[H, W], or i32[H, W] of 16 bits
-    return _decoded(_bytes(path, pixel_limit), path, pixel_limit, _numbers)
+    return _decoded(_bytes(path, pixel_limit), path, pixel_limit, _map_values)
 
 
 def _bytes(path: str, pixel_limit: int) -> bytes:
@@ -95,14 +95,14 @@ def _eight_bits(image: Image.Image, name: str) -> np.ndarray:  # -> u8[H, W, 1 o
     return _channels_last(np.asarray(image if image.mode == wanted else image.convert(wanted)))
 
 
-def _numbers(image: Image.Image, name: str) -> np.ndarray:  # -> u8[H, W] or i32[H, W]
+def _map_values(image: Image.Image, name: str) -> np.ndarray:  # -> u8[H, W] or i32[H, W]
     if image.mode not in ("1", "L", "P", "I;16"):
         raise DataError(f"'{name}' has mode {image.mode}: a map is a grey or palette image, whose values are segments.")
     return np.array(image, np.int32 if image.mode == "I;16" else np.uint8)
 
 
 def conform(image: np.ndarray, size: int, channels: int) -> np.ndarray:
-    """The middle square of an image, antialiased (bicubic) to `size`, with `channels` channels; 0 leaves either alone.
+    """The middle square of an image, antialiased (bicubic) to `size`, with `channels` channels; 0 keeps either.
 
     Colour becomes grey by the luma of ITU-R 601; grey becomes colour by repetition.
     """  # u8[H, W, 1 or 3] -> u8[size, size, channels]
@@ -116,7 +116,7 @@ def conform(image: np.ndarray, size: int, channels: int) -> np.ndarray:
 
 
 def conform_map(values: np.ndarray, size: int) -> np.ndarray:
-    """The middle square of a map at `size` x `size`, each value that of the nearest pixel; 0 leaves it alone."""
+    """The middle square of a map at `size` x `size`, each value that of the nearest pixel; 0 keeps it as it is."""
     # [H, W] -> [size, size]
     if not size or values.shape == (size, size):
         return values

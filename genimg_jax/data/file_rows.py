@@ -1,4 +1,4 @@
-"""Arrays that stay in their file: of sets too large for memory, only the rows that are asked for are read."""
+"""Arrays that stay in their file, because they are too large for memory: only the rows that are used are read."""
 
 import math
 import os

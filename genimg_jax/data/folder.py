@@ -55,9 +55,9 @@ def open_folder(options: Options) -> Stored:
     """The splits are the subfolders named in SPLITS; where there are none, everything is `train`, to be sliced.
 
     Within a split, files follow a fixed shuffled order (by the hash of their path), so that a slice holds every class.
-    Where every image lies in a subfolder of its split, and there are several, the subfolder is its class. Raises
-    DataError where the folder is missing, unreadable or empty, holds images both in splits and beside them, or its
-    metadata names files that are not there.
+    If every image lies in a subfolder of its split, and there are several subfolders, they are the classes. Raises
+    DataError if the folder is missing, unreadable or empty, if it holds images both in splits and beside them, or if
+    its metadata names a file that does not exist.
     """
     root = options.path
     if not os.path.isdir(root):
@@ -75,16 +75,16 @@ def open_folder(options: Options) -> Stored:
     if "" in folders and len(set(folders)) > 1:
         lone = os.path.join(root, files[folders.index("")])
         raise DataError(f"'{lone}' lies beside class subfolders: move it into one of them, or away.")
-    known, labels = classes.numbered(np.array(folders))
-    if len(known) == 1:
-        known, labels = (), np.full(len(files), -1, np.int32)
+    class_names, labels = classes.numbered(np.array(folders))
+    if len(class_names) == 1:
+        class_names, labels = (), np.full(len(files), -1, np.int32)
     paths = [os.path.join(root, file) for file in files]
     return Stored(
         splits=splits,
-        read=functools.partial(_read, paths, labels if known else None, options.pixel_limit),
-        classes=known,
+        read=functools.partial(_read, paths, labels if class_names else None, options.pixel_limit),
+        classes=class_names,
         names=lambda positions: [paths[position] for position in positions],
-        listing=_listing(root, files, captions, known),
+        listing=_listing(root, files, captions, class_names),
         labels=labels,
         captions=(lambda positions: [captions.get(files[position], "") for position in positions])
         if captions
@@ -113,7 +113,7 @@ def _hashed(file: str) -> bytes:
 
 
 def _walk(root: str, columns: Sequence[str] = ("text",)) -> tuple[list[str], dict[str, str]]:
-    """The image files below a folder, and the captions there are, by relative path."""
+    """The relative paths of the image files below a folder, and captions by relative path."""
     files, captions, above = [], {}, {root: frozenset()}
     for path, subfolders, names in os.walk(root, onerror=_unreadable, followlinks=True):
         real = os.path.realpath(path)
@@ -142,9 +142,9 @@ def files_below(root: str) -> list[str]:
 def pictures(
     path: str, image_shape: tuple[int, int, int], levels: int, pixel_limit: int
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """The path of a picture, or of each of a folder's by name, and the picture as an image u8[H, W, C] in [0, levels).
+    """Yields (path, image u8[H, W, C] in [0, levels)) for one file, or for each file of a folder in the order of names.
 
-    Raises ConfigError where the folder holds none, and DataError for what is no picture.
+    Raises ConfigError if the folder holds no images, and DataError for a file that is no image.
     """
     paths = [os.path.join(path, name) for name in sorted(files_below(path))] if os.path.isdir(path) else [path]
     if not paths:
@@ -160,11 +160,11 @@ def _ignored(name: str) -> bool:
 
 
 def _captions(path: str, relative: str, columns: Sequence[str]) -> dict[str, str]:
-    """By relative path, the columns joined by commas: a text as it is, a list as words, one that is missing not at all.
+    """Captions by relative path: the columns joined by commas. A list becomes words; a missing column is left out.
 
     Raises DataError for a column that no line has, unless it is `text`, which need not be there.
     """
-    captions, seen = {}, {"text"}
+    captions, known_columns = {}, {"text"}
     try:
         with open(path, encoding="utf-8-sig") as file:
             lines = list(file)  # ends at line feeds alone; JSON strings may hold Unicode's other separators
@@ -183,12 +183,12 @@ def _captions(path: str, relative: str, columns: Sequence[str]) -> dict[str, str
             raise DataError(f"'{path}', line {number}: write one JSON object with a `file_name` ({error}).") from error
         if file in captions:
             raise DataError(f"'{path}', line {number} names '{row['file_name']}' again: give each image one line.")
-        seen |= row.keys()
+        known_columns |= row.keys()
         texts = [" ".join(map(str, part)) if isinstance(part, list) else str(part) for part in parts if part]
         captions[file] = ", ".join(texts)
-    if absent := [column for column in columns if column not in seen]:
+    if absent := [column for column in columns if column not in known_columns]:
         raise DataError(
-            f"data.captions.columns names {absent[0]!r}{nearest(absent[0], seen)} No line of '{path}' has it."
+            f"data.captions.columns names {absent[0]!r}{nearest(absent[0], known_columns)} No line of '{path}' has it."
         )
     return captions
 
@@ -197,14 +197,14 @@ def _unreadable(error: OSError) -> NoReturn:
     raise DataError(f"'{error.filename}' cannot be read: {error.strerror}.") from error
 
 
-def _listing(root: str, files: list[str], captions: dict[str, str], known: tuple[str, ...]) -> str:
+def _listing(root: str, files: list[str], captions: dict[str, str], class_names: tuple[str, ...]) -> str:
     digest = hashlib.sha256()
     for file in files:
         path = os.path.join(root, file)
         size = os.path.getsize(path) if os.path.exists(path) else -1  # a dangling link, which reading will report
         digest.update(json.dumps([file, size, captions.get(file, "")]).encode())
-    if known != tuple(sorted(known)):  # recorded runs numbered classes in the order of strings
-        digest.update(json.dumps(known).encode())
+    if class_names != tuple(sorted(class_names)):  # recorded runs numbered classes in the order of strings
+        digest.update(json.dumps(class_names).encode())
     return digest.hexdigest()
 
 

@@ -16,7 +16,7 @@ CONTENTS: weakref.WeakKeyDictionary[Callable, dict[str, str]] = weakref.WeakKeyD
 
 
 def record(source: Source) -> dict[str, Any]:
-    """What a run's manifest says of the images that it is trained on."""
+    """The record of the training images in a run's manifest."""
     return {
         "fingerprint": source.fingerprint,
         "field_hashes": dict(source.field_hashes),
@@ -38,9 +38,9 @@ def record(source: Source) -> dict[str, Any]:
 def change(recorded: Mapping[str, Any], source: Source) -> str:
     """How a source differs from the recorded one; "" where it is the same.
 
-    A run that began with its images in memory recorded the hash of their pixels, for which a source that is now
-    streamed is read once; one that streamed them recorded their listing, which is the same in memory. Older records do
-    not say which of the two they hold.
+    A run with images in memory recorded the hash of their pixels; a source that is now streamed is read once to compare
+    it. A run that streamed its images recorded their listing, which is the same in memory. Older records do not say
+    which of the two they hold.
     """
     if renamed := other_classes(recorded, source):
         return renamed
@@ -67,14 +67,14 @@ def other_classes(recorded: Mapping[str, Any], source: Source) -> str:
 def other_fields(names: Iterable[str], trained: Mapping[str, Any], source: Source) -> str:
     """Why the fields `names` of a source cannot replace the `trained` ones, each a `core.Field`; "" if they can."""
     for name in names:
-        given, wanted = source.spec.fields.get(name), trained[name]
-        if given is None or given.shape != wanted.shape or given.size > wanted.size:
-            return f"{name} was {wanted} when the run began and is {given or 'not in data.fields'} now"
+        current, wanted = source.spec.fields.get(name), trained[name]
+        if current is None or current.shape != wanted.shape or current.size > wanted.size:
+            return f"{name} was {wanted} when the run began and is {current or 'not in data.fields'} now"
     return ""
 
 
 def content(source: Source) -> str:
-    """The fingerprint of the pixels and labels, whether or not they are in memory: a streamed source is read for it."""
+    """The fingerprint of the pixels and labels. A streamed source is read for it."""
     return contents(source)["image"]
 
 
@@ -90,18 +90,18 @@ def contents(source: Source) -> dict[str, str]:
 def hashes(image_shape: tuple[int, ...], chunks: Iterable[Mapping[str, np.ndarray]]) -> dict[str, str]:
     """SHA-256 (16 hexadecimal digits) of pixels and then labels as "image", and of each field by its name, over all
     rows, which may come in parts of any size."""
-    found, labels = {"image": hashlib.sha256(repr(image_shape).encode())}, []
+    digests, labels = {"image": hashlib.sha256(repr(image_shape).encode())}, []
     for rows in chunks:
         for name, array in rows.items():
             if name == "label":
                 labels.append(array)
                 continue
-            if name not in found:
-                found[name] = hashlib.sha256(repr((array.dtype.str, array.shape[1:])).encode())
-            found[name].update(np.ascontiguousarray(array))
+            if name not in digests:
+                digests[name] = hashlib.sha256(repr((array.dtype.str, array.shape[1:])).encode())
+            digests[name].update(np.ascontiguousarray(array))
     for array in labels:
-        found["image"].update(array)
-    return {name: digest.hexdigest()[:16] for name, digest in found.items()}
+        digests["image"].update(array)
+    return {name: digest.hexdigest()[:16] for name, digest in digests.items()}
 
 
 def _streamed(source: Source) -> Iterator[dict[str, np.ndarray]]:

@@ -18,7 +18,7 @@ from genimg_jax.errors import DataError, Failure
 
 Batch = dict[str, np.ndarray]
 Read = Callable[[np.ndarray], Batch]
-Domains = dict[str, tuple[Read, int]]  # of each domain, its reader and its number of examples; "" is that of the images
+Domains = dict[str, tuple[Read, int]]  # domain ("": the images) -> (reader, number of examples)
 ALL_ROWS = slice(None)
 
 

@@ -1,4 +1,4 @@
-"""A NumPy archive: `image` u8[N, H, W] or u8[N, H, W, 1 or 3], with what is there of `label` and `caption` [N], `mask`
+"""A NumPy archive: `image` u8[N, H, W] or u8[N, H, W, 1 or 3], and optionally `label` and `caption` [N], `mask`
 u8[N, H, W] and the fields below; or `train_image` and so on.
 
 | field      | array                                                          |
@@ -8,8 +8,8 @@ u8[N, H, W] and the fields below; or `train_image` and so on.
 | `source`   | u8[N, h, w] or u8[N, h, w, 1 or 3], of any size                |
 
 A label is the number or the name of a class. The classes are those that images have: where labels are 1, 2 and 3, there
-are three, called '1', '2' and '3'. Beside a list of names, `classes`, numbers are places in it. A mask says by numbers
-from 0, the background, which object each pixel shows.
+are three, called '1', '2' and '3'. If there is a list of names, `classes`, numbers index it. A mask holds the number of
+the object that each pixel shows; 0 is the background.
 
 Headers are checked before anything is inflated, and nothing is ever unpickled. Many images are read where they lie in
 the archive, or, if they are compressed, in a temporary file, so that they may be larger than memory.
@@ -50,9 +50,9 @@ CLASSES = "classes"
 def open_npz(options: Options) -> Stored:
     """Every `<split>_image` is a split; a lone `image` is the split `train`.
 
-    Raises DataError naming the file where it is missing, no archive, holds objects or images that are not u8, inflates
-    as only an archive made to exhaust memory does, or holds arrays that are larger than data.memory_mib and not images
-    in C order.
+    Raises DataError naming the file if it is missing or no archive, if it holds objects or images that are not u8, if
+    it inflates as only an archive meant to exhaust memory does, or if it holds arrays that are larger than
+    data.memory_mib and not images in C order.
     """
     path = options.path
     try:
@@ -60,16 +60,17 @@ def open_npz(options: Options) -> Stored:
         keys = sorted(key for key in shapes if _is(key, SUFFIX))
         if not keys:
             raise DataError(f"'{path}' holds {', '.join(sorted(shapes)) or 'nothing'}: save u8 images as `{SUFFIX}`.")
-        there = {name: found for name in (*BESIDE, SOURCE) if (found := _keys_beside(path, keys, name, shapes))}
-        beside = {name: _beside(path, there[name], name, shapes) for name in BESIDE if name in there
+        available = {name: _keys_beside(path, keys, name, shapes) for name in (*BESIDE, SOURCE)}
+        available = {name: beside_keys for name, beside_keys in available.items() if beside_keys}
+        beside = {name: _beside(path, available[name], name, shapes) for name in BESIDE if name in available
                   and name in (*ALWAYS, *options.fields)}  # fmt: skip
         pictures = {SUFFIX: {key: key for key in keys}}
-        if SOURCE in there and SOURCE in options.fields:
-            pictures[SOURCE] = there[SOURCE]
+        if SOURCE in available and SOURCE in options.fields:
+            pictures[SOURCE] = available[SOURCE]
         label, caption, mask = map(beside.get, ALWAYS)
         if mask is not None:
-            beside, there = {"map": mask, **beside}, {"map": {}, **there}
-        known, label = _numbered(path, label, CLASSES in shapes, sum(shapes[key][0] for key in keys))
+            beside, available = {"map": mask, **beside}, {"map": {}, **available}
+        class_names, label = _numbered(path, label, CLASSES in shapes, sum(shapes[key][0] for key in keys))
         loaded = _large(path, [key for keys in pictures.values() for key in keys.values()])
     except UNREADABLE as error:
         raise DataError(f"'{path}' cannot be read as an npz archive: {error}.") from error
@@ -77,14 +78,15 @@ def open_npz(options: Options) -> Stored:
     starts = [sum(counts[:i]) for i in range(len(keys))]
     splits = {key: range(start, start + count) for key, start, count in zip(keys, starts, counts, strict=True)}
     fields = {name: array for name, array in beside.items() if name in options.fields}
+    arrays = {**fields, "label": label} if class_names else fields
     return Stored(
         splits={key.removesuffix(SUFFIX).removesuffix("_") or "train": span for key, span in splits.items()},
-        read=functools.partial(_read, path, loaded, splits, pictures, {**fields, "label": label} if known else fields),
-        fields={name: _number(fields.get(name)) for name in there if name not in ALWAYS},
-        classes=known,
+        read=functools.partial(_read, path, loaded, splits, pictures, arrays),
+        fields={name: _num_values(fields.get(name)) for name in available if name not in ALWAYS},
+        classes=class_names,
         labels=label,
         names=lambda positions: [f"{path}, image {position}" for position in positions],
-        listing=f"npz {_sums(path)}",
+        listing=f"npz {_checksums(path)}",
         captions=None if caption is None else lambda positions: caption[positions].tolist(),
         annotations=None if mask is None else lambda positions: {"mask": mask[positions]},
     )
@@ -130,13 +132,13 @@ def _is(key: str, *names: str) -> bool:
     return any(key == name or key.endswith(f"_{name}") for name in names)
 
 
-def _number(field: np.ndarray | None) -> int:
-    """Of the values of a field of integers; 0 for any other."""
+def _num_values(field: np.ndarray | None) -> int:
+    """The number of values of an integer field; 0 for any other field."""
     return int(field.max()) + 1 if field is not None and np.issubdtype(field.dtype, np.integer) else 0
 
 
 def _large(path: str, keys: list[str]) -> dict[str, FileRows]:
-    """The large arrays of images in C order, once their checksum is found right."""
+    """Large arrays of images in C order, after their checksums are verified."""
     rows = {}
     with zipfile.ZipFile(path) as archive, open(path, "rb") as whole:
         for entry in archive.infolist():
@@ -160,7 +162,7 @@ def _large(path: str, keys: list[str]) -> dict[str, FileRows]:
 
 
 def _numbered(path: str, label: np.ndarray | None, named: bool, count: int) -> tuple[tuple[str, ...], np.ndarray]:
-    """The names of the classes, and the place of each image's among them."""  # i[N] or str[N] -> i32[N]
+    """The names of the classes, and the class index of each image."""  # i[N] or str[N] -> i32[N]
     if label is None:
         return (), np.full(count, -1, np.int32)
     if not named:
@@ -215,8 +217,8 @@ def _beside(path: str, beside_keys: dict[str, str], name: str, shapes: dict[str,
     return np.concatenate(values)
 
 
-def _sums(path: str) -> list[tuple[str, int]]:
-    """The checksum of each array, which the archive's directory holds."""
+def _checksums(path: str) -> list[tuple[str, int]]:
+    """The checksum of each array, from the directory of the archive."""
     with zipfile.ZipFile(path) as archive:
         return sorted((entry.filename, entry.CRC) for entry in archive.infolist())
 

@@ -8,7 +8,7 @@ import numpy as np
 
 
 def examples(seed: int, positions: np.ndarray, count: int, domain: str = "") -> np.ndarray:
-    """Which of `count` examples stands at each position of the endless training order of a domain; "": of the images.
+    """The index of the example, in [0, count), at each position of the endless training order of a domain; "": images.
 
     Every run of `count` positions that begins at a multiple of `count` is an epoch: a permutation of all examples,
     drawn from (seed, epoch, domain) alone. Positions are non-negative and may be in any order.

@@ -42,8 +42,8 @@ def open_prepared(options: Options) -> Stored:
     if not info.splits:
         raise DataError(f"'{name}' is not prepared in '{builder.data_dir}': run: {command}")
     if info.file_format is None or info.file_format.value != "array_record":
-        found = info.file_format.value if info.file_format else "an unknown format"
-        raise DataError(f"'{builder.data_dir}' is prepared as {found}, which cannot be read at random: run: {command}")
+        stored = info.file_format.value if info.file_format else "an unknown format"
+        raise DataError(f"'{builder.data_dir}' is prepared as {stored}, which cannot be read at random: run: {command}")
     features = dict(info.features.items())
     image = next((key for key, feature in features.items() if isinstance(feature, tfds.features.Image)), None)
     if image is None:

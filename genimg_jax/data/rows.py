@@ -1,4 +1,4 @@
-"""Rows of one split in uniform arrays: images and the fields that come with them, decoded and made alike."""
+"""Rows of one split in uniform arrays: images and their fields, decoded and of one shape each."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
@@ -21,11 +21,11 @@ class Recipe(NamedTuple):
     """All it takes to make rows of one split; it can be sent to another process."""
 
     stored: Stored
-    positions: np.ndarray  # i64[N]: where the chosen examples stand in `stored`
+    positions: np.ndarray  # i64[N]: the positions of the chosen examples in `stored`
     options: Options
-    substitutes: dict[int, int]  # unreadable example index -> the next one, as they are found
-    vocabulary: "Tokenizer | None" = None  # where captions are read as tokens
-    first: Mapping[str, np.ndarray] = {}  # the first row, once it is read: all others have its shapes
+    substitutes: dict[int, int]  # unreadable example index -> the next index; grows while reading
+    vocabulary: "Tokenizer | None" = None  # of the field `tokens`
+    first: Mapping[str, np.ndarray] = {}  # the first row, after it is read: all others have its shapes
 
 
 def load(recipe: Recipe) -> dict[str, np.ndarray]:
@@ -46,21 +46,21 @@ def read(recipe: Recipe, indices: np.ndarray) -> dict[str, np.ndarray]:  # i64[B
     options = recipe.options
     if options.bad_images == "skip":
         rows = [example(recipe, index) for index in indices.tolist()]
-        found = {name: [row[name] for row in rows] for name in rows[0]}
+        lists = {name: [row[name] for row in rows] for name in rows[0]}
     else:
-        found = _alike(recipe, indices)
-    whole = {name: np.stack(values) for name, values in found.items()}
+        lists = _uniform(recipe, indices)
+    whole = {name: np.stack(values) for name, values in lists.items()}
     positions = recipe.positions[indices]
     return {**whole, "image": _binarized(whole["image"], positions, options.binarize, recipe.stored.levels)}
 
 
 def example(recipe: Recipe, index: int) -> dict[str, np.ndarray]:
-    """One row, or by option the next that can be read."""
+    """One row, or the next readable row if `bad_images` is 'skip'."""
     count, substitutes = len(recipe.positions), recipe.substitutes
     while True:
         index = chosen(recipe, index)
         try:
-            return {name: values[0] for name, values in _alike(recipe, np.array([index])).items()}
+            return {name: values[0] for name, values in _uniform(recipe, np.array([index])).items()}
         except DataError as error:
             if recipe.options.bad_images == "error":
                 raise
@@ -80,15 +80,15 @@ def size(recipe: Recipe) -> int:
     return len(recipe.positions) * sum(value.nbytes for name, value in recipe.first.items() if name != "label")
 
 
-def _alike(recipe: Recipe, indices: np.ndarray) -> dict[str, list[np.ndarray]]:  # i64[B] -> {name: B arrays}
+def _uniform(recipe: Recipe, indices: np.ndarray) -> dict[str, list[np.ndarray]]:  # i64[B] -> {name: B arrays}
     stored, positions = recipe.stored, recipe.positions[indices]
-    found = stored.read(positions)
+    fields = stored.read(positions)
     if recipe.vocabulary is not None:
         captions, names = stored.captions(positions), stored.names(positions)
-        found["tokens"] = text.rows(recipe.vocabulary, captions, names, recipe.options.captions.length)
+        fields["tokens"] = text.rows(recipe.vocabulary, captions, names, recipe.options.captions.length)
     return {
         name: [_conform(recipe, name, value, i) for value, i in zip(values, indices.tolist(), strict=True)]
-        for name, values in found.items()
+        for name, values in fields.items()
     }
 
 
@@ -101,8 +101,8 @@ def _conform(recipe: Recipe, name: str, value: np.ndarray, index: int) -> np.nda
         value = decode.conform_map(value, options.size)
     if recipe.first and value.shape != recipe.first[name].shape:
         where = recipe.stored.names(recipe.positions[[index]])[0]
-        found, first = (" x ".join(map(str, x.shape)) for x in (value, recipe.first[name]))
-        raise DataError(f"'{where}' {'is' if name == 'image' else f'has a {name} of'} {found}, others {first}: set "
+        actual, first = (" x ".join(map(str, x.shape)) for x in (value, recipe.first[name]))
+        raise DataError(f"'{where}' {'is' if name == 'image' else f'has a {name} of'} {actual}, others {first}: set "
                         "data.size and data.channels to make them alike.")  # fmt: skip
     return value
 
@@ -110,8 +110,8 @@ def _conform(recipe: Recipe, name: str, value: np.ndarray, index: int) -> np.nda
 def _binarized(images: np.ndarray, positions: np.ndarray, how: str, levels: int) -> np.ndarray:
     """Values 0 and 1 for `threshold` and `static`; `dynamic` is left to the compiled step.
 
-    A static image is drawn once: pixel p is 1 with probability p / (levels - 1), by a draw that its position in the
-    source decides, so that every slice, batch and run sees the same image.
+    A static image is sampled once: pixel p is 1 with probability p / (levels - 1). Its random numbers depend on its
+    position in the source alone, so that every slice, batch and run has the same image.
     """  # u8[B, H, W, C] -> u8[B, H, W, C]
     if how == "threshold":
         return (2 * images.astype(np.int32) >= levels - 1).astype(np.uint8)

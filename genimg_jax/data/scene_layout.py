@@ -66,18 +66,18 @@ def arrange(draws: np.ndarray, objects: int, counts: bool) -> dict[str, np.ndarr
 
 
 def with_slots(scene: Mapping[str, np.ndarray], slots: int = 0) -> dict[str, np.ndarray]:
-    """The scenes in arrays for at least `slots` objects, with `relation` of two axes always: i32[B, N - 1].
+    """The scenes padded to at least `slots` objects. `relation` always has two axes: i32[B, N - 1].
 
-    `kind`, `colour` and `relation` of an added object are -1, for it is not there; all else is 0.
+    `kind`, `colour` and `relation` of padding are -1; all else is 0.
     """
-    had = scene["kind"].shape[1]
-    missing = max(0, slots - had)
-    found = {**scene, "relation": scene["relation"].reshape(-1, had - 1)}
-    for name in found.keys() & {"kind", "colour", "centre", "radius", "angle", "relation"}:
-        x = found[name]
+    num_objects = scene["kind"].shape[1]
+    missing = max(0, slots - num_objects)
+    padded = {**scene, "relation": scene["relation"].reshape(-1, num_objects - 1)}
+    for name in padded.keys() & {"kind", "colour", "centre", "radius", "angle", "relation"}:
+        x = padded[name]
         filling = np.full((len(x), missing, *x.shape[2:]), -1 if x.dtype.kind == "i" else 0, x.dtype)
-        found[name] = np.concatenate([x, filling], 1)
-    return found
+        padded[name] = np.concatenate([x, filling], 1)
+    return padded
 
 
 def counted(scene: Mapping[str, np.ndarray]) -> np.ndarray:  # -> i64[B]

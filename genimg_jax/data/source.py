@@ -1,4 +1,4 @@
-"""From a source on disk to one split of it: choose examples, make their rows, keep them in memory if they fit."""
+"""Opens one split of a source on disk: chooses examples, makes their rows, keeps them in memory if they fit."""
 
 import dataclasses
 import functools
@@ -42,13 +42,13 @@ FEATURES = "features"  # the field that an encoder makes
 def open_source(options: Options, split: str | Part, vocabulary: "Tokenizer | None" = None) -> Source:
     """Open a split such as `train[:90%]`: in memory if it fits `options.memory_mib`, otherwise to be streamed.
 
-    A `Part` opens the split that the options name for it, once it is known to share no image with the other two.
-    Captions are read by the `vocabulary` of another split, if given, instead of training it again.
+    A `Part` opens the split that the options name for it, after a check that it shares no image with the other two.
+    Captions are encoded with the `vocabulary` of another split, if given; otherwise a vocabulary is trained.
 
-    Raises DataError, in a sentence that names the file or split and what to do, where there is nothing to read, images
-    differ in shape and `options.size` does not make them alike, or, in memory, any image cannot be read. In a streamed
-    source that last error comes with the batch that holds the image. Raises ConfigError for a field that is not there.
-    The field `features` is left out where the options name its encoder: `engine.features` adds it.
+    Raises DataError if there is nothing to read, if images differ in shape and the options do not make them alike, or
+    if an image cannot be read; for a streamed source that last error comes with the batch that holds the image. Raises
+    ConfigError for a field that the source does not have. The field `features` is left out if the options name its
+    encoder: `engine.features` adds it.
     """
     if options.features.encoder:
         options = dataclasses.replace(options, fields=tuple(name for name in options.fields if name != FEATURES))
@@ -63,11 +63,11 @@ def open_source(options: Options, split: str | Part, vocabulary: "Tokenizer | No
 
 
 def _check_fields(options: Options, stored: Stored) -> None:
-    known = [*stored.fields, *stored.domains, *([TOKENS] if stored.captions else [])]
+    available = [*stored.fields, *stored.domains, *([TOKENS] if stored.captions else [])]
     for name in options.fields:
-        if name not in known:
-            there = f"has {', '.join(known)}" if known else "has no fields"
-            raise ConfigError(f"data.fields names {name!r}{nearest(name, known)} This {options.source} source {there}.")
+        if name not in available:
+            listed = f"This {options.source} source has {', '.join(available) or 'no fields'}."
+            raise ConfigError(f"data.fields names {name!r}{nearest(name, available)} {listed}")
     if options.flip and TOKENS in options.fields:
         raise ConfigError(
             "data.flip mirrors images, and words such as 'left of' in their captions would then be wrong: set "
@@ -87,7 +87,7 @@ def _vocabulary(options: Options, stored: Stored) -> "Tokenizer":
 def _choose(
     stored: Stored, options: Options, split: str | Part, vocabulary: "Tokenizer | None"
 ) -> tuple[Recipe, int, str]:
-    """The recipe of a split, the size of the whole split, and what a report calls it."""
+    """The recipe of a split, the size of the whole split, and its name in reports."""
     whole = select(options.train_split, stored.splits) if split == Part.TRAIN else None
     if isinstance(split, Part):
         positions, split = part(options, split, stored.splits, stored.labels)
@@ -118,17 +118,17 @@ def _source(recipe: Recipe, split_size: int, split: str, in_memory: bool, domain
         levels=levels if options.binarize == "none" else 2,
         fields={name: core.Field(*_described(recipe, name, domains)) for name in options.fields},
     )
-    # How images lie on disk, and all that they become on the way.
-    become = repr((spec.image_shape, options.binarize, stored.levels))
+    # The listing covers how images lie on disk and how they are processed.
+    processing = repr((spec.image_shape, options.binarize, stored.levels))
     if options.fields:
         vocabulary = recipe.vocabulary and text.digest(recipe.vocabulary)
-        become += repr((spec.fields, vocabulary, [domain.listing for domain in domains.values()]))
-    listing = files.digest([f"{stored.listing} {become}", positions.tobytes()])
+        processing += repr((spec.fields, vocabulary, [domain.listing for domain in domains.values()]))
+    listing = files.digest([f"{stored.listing} {processing}", positions.tobytes()])
     labels = None if stored.labels is None else stored.labels[positions]
     if in_memory:
-        held = rows.load(recipe)
-        read, labels = functools.partial(_gather, held), held.get("label")
-        hashes = identity.hashes(spec.image_shape, [held]) | {name: d.fingerprint for name, d in domains.items()}
+        arrays = rows.load(recipe)
+        read, labels = functools.partial(_gather, arrays), arrays.get("label")
+        hashes = identity.hashes(spec.image_shape, [arrays]) | {name: d.fingerprint for name, d in domains.items()}
     else:
         read, hashes = functools.partial(_read_on, recipe), {"image": listing}
     _report(recipe, 0)
@@ -184,20 +184,20 @@ def _gather(rows: dict[str, np.ndarray], indices: np.ndarray) -> dict[str, np.nd
 
 
 def _read_on(recipe: Recipe, indices: np.ndarray) -> dict[str, np.ndarray]:  # i64[B] -> {name: [B, ...]}
-    """Rows of a streamed source; what is skipped on the way is reported once by each process that reads."""
-    known = len(recipe.substitutes)
-    found = rows.read(recipe, indices)
-    _report(recipe, known)
-    return found
+    """Rows of a streamed source. Each process that reads reports a skipped image once."""
+    num_reported = len(recipe.substitutes)
+    examples = rows.read(recipe, indices)
+    _report(recipe, num_reported)
+    return examples
 
 
-def _report(recipe: Recipe, known: int) -> None:
-    """Says on stderr what was skipped beyond the first `known`."""
-    if names := _skipped(recipe, known):
+def _report(recipe: Recipe, num_reported: int) -> None:
+    """Prints to stderr which images were skipped, without the first `num_reported`."""
+    if names := _skipped(recipe, num_reported):
         more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
         print(f"data.bad_images=skip: {len(names)} of {len(recipe.positions)} images cannot be used, and the next one "
               f"stands in for each: {', '.join(names[:SHOWN])}{more}", file=sys.stderr)  # fmt: skip
 
 
-def _skipped(recipe: Recipe, known: int) -> list[str]:
-    return recipe.stored.names(recipe.positions[list(recipe.substitutes)[known:]])
+def _skipped(recipe: Recipe, start: int) -> list[str]:
+    return recipe.stored.names(recipe.positions[list(recipe.substitutes)[start:]])

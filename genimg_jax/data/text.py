@@ -38,20 +38,20 @@ def train(captions: Iterable[str], kind: str, most: int) -> "Tokenizer":
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
     if kind == "words":
-        made = Tokenizer(models.WordLevel(unk_token=UNKNOWN))
-        made.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
-        made.pre_tokenizer = pre_tokenizers.Whitespace()
+        tokenizer = Tokenizer(models.WordLevel(unk_token=UNKNOWN))
+        tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+        tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
         trainer = trainers.WordLevelTrainer(vocab_size=most - 1, special_tokens=[UNKNOWN], show_progress=False)
-        made.train_from_iterator(captions, trainer)
-        return made
+        tokenizer.train_from_iterator(captions, trainer)
+        return tokenizer
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    made = Tokenizer(models.BPE({letter: i for i, letter in enumerate(alphabet)}, []))
-    made.normalizer = normalizers.NFC()
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer = Tokenizer(models.BPE({letter: i for i, letter in enumerate(alphabet)}, []))
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     if kind == "bpe":
         trainer = trainers.BpeTrainer(vocab_size=most - 1, initial_alphabet=alphabet, show_progress=False)
-        made.train_from_iterator(captions, trainer)
-    return made
+        tokenizer.train_from_iterator(captions, trainer)
+    return tokenizer
 
 
 def size(vocabulary: "Tokenizer") -> int:
@@ -60,10 +60,10 @@ def size(vocabulary: "Tokenizer") -> int:
 
 
 def encode(vocabulary: "Tokenizer", caption: str, length: int) -> np.ndarray:  # -> i32[length]
-    """The tokens of a caption that a person gives. Raises ConfigError for a word that is not in the vocabulary, with
-    the nearest words, and for a caption of more than `length` tokens."""
-    found = vocabulary.encode(caption)
-    for token, (start, stop) in zip(found.tokens, found.offsets, strict=True):
+    """The tokens of a user's caption. Raises ConfigError for a word that is not in the vocabulary, with the nearest
+    words, and for a caption of more than `length` tokens."""
+    encoding = vocabulary.encode(caption)
+    for token, (start, stop) in zip(encoding.tokens, encoding.offsets, strict=True):
         if token == UNKNOWN:
             word = caption[start:stop]
             near = nearest(word.lower(), vocabulary.get_vocab(), SHOWN)
@@ -71,15 +71,15 @@ def encode(vocabulary: "Tokenizer", caption: str, length: int) -> np.ndarray:  #
                 f"the word {word!r} of {caption!r} is not in the model's vocabulary{near} Use words of the training "
                 "captions."
             )
-    if len(found.ids) > length:
-        raise ConfigError(f"{caption!r} has {len(found.ids)} tokens, and the model takes {length}; say it in fewer.")
-    return _filled([found.ids], length)[0]
+    if len(encoding.ids) > length:
+        raise ConfigError(f"{caption!r} has {len(encoding.ids)} tokens, and the model takes {length}; say it in fewer.")
+    return _filled([encoding.ids], length)[0]
 
 
 def rows(vocabulary: "Tokenizer", captions: Sequence[str], names: Sequence[str], length: int) -> np.ndarray:
     """The tokens of the captions of examples. Raises DataError naming the example whose caption is too long."""
     # -> i32[B, length]
-    ids = [found.ids for found in vocabulary.encode_batch(list(captions))]
+    ids = [encoding.ids for encoding in vocabulary.encode_batch(list(captions))]
     for name, caption, tokens in zip(names, captions, ids, strict=True):
         if len(tokens) > length:
             raise DataError(
@@ -114,6 +114,6 @@ def load(path: str) -> "Tokenizer":
 
 def with_vocabulary(options: Options, *folders: str | os.PathLike) -> Options:
     """The options with the vocabulary of the first of these run directories that has one; "" is no directory."""
-    if not (found := files.first_with(FILE, folders)):
+    if not (path := files.first_with(FILE, folders)):
         return options
-    return dataclasses.replace(options, captions=dataclasses.replace(options.captions, vocabulary=found))
+    return dataclasses.replace(options, captions=dataclasses.replace(options.captions, vocabulary=path))

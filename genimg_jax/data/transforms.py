@@ -1,4 +1,4 @@
-"""What happens to a batch inside the compiled step: scaling, flips, binarisation. Bytes cross to the device."""
+"""Prepares a batch inside the compiled step: scaling, flips, binarisation. Bytes cross to the device."""
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +14,8 @@ def prepare(batch: core.Batch, key: jax.Array, options: Options, stored_levels: 
 
     `stored_levels` is `Source.stored_levels`. Each example's randomness comes from `key` and its "index" alone: give
     training a key of the step, and evaluation a fixed one. Dynamic binarisation (Salakhutdinov and Murray, 2008) draws
-    each pixel as 1 with probability u / (stored_levels - 1). Static and threshold binarisation were done as the source
-    was read: there `stored_levels` is 2. A flip mirrors every field that has pixels ([B, H, W, ...]) with its image.
+    each pixel as 1 with probability u / (stored_levels - 1). The source applies static and threshold binarisation:
+    then `stored_levels` is 2. A flip mirrors every field that has pixels ([B, H, W, ...]) with its image.
     Fields of integers become i32, and those that are images f32 in [-1, 1]; everything else passes through.
     """  # u8[B, H, W, C] -> f32[B, H, W, C]
     batch = {name: array if name == "image" else field(array) for name, array in batch.items()}
@@ -37,7 +37,7 @@ def _unit(image: jax.Array, levels: int) -> jax.Array:  # u8[B, H, W, C] -> f32[
 
 
 def field(array: jax.Array) -> jax.Array:
-    """The values of a field as a network is told them: integers i32, images f32 in [-1, 1], others as they are."""
+    """The values of a field as a network receives them: integers i32, images f32 in [-1, 1], others as they are."""
     if not jnp.issubdtype(array.dtype, jnp.integer):
         return array
     return 2 * _unit(array, 256) - 1 if array.ndim == 4 else array.astype(jnp.int32)

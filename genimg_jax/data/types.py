@@ -1,4 +1,4 @@
-"""What the data layer passes around: the options, a source as training sees it, and a source as it lies on disk."""
+"""Records of the data layer: the options, a source as training uses it, and a source as it lies on disk."""
 
 from __future__ import annotations
 
@@ -121,23 +121,23 @@ class Source(NamedTuple):
     class_counts: tuple[int, ...] | None
     """Examples of each class; None where they would have to be read for it."""
     names: Callable[[np.ndarray], list[str]]
-    """Example indices i64[B] -> what a message calls them: the file, or the split and number."""
+    """Example indices i64[B] -> names for messages: the file, or the split and number."""
     captions: Callable[[np.ndarray], list[str]] | None
     """Example indices i64[B] -> captions; None where there are none."""
     vocabulary: Tokenizer | None
     """The vocabulary of the field `tokens`, see `text`; None without that field."""
     annotations: Callable[[np.ndarray], dict[str, np.ndarray]] | None
-    """Example indices i64[B] -> ground truth that a condition can be scored against: of `shapes` all of a scene, of an
-    archive the `mask` that it holds; None elsewhere."""
+    """Example indices i64[B] -> ground truth to score conditional samples against: the scene of `shapes`, or the `mask`
+    of an archive; None for other sources."""
     held_out: tuple[str, ...]
-    """Combinations that `train` and `test` never show, in words; () where nothing is kept from them."""
+    """Combinations that `train` and `test` never show, in words; () if there are none."""
     skipped: tuple[str, ...]
     """The names of unreadable images replaced by their successors: all if in memory, only what is known if streamed."""
     workers: int
     split: str
     """The split, for reports; it says so where it shares images with another part of the run."""
     encoder: Mapping[str, Any] | None = None
-    """What made the field `features`, see `engine.features`; None where no encoder did."""
+    """The encoder of the field `features`, see `engine.features`; None without an encoder."""
 
 
 class Stored(NamedTuple):
@@ -153,7 +153,7 @@ class Stored(NamedTuple):
     classes: tuple[str, ...]
     names: Callable[[np.ndarray], list[str]]
     listing: str
-    """What identifies the content without reading it: names, sizes, versions."""
+    """Identifies the content without reading it: names, sizes, versions."""
     labels: np.ndarray | None = None
     """i32[positions] (-1: none), where they are known without reading images."""
     levels: int = 256
