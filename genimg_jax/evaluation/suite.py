@@ -172,8 +172,8 @@ def measure(
             if name in comparison.audited:
                 both[name] = ours, theirs, comparison.independent_features[name]
             if name in comparison.train_features:
-                trained, others = comparison.train_features[name], comparison.null_distances[name]
-                found = memorisation.audit(ours, trained, theirs, options.seed, others=others)
+                trained, null = comparison.train_features[name], comparison.null_distances[name]
+                found = memorisation.audit(ours, trained, theirs, options.seed, null=null)
                 parts.append(_audited(found, network, name, comparison, generated))
                 memory[name] = audit.record(found)
                 pictures[f"closest-{name}"] = audit.picture(found, generated, comparison.train)

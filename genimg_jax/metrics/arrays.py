@@ -1,4 +1,4 @@
-"""What the distances take: a set of feature vectors, checked once at the door."""
+"""Checks of sets of feature vectors, the input of every distance."""
 
 import numpy as np
 
@@ -28,6 +28,6 @@ def feature_sets(least: int = 2, **sets: np.ndarray) -> list[np.ndarray]:  # nam
     checked = [feature_set(features, name, least) for name, features in sets.items()]
     widths = {name: features.shape[1] for name, features in zip(sets, checked, strict=True)}
     if len(set(widths.values())) > 1:
-        found = ", ".join(f"{name} has {width}" for name, width in widths.items())
-        raise DataError(f"the feature sets differ in width: {found}; take both from one feature network.")
+        listed = ", ".join(f"{name} has {width}" for name, width in widths.items())
+        raise DataError(f"the feature sets differ in width: {listed}; take both from one feature network.")
     return checked

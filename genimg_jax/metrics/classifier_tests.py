@@ -61,7 +61,7 @@ def accuracy_difference(
     """
     first, second = _correct(first, labels), _correct(second, labels)
     count = len(first) + 2
-    ahead, behind = (np.sum(one & ~other) + 1 for one, other in ((first, second), (second, first)))
+    ahead, behind = (np.sum(a & ~b) + 1 for a, b in ((first, second), (second, first)))
     shifted = normal(
         (ahead - behind) / count,
         np.sqrt((ahead + behind) / count - ((ahead - behind) / count) ** 2) / np.sqrt(count),

@@ -65,7 +65,7 @@ def _status(badness: float, suspicious: float, collapsed: float) -> str:
 
 
 def verdict(findings: Sequence[Finding]) -> Verdict:
-    """The worst status, and what speaks for it first."""
+    """The worst status, and the findings, worst first."""
     ordered = sorted(findings, key=lambda finding: -STATUSES.index(finding.status))
     return Verdict(ordered[0].status if ordered else HEALTHY, ordered)
 
@@ -73,13 +73,13 @@ def verdict(findings: Sequence[Finding]) -> Verdict:
 def class_findings(
     predictions: np.ndarray, reference: np.ndarray, classes: int, names: Sequence[str] = ()
 ) -> list[Finding]:  # i[N], i[M]
-    """The modes that a classifier can tell, from classes read in generated and in reference images; without `names`,
-    classes go by their numbers."""
+    """Modes that a classifier can tell apart, from its predictions for generated and for reference images. Without
+    `names`, classes are called by their numbers."""
     balance = class_balance(predictions, reference, classes)
     present = np.flatnonzero(balance.expected > 0)
     upper = [proportion(round(balance.shares[c] * len(predictions)), len(predictions)).high for c in present]
     missing = [int(c) for c, high in zip(present, upper, strict=True) if high < MISSING * balance.expected[c]]
-    left = len(present) - len(missing)
+    num_generated = len(present) - len(missing)
     listed = f"; missing: {', '.join(names[c] if names else str(c) for c in missing)}" if missing else ""
     variation = balance.total_variation
     beyond_chance = np.sqrt(max(variation**2 - balance.chance**2, 0.0))
@@ -87,9 +87,9 @@ def class_findings(
         Finding(
             "modes",
             _status(len(missing) / len(present), 1e-9, 0.5),
-            left,
+            num_generated,
             len(present),
-            f"{left} of the data's {len(present)} classes are generated{listed}.",
+            f"{num_generated} of the data's {len(present)} classes are generated{listed}.",
         ),
         Finding(
             "class histogram",
@@ -123,8 +123,8 @@ def diversity_findings(
     if not (reference != reference[0]).any():
         raise DataError("the reference features do not vary at all; nothing can be told from them.")
     rng, count = np.random.default_rng(seed), min(len(generated), len(reference))
-    ours, data = (_subset(one, count, rng) for one in (generated, reference))
-    near, data_near = (nearest_within(one, 1, block).distances[:, 0] for one in (ours, data))
+    ours, data = (_subset(features, count, rng) for features in (generated, reference))
+    near, data_near = (nearest_within(features, 1, block).distances[:, 0] for features in (ours, data))
     bound = DUPLICATE * np.median(data_near)
     rate, data_rate = np.mean(near <= bound), np.mean(data_near <= bound)
     spread = float(_total_variance(ours) / _total_variance(data))
@@ -159,7 +159,7 @@ def quality_findings(
     `independent` pixels, on equally many of each set, drawn by the seed."""
     sets = feature_sets(least=4, generated=generated, reference=reference, independent=independent)
     rng, count = np.random.default_rng(seed), min(JUDGED, *map(len, sets))
-    ours, data, noise = (_subset(one, count, rng) for one in sets)
+    ours, data, noise = (_subset(features, count, rng) for features in sets)
     k = min(NEIGHBOURS, count - 1)
     pairs = self_similarity(data, k, block)
     distance, (scores,) = pair_scores(ours, data, [k], pairs, block=block)
@@ -188,19 +188,19 @@ def quality_findings(
 
 
 def _of_real_images(pairs: SelfSimilarity, k: int) -> dict[str, float]:
-    """What a perfect generator of as many images is expected to score: the precision of each real image among the
-    others, which is inside a ball if it is one of the k nearest of another; and the coverage that Naeem et al. 2020
+    """Expected scores of a perfect generator of as many images. Precision is measured on real images among the others:
+    an image is inside a ball if it is one of the k nearest of another. Coverage is the one that Naeem et al. 2020
     derive, the same for every distribution."""
-    count, others = len(pairs.neighbours.indices), np.arange(1, k + 1)
+    count, ranks = len(pairs.neighbours.indices), np.arange(1, k + 1)
     precision = np.mean(np.bincount(pairs.neighbours.indices[:, :k].ravel(), minlength=count) > 0)
-    coverage = 1 - np.prod((count - others) / (2 * count - others))
+    coverage = 1 - np.prod((count - ranks) / (2 * count - ranks))
     return {"precision": float(precision), "coverage": float(coverage)}
 
 
 def _values(history: Sequence[Mapping[str, float | None]], name: str) -> np.ndarray:  # -> f64[records with the name]
-    """None, which JSON has for what is not finite, is read so."""
-    found = [record[name] for record in history if name in record]
-    return np.array([np.nan if value is None else value for value in found], np.float64)
+    """The values of one metric, in order. None, which stands for a value that is not finite, becomes NaN."""
+    values = [record[name] for record in history if name in record]
+    return np.array([np.nan if value is None else value for value in values], np.float64)
 
 
 def history_findings(

@@ -1,4 +1,4 @@
-"""Scores of a generated set by itself: they see how varied it is, not whether it is what the data is."""
+"""Scores of a generated set alone: they measure its diversity, not its fidelity to the data."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ from genimg_jax.metrics.frechet import ROWS
 
 
 class InceptionScore(NamedTuple):
-    """exp of `information`, the mutual information of image and class in nats, with that one's standard error.
+    """exp of `information`, the mutual information of image and class in nats. `standard_error` is of `information`.
 
     `bias` is how far the information of N images is expected to lie below that of infinitely many, to order 1 / N.
     """
@@ -47,9 +47,9 @@ def inception_score(probabilities: np.ndarray) -> InceptionScore:  # [N, K]
 def vendi_score(features: np.ndarray) -> float:  # [N, D]
     """The effective number of different elements (Friedman and Dieng 2023, definition 3.1), from 1 to min(N, D).
 
-    exp of the entropy of the eigenvalues of the similarity matrix over N, with cosine similarity; they are also those
-    of the D x D matrix of second moments of the normalised features, which is what is solved where D < N. That one is
-    summed over blocks of rows: float64 of all rows would be twice the memory of the features.
+    exp of the entropy of the eigenvalues of the similarity matrix over N, with cosine similarity. The D x D matrix of
+    second moments of the normalised features has the same eigenvalues, and is used where D < N. It is summed over
+    blocks of rows: float64 of all rows would be twice the memory of the features.
     """
     features = feature_set(features, "given", least=1)
     if features.shape[1] < len(features):

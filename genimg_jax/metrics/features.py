@@ -1,6 +1,6 @@
-"""What images are compared by. A feature network is a record; any distance takes the features of any of them.
+"""Feature networks: images are compared by their features. Any distance takes the features of any network.
 
-Distances of different features have nothing to do with each other: `specs` keeps them apart by name and weights.
+Distances in different features cannot be compared: `specs` keeps them apart by name and weights.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -27,9 +27,9 @@ RESIZES = ("pytorch-fid", "tensorflow")
 class FeatureNetwork(NamedTuple):
     name: str
     weights: str | None
-    """A digest of what the network was made of; None where there is nothing to it."""
+    """A digest of the weights, or of the recipe that they were drawn by; None for a network without weights."""
     resize: str | None
-    """How images come to the network's size."""
+    """The method that resizes images to the network's size; None if they keep theirs."""
     parameters: Any
     apply: Callable[[Any, jax.Array], jax.Array]
     """(parameters, f32[B, H, W, C] in [-1, 1]) -> f32[B, D], each row of its own image alone. One object for networks
@@ -72,13 +72,13 @@ def _draw(key: jax.Array, image_shape: tuple[int, int, int]) -> Any:
 
 
 def random_conv(image_shape: tuple[int, int, int], seed: int = 0) -> FeatureNetwork:
-    """A network that was never trained: nothing to download, the same everywhere, and blind to no dataset in
-    particular. Naeem et al. 2020, section 3.3, find such features fair where ImageNet's do not fit.
+    """An untrained network: nothing to download, the same on every machine, and not fitted to any dataset. Naeem et al.
+    2020, section 3.3, find such features fair for images that ImageNet's features do not fit.
 
     The weights follow from the seed and the image's shape (height, width, channels).
     """
     parameters = _draw(jax.random.key(seed), tuple(image_shape))
-    # Of the recipe, not of the values, whose last bits differ between backends.
+    # A digest of the recipe, not of the values: their last bits differ between backends.
     text = f"He normal, Threefry key {seed}, {image_shape}, {jax.tree.map(jnp.shape, parameters)}"
     return FeatureNetwork("random_conv", files.digest(text, 12), None, parameters, _apply_random)
 
@@ -87,7 +87,7 @@ def _bilinear(size: int, out: int, resize: str) -> np.ndarray:  # -> f32[out, si
     """The weights of bilinear interpolation along one axis, clamped at the ends, with no blurring first.
 
     PyTorch (`align_corners=False`) takes pixels as areas: pixel i is centred on i + 1/2. TensorFlow 1 took them as
-    points, which moves the image by up to half a pixel; the published Inception weights and the first FIDs saw it so.
+    points, which moves the image by up to half a pixel; the published Inception weights and the first FIDs used that.
     """
     place = np.arange(out) * (size / out) if resize == "tensorflow" else (np.arange(out) + 0.5) * (size / out) - 0.5
     place = np.clip(place, 0, size - 1)
@@ -100,7 +100,7 @@ def _bilinear(size: int, out: int, resize: str) -> np.ndarray:  # -> f32[out, si
 
 
 def inception_input(image: jax.Array, resize: str) -> jax.Array:  # [B, H, W, C] in [-1, 1] -> [B, 299, 299, 3]
-    """What Inception sees of images as files hold them, of 256 levels; grey ones in all three channels.
+    """The input of Inception, from images of 256 levels as files hold them; grey images fill all three channels.
 
     'pytorch-fid' scales levels to [-1, 1], 'tensorflow' (and torch-fidelity) to (level - 128) / 128.
     """
@@ -131,7 +131,7 @@ def _inception(path: str | Path, resize: str, output: int, name: str) -> Feature
 
 def inception_features(path: str | Path, resize: str = "pytorch-fid") -> FeatureNetwork:
     """The 2,048 features of FID (Heusel et al. 2017), from the published file pt_inception-2015-12-05-6726825d.pth or
-    its arrays as safetensors. Figures of the two resizes differ and have digests of their own."""
+    its arrays as safetensors. The two resizes give different figures, under different digests."""
     return _inception(path, resize, 0, "inception-v3")
 
 
@@ -141,14 +141,14 @@ def inception_logits(path: str | Path, resize: str = "tensorflow") -> FeatureNet
 
 
 def _regrouped(batches: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:  # [n, ...] ... -> [size, ...] ...
-    held = None
+    pending = None
     for batch in batches:
-        held = batch if held is None else np.concatenate([held, batch])
-        while len(held) >= size:
-            yield held[:size]
-            held = held[size:]
-    if held is not None and len(held):
-        yield held
+        pending = batch if pending is None else np.concatenate([pending, batch])
+        while len(pending) >= size:
+            yield pending[:size]
+            pending = pending[size:]
+    if pending is not None and len(pending):
+        yield pending
 
 
 _run = jax.jit(lambda apply, parameters, image: apply(parameters, image), static_argnums=0)
@@ -157,14 +157,14 @@ _run = jax.jit(lambda apply, parameters, image: apply(parameters, image), static
 def extract(
     network: FeatureNetwork, images: np.ndarray | Iterable[np.ndarray], batch: int = 64
 ) -> np.ndarray:  # f32[N, H, W, C] in [-1, 1], whole or in batches of any size -> f32[N, D]
-    """The features of all images, in their order. `batch` bounds the memory and changes no feature but by rounding.
+    """The features of all images, in their order. `batch` bounds the memory; features change only by rounding.
 
-    Images on a grid of fewer levels should be on it already: what is compared is what a file would hold.
+    Images of fewer levels must be rounded to them already: files are compared, and a file holds whole levels.
     """
-    whole = isinstance(images, np.ndarray)
+    is_array = isinstance(images, np.ndarray)
     rows = []
-    with bar("features", leave=False, total=len(images) if whole else None, unit="image") as progress:
-        for part in _regrouped([images] if whole else images, batch):
+    with bar("features", leave=False, total=len(images) if is_array else None, unit="image") as progress:
+        for part in _regrouped([images] if is_array else images, batch):
             full = np.pad(part, [(0, batch - len(part))] + [(0, 0)] * 3)
             rows.append(
                 np.asarray(_run(network.apply, network.parameters, jnp.asarray(full, jnp.float32)))[: len(part)]

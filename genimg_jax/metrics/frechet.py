@@ -55,16 +55,16 @@ def without(whole: Moments, part: Moments) -> Moments:
 
 def _regrouped(batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:  # [n, D] ... -> [ROWS, D] ...
     """The same rows in the same order, `ROWS` at a time."""
-    held, count = [], 0
+    pending, count = [], 0
     for batch in batches:
         while len(batch):
-            held.append(batch[: ROWS - count])
-            batch, count = batch[ROWS - count :], count + len(held[-1])
+            pending.append(batch[: ROWS - count])
+            batch, count = batch[ROWS - count :], count + len(pending[-1])
             if count == ROWS:
-                yield np.concatenate(held)
-                held, count = [], 0
-    if held:
-        yield np.concatenate(held)
+                yield np.concatenate(pending)
+                pending, count = [], 0
+    if pending:
+        yield np.concatenate(pending)
 
 
 def moments(features: np.ndarray | Iterable[np.ndarray], name: str = "given") -> Moments:
@@ -137,12 +137,14 @@ def frechet_replicates(
             "fewer features."
         )
 
-    def dealt(features: np.ndarray) -> list[np.ndarray]:
+    def random_blocks(features: np.ndarray) -> list[np.ndarray]:
         return np.array_split(np.random.default_rng(seed).permutation(len(features)), blocks)
 
     whole = moments(generated), moments(reference)
     replicates = [
-        frechet_distance(without(whole[0], moments(generated[rows])), without(whole[1], moments(reference[others])))
-        for rows, others in zip(dealt(generated), dealt(reference), strict=True)
+        frechet_distance(
+            without(whole[0], moments(generated[generated_rows])), without(whole[1], moments(reference[reference_rows]))
+        )
+        for generated_rows, reference_rows in zip(random_blocks(generated), random_blocks(reference), strict=True)
     ]
     return frechet_distance(*whole), np.array(replicates)

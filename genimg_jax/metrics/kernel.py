@@ -31,7 +31,7 @@ class KernelDistance(NamedTuple):
     freedom: float  # degrees of freedom of the estimated slope: few where a few elements make most of it
 
 
-class Own(NamedTuple):
+class SelfKernel(NamedTuple):
     """The kernel of a set with itself."""
 
     means: np.ndarray  # f64[N]: of each element with the others
@@ -52,7 +52,7 @@ def _cubic(product):
 
 
 def _values(block: Block) -> jax.Array:  # -> f32[B, C]
-    """The kernel less 1, a constant that all the estimates are blind to and that would cost small values digits."""
+    """The kernel minus 1. The constant cancels in every estimate, and would cost small values digits."""
     return jnp.where(block.pairs, _cubic(inner_products(block) / block.width), 0)
 
 
@@ -75,16 +75,16 @@ def _within(state, block: Block):
 
 
 def _zeros(*sets: Rows) -> tuple[np.ndarray, ...]:  # -> f32[blocks, B] ...
-    return tuple(np.zeros(one.norms.shape, np.float32) for one in sets)
+    return tuple(np.zeros(rows.norms.shape, np.float32) for rows in sets)
 
 
-def _own(state, features: Rows, _: Rows) -> Own:
-    sums, squares = (flat(one, features).astype(np.float64) for one in state)
+def _self_kernel(state, features: Rows, _: Rows) -> SelfKernel:
+    sums, squares = (flat(sums_by_block, features).astype(np.float64) for sums_by_block in state)
     count = len(sums)
     means = sums / (count - 1)
     square = squares.sum() / (count * (count - 1))
     norms = flat(features.norms + 2 * features.offsets, features).astype(np.float64)
-    return Own(
+    return SelfKernel(
         means, _cubic(norms / features.features.shape[1]), max(square - 2 * np.mean(means**2) + np.mean(means) ** 2, 0)
     )
 
@@ -97,23 +97,23 @@ def _cross(state, generated: Rows, reference: Rows) -> Cross:
     return Cross(means, back, max(square - np.mean(means**2) - np.mean(back**2) + means.mean() ** 2, 0))
 
 
-WITHIN = Measure(lambda rows, columns: _zeros(rows, rows), _within, _own)
+WITHIN = Measure(lambda rows, columns: _zeros(rows, rows), _within, _self_kernel)
 ACROSS = Measure(lambda rows, columns: _zeros(rows, columns, rows), _across, _cross)
 
 
-def distance(own: Own, others: Own, cross: Cross) -> KernelDistance:
+def distance(first: SelfKernel, second: SelfKernel, cross: Cross) -> KernelDistance:
     """The distance from the kernels within and across two sets."""
     n, m = len(cross.means), len(cross.back)
-    estimate = own.means.mean() + others.means.mean() - 2 * cross.means.mean()
-    constant = 2 * own.square / (n * (n - 1)) + 2 * others.square / (m * (m - 1)) + 4 * cross.square / (n * m)
-    trace = (own.diagonal - own.means).mean() / n + (others.diagonal - others.means).mean() / m
-    spread, uncertainty = 0.0, 0.0  # d'C d with d as it was drawn, and the variance of that
-    for within, across in ((own, cross.means), (others, cross.back)):
+    estimate = first.means.mean() + second.means.mean() - 2 * cross.means.mean()
+    constant = 2 * first.square / (n * (n - 1)) + 2 * second.square / (m * (m - 1)) + 4 * cross.square / (n * m)
+    trace = (first.diagonal - first.means).mean() / n + (second.diagonal - second.means).mean() / m
+    spread, uncertainty = 0.0, 0.0  # d'C d for the sampled d, and its variance
+    for within, across in ((first, cross.means), (second, cross.back)):
         count = len(across)
         along = within.means + (within.diagonal - within.means) / count - across  # element . d, up to a constant
         spread += along.var(ddof=1) / count
         uncertainty += np.square(along - along.mean()).var() / count**3
-    length = estimate + trace  # squared, of d as it was drawn; C along any direction is at most its trace
+    length = estimate + trace  # squared, of the sampled d; C along any direction is at most its trace
     slope = 4 * (min(spread / length, trace) if length > 0 else trace)
     freedom = 2 * spread**2 / uncertainty if uncertainty else np.inf
     error = np.sqrt(slope * max(estimate, 0) + constant)
@@ -125,6 +125,6 @@ def kernel_distance(generated: np.ndarray, reference: np.ndarray, block: int = B
     generated, reference = feature_sets(least=4, generated=generated, reference=reference)
     middle = centre(reference)
     rows, columns = in_blocks(generated, middle, block), in_blocks(reference, middle, block)
-    (own,), (others,) = (over_pairs([WITHIN], one, None, "kernel distance") for one in (rows, columns))
+    (first,), (second,) = (over_pairs([WITHIN], features, None, "kernel distance") for features in (rows, columns))
     (cross,) = over_pairs([ACROSS], rows, columns, "kernel distance")
-    return distance(own, others, cross)
+    return distance(first, second, cross)

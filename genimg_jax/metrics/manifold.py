@@ -51,7 +51,7 @@ class ManifoldScores(NamedTuple):
 
 
 class _Balls(NamedTuple):
-    """What is known of the balls of one k; rows are real, columns generated."""
+    """The balls of one k: radii, and counts so far. Rows are real, columns generated."""
 
     real: jax.Array  # f32[blocks, B]: squared radii
     generated: jax.Array  # f32[blocks, C]
@@ -66,7 +66,7 @@ def _count(sign: int, state: list[_Balls], block: Block) -> list[_Balls]:
     squared = squared_distances(block) + (first[:, None] + second[None, :])
     within = jnp.less_equal if sign < 0 else jnp.less
 
-    def one(balls: _Balls) -> _Balls:
+    def count_block(balls: _Balls) -> _Balls:
         in_real = within(squared, balls.real[block.row][:, None])
         in_generated = within(squared, balls.generated[block.column][None, :])
         return balls._replace(
@@ -75,7 +75,7 @@ def _count(sign: int, state: list[_Balls], block: Block) -> list[_Balls]:
             inside=balls.inside.at[block.row].set(balls.inside[block.row] | in_generated.any(axis=1)),
         )
 
-    return [one(balls) for balls in state]
+    return [count_block(balls) for balls in state]
 
 
 VISITS = {"include": partial(_count, -1), "exclude": partial(_count, 1)}
@@ -91,19 +91,19 @@ def _start(ks: Sequence[int], radii: tuple[np.ndarray, np.ndarray], real: Rows, 
 
 
 def _finish(ks: Sequence[int], state: list[_Balls], real: Rows, generated: Rows) -> list[ManifoldScores]:
-    found = []
+    scores = []
     for k, balls in zip(ks, state, strict=True):
-        held = flat(balls.holding, generated)
-        found.append(
+        holding = flat(balls.holding, generated)
+        scores.append(
             ManifoldScores(
-                precision=float(np.mean(held > 0)),
+                precision=float(np.mean(holding > 0)),
                 recall=float(np.mean(flat(balls.inside, real))),
-                density=float(np.mean(held) / k),
+                density=float(np.mean(holding) / k),
                 coverage=float(np.mean(flat(balls.covered, real))),
                 neighbours=k,
             )
         )
-    return found
+    return scores
 
 
 def across(ks: Sequence[int], real: Neighbours, generated: Neighbours, ties: str) -> Measure:
@@ -121,7 +121,7 @@ def manifold_scores(
     With "exclude" the ball of an element with k duplicates is empty, and does not hold the element itself.
     """
     generated, reference = feature_sets(generated=generated, reference=reference)
-    real, fake = (nearest_neighbours.nearest_within(one, neighbours, block) for one in (reference, generated))
+    real, fake = (nearest_neighbours.nearest_within(features, neighbours, block) for features in (reference, generated))
     middle = centre(generated)
     rows, columns = in_blocks(reference, middle, block), in_blocks(generated, middle, block)
     ((scores,),) = over_pairs([across([neighbours], real, fake, ties)], rows, columns, "precision and recall")

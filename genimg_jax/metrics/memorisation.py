@@ -1,12 +1,12 @@
-"""Does a generator repeat its training images? Held-out images say how near is near.
+"""Does a generator repeat its training images? Distances to held-out images are the standard of comparison.
 
-Three questions, each with a null under which training and held-out images are alike to the generator:
+Three questions, each with a null hypothesis: the generator treats training and held-out images alike.
 
 - `nearer_to_train`: are generated images nearer to the training set than to the held-out set? Which of the pooled real
   images were trained on is a label that may be permuted. (Counting generated images as independent coin tosses, a
   binomial test, is wrong: an image in a crowded place is nearest to many of them, and its label decides for all.)
-- `copies`: is a generated image nearer to the training set, relative to the held-out set, than images are that nobody
-  copied: held-out ones, and training images beside the rest of the training set?
+- `copies`: is a generated image nearer to the training set, relative to the held-out set, than images that are not
+  copies? Those are held-out images, and training images compared with the rest of the training set.
 - `data_copying`: are generated images nearer to the training set than held-out images are? (Meehan et al. 2020)
 """
 
@@ -19,10 +19,10 @@ from genimg_jax.metrics.arrays import feature_sets
 from genimg_jax.metrics.neighbours import nearest, nearest_within
 from genimg_jax.metrics.pairs import BLOCK
 
-# Of images that nobody copied, the share that may look like copies: those that the data itself holds twice, or nearly.
+# The share of images that are not copies but may look like copies: those that the data itself holds twice, or nearly.
 NULL_RATE = 0.001
 SURE = 0.001  # p-value below which an audit says that training images are repeated
-NULLS = 10_000  # training images, at most, that are held against the others
+NULLS = 10_000  # training images, at most, that are compared with the other training images
 PAIRS = 10
 
 
@@ -45,11 +45,11 @@ class Copies(NamedTuple):
     threshold: float
     p_value: float
     detectable: float
-    """The least share whose p-value is below `SURE`; above 1 where so few images could show nothing."""
+    """The smallest share whose p-value is below `SURE`; above 1 where there are too few images for any to be."""
 
 
 class NullDistances(NamedTuple):
-    """How near images come to the training set that nobody copied: the part of an audit that no generator enters."""
+    """Distances to the training set of images that are not copies: the part of an audit without a generator."""
 
     distances: np.ndarray
     """f32[H], of held-out images to the training set"""
@@ -75,7 +75,7 @@ class Audit(NamedTuple):
     """Standard normal under the null; well below 0 where generated images are nearer to the training set than held-out
     images are, well above where they are further away, as those of a poor generator are."""
     closest: list[Pair]
-    """Those of least ratio, nearest first: for a person to look at."""
+    """The pairs with the smallest ratios, in ascending order, for a person to look at."""
 
 
 def preference(to_train: np.ndarray, owners: np.ndarray, train: int, held_out: int) -> Preference:  # bool[N], i64[N]
@@ -94,24 +94,24 @@ def preference(to_train: np.ndarray, owners: np.ndarray, train: int, held_out: i
 
 
 def copies(ratios: np.ndarray, held_out_ratios: np.ndarray, train_ratios: np.ndarray) -> Copies:  # [N], [H], [T]
-    """The threshold is an order statistic of the ratios of images that are not copied: one more falls below the j-th of
-    K with probability j / (K + 1), and the number of N that do is beta-binomial, whatever the distribution.
+    """The threshold is an order statistic of the ratios of images that are not copied. A further ratio falls below the
+    j-th of K with probability j / (K + 1), and the number of N that do is beta-binomial, for any distribution.
 
-    Two training images that are nearly one are each other's nearest, so each of them counts as half an image. Where
-    ratios tie with the threshold, as those of duplicates do at 0, one more null image is supposed there: conservative.
+    Two nearly equal training images are each other's nearest, so each of them counts as half an image. Where ratios tie
+    with the threshold, as those of duplicates do at 0, one more null image is assumed there, which is conservative.
     """
     null = np.concatenate([held_out_ratios, train_ratios])
     weights = np.repeat([1.0, 0.5], [len(held_out_ratios), len(train_ratios)])
     threshold = np.sort(null)[max(int(NULL_RATE * (weights.sum() + 1)), 1) - 1]
     rank = np.ceil(weights[null <= threshold].sum()) + np.any(ratios == threshold)
     # Where everything ties, nothing can lie above.
-    found, others = int(np.sum(ratios <= threshold)), max(weights.sum() + 1 - rank, 1e-9)
-    expected = scipy.stats.betabinom(len(ratios), rank, others)
+    below, null_above = int(np.sum(ratios <= threshold)), max(weights.sum() + 1 - rank, 1e-9)
+    expected = scipy.stats.betabinom(len(ratios), rank, null_above)
     return Copies(
-        rate=found / len(ratios),
-        null_rate=float(rank / (rank + others)),
+        rate=below / len(ratios),
+        null_rate=float(rank / (rank + null_above)),
         threshold=float(threshold),
-        p_value=float(expected.sf(found - 1)),
+        p_value=float(expected.sf(below - 1)),
         detectable=float(expected.isf(SURE) + 1) / len(ratios),
     )
 
@@ -145,26 +145,26 @@ def audit(
     held_out: np.ndarray,
     seed: int = 0,
     block: int = BLOCK,
-    others: NullDistances | None = None,
+    null: NullDistances | None = None,
 ) -> Audit:
     """Compare generated [N, D] with training [M, D] and held-out features [H, D] of the same kind of images.
 
-    M and H may differ: every statistic is calibrated for that. The training set should be all that was trained on, or
-    copies of what is left out go unseen. Held-out images must be ones that nothing was chosen by. The seed tosses a
-    coin for generated images equally near to both sets, as images of few grey levels can be. Give `others`, which is
-    `null_distances(train, held_out, seed)`, where several generated sets are compared with the same.
+    M and H may differ: every statistic is calibrated for that. The training set should be complete: copies of an image
+    that it lacks go undetected. Held-out images must not have been used for any choice. The seed tosses a coin for
+    generated images equally near to both sets, as images of few grey levels can be. `null` is
+    `null_distances(train, held_out, seed)`; give it to compute it once for several generated sets.
     """
     generated, train, held_out = feature_sets(generated=generated, train=train, held_out=held_out)
     to_train, to_held_out = nearest(generated, train, 1, block), nearest(generated, held_out, 1, block)
     near, far = to_train.distances[:, 0], to_held_out.distances[:, 0]
-    others = others or null_distances(train, held_out, seed, block)
+    null = null or null_distances(train, held_out, seed, block)
     ratios = _ratio(near, far)
     trained = (near < far) | ((near == far) & (np.random.default_rng(seed).random(len(near)) < 0.5))
     owners = np.where(trained, to_train.indices[:, 0], len(train) + to_held_out.indices[:, 0])
     order = np.argsort(ratios, kind="stable")[:PAIRS]
     return Audit(
         preference(trained, owners, len(train), len(held_out)),
-        copies(ratios, others.held_out, others.train),
-        data_copying(near, others.distances),
+        copies(ratios, null.held_out, null.train),
+        data_copying(near, null.distances),
         [Pair(int(i), int(to_train.indices[i, 0]), float(near[i]), float(ratios[i])) for i in order],
     )

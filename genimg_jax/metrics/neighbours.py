@@ -1,7 +1,7 @@
 """Nearest neighbours by Euclidean distance, by brute force: exact in high dimensions, where trees are no faster.
 
-Squared distances come from matrix products, and find the neighbours; those of the neighbours found are then computed
-once more from differences, in float64, so that a copy is at distance 0.
+Squared distances from matrix products select the neighbours. The distances of the selected ones are then computed
+again from differences, in float64, so that a copy is at distance 0.
 """
 
 from functools import partial
@@ -38,27 +38,27 @@ class Neighbours(NamedTuple):
 def _keep_nearest(state: tuple, place: jax.Array, squared: jax.Array, first: jax.Array) -> tuple:
     """Merge candidates `first`, `first` + 1, ... into the nearest of block `place`."""  # squared f32[B, C]
     nearest, indices = state
-    found, where = jax.lax.top_k(-squared, min(nearest.shape[-1], squared.shape[1]))
-    candidates = jnp.concatenate([nearest[place], -found], axis=1)
-    names = jnp.concatenate([indices[place], where.astype(jnp.int32) + first], axis=1)
+    values, columns = jax.lax.top_k(-squared, min(nearest.shape[-1], squared.shape[1]))
+    candidates = jnp.concatenate([nearest[place], -values], axis=1)
+    candidate_indices = jnp.concatenate([indices[place], columns.astype(jnp.int32) + first], axis=1)
     best, chosen = jax.lax.top_k(-candidates, nearest.shape[-1])
-    names = jnp.take_along_axis(names, chosen, axis=1)
-    return nearest.at[place].set(-best), indices.at[place].set(names)
+    candidate_indices = jnp.take_along_axis(candidate_indices, chosen, axis=1)
+    return nearest.at[place].set(-best), indices.at[place].set(candidate_indices)
 
 
-def _across(kept, block: Block):
+def _across(state, block: Block):
     squared = squared_distances(block)
-    return _keep_nearest(kept, block.row, squared, block.column * squared.shape[1])
+    return _keep_nearest(state, block.row, squared, block.column * squared.shape[1])
 
 
-def _within(kept, block: Block):
+def _within(state, block: Block):
     squared = squared_distances(block)
-    kept = _keep_nearest(kept, block.row, squared, block.column * squared.shape[1])
+    state = _keep_nearest(state, block.row, squared, block.column * squared.shape[1])
 
-    def mirror(kept):
-        return _keep_nearest(kept, block.column, squared.T, block.row * squared.shape[1])
+    def mirror(state):
+        return _keep_nearest(state, block.column, squared.T, block.row * squared.shape[1])
 
-    return jax.lax.cond(block.row == block.column, lambda kept: kept, mirror, kept)
+    return jax.lax.cond(block.row == block.column, lambda state: state, mirror, state)
 
 
 def _start(neighbours: int, queries: Rows, points: Rows) -> tuple[np.ndarray, np.ndarray]:  # -> f32, i32 [blocks, B, k]
@@ -66,8 +66,8 @@ def _start(neighbours: int, queries: Rows, points: Rows) -> tuple[np.ndarray, np
     return np.full(shape, np.inf, np.float32), np.zeros(shape, np.int32)
 
 
-def _refined(kept: tuple, queries: Rows, points: Rows) -> Neighbours:
-    indices = flat(kept[1], queries)
+def _refined(state: tuple, queries: Rows, points: Rows) -> Neighbours:
+    indices = flat(state[1], queries)
     squared = np.empty(indices.shape)
     for start in range(0, len(indices), CHUNK):
         part = slice(start, start + CHUNK)
@@ -79,7 +79,7 @@ def _refined(kept: tuple, queries: Rows, points: Rows) -> Neighbours:
 
 
 def within(neighbours: int, count: int) -> Measure:
-    """The nearest others in a set of `count` paired with itself. Raises `DataError` where it has not as many."""
+    """The nearest other elements in a set of `count`, paired with itself. Raises `DataError` if it has too few."""
     _check(neighbours, count - 1)
     return Measure(partial(_start, neighbours), _within, _refined)
 

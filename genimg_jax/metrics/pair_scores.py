@@ -15,9 +15,9 @@ from genimg_jax.metrics.pairs import BLOCK, centre, in_blocks, over_pairs
 
 
 class SelfSimilarity(NamedTuple):
-    """What the pairs within one set say: a reference's serves every generated set that is compared with it."""
+    """Kernel and nearest neighbours within one set. Those of a reference are reused for every generated set."""
 
-    kernel: kernel.Own
+    kernel: kernel.SelfKernel
     neighbours: Neighbours
 
 

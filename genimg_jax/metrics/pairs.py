@@ -42,11 +42,11 @@ class Block(NamedTuple):
 
 
 class Measure(NamedTuple):
-    """What is found from all pairs: how its state begins, takes in a block, and becomes a result."""
+    """A fold over all pairs: the initial state, the update by one block, and the result from the final state."""
 
     start: Callable[[Rows, Rows], Any]
     visit: Callable[[Any, Block], Any]
-    """Compiled, and compiled anew for every other function: give one that a module defines, not a lambda."""
+    """Compiled once for each function object: define it in a module, not as a lambda."""
     finish: Callable[[Any, Rows, Rows], Any]
 
 
@@ -66,12 +66,12 @@ def in_blocks(features: np.ndarray, middle: np.ndarray, block: int) -> Rows:  # 
         rows[part] = moved = (features[part] - middle).astype(np.float32)
         moved = moved.astype(np.float64)
         norms[part], offsets[part] = np.einsum("nd,nd->n", moved, moved), moved @ middle + middle @ middle / 2
-    laid_out = [jnp.asarray(one.astype(np.float32).reshape(blocks, size)) for one in (norms, offsets)]
+    laid_out = [jnp.asarray(values.astype(np.float32).reshape(blocks, size)) for values in (norms, offsets)]
     return Rows(features, jnp.asarray(rows.reshape(blocks, size, width)), *laid_out)
 
 
 def laid_out(values: np.ndarray, like: Rows) -> np.ndarray:  # [N, ...] -> [blocks, B, ...]
-    """Values of a set's elements as states have them, 0 where there is no element."""
+    """Values of a set's elements in the layout of states; padding is 0."""
     blocks, size = like.norms.shape
     padded = np.pad(values, [(0, blocks * size - len(values))] + [(0, 0)] * (values.ndim - 1))
     return padded.reshape(blocks, size, *values.shape[1:])
@@ -97,14 +97,14 @@ def squared_distances(block: Block) -> jax.Array:  # -> f32[B, C]
 @partial(jax.jit, static_argnames=("visits", "within"), donate_argnames="states")
 def _visit_row(visits, within, counts, states, first, second, row):
     (rows, *row_values), (columns, *column_values) = first, second
-    places = [jnp.arange(one.shape[1]) for one in (rows, columns)]
+    places = [jnp.arange(blocks.shape[1]) for blocks in (rows, columns)]
 
     def body(column, states):
         products = jnp.matmul(rows[row], columns[column].T, precision=FULL_PRECISION)
-        one = row * rows.shape[1] + places[0][:, None]
-        other = column * columns.shape[1] + places[1][None, :]
-        pairs = (one < counts[0]) & (other < counts[1])
-        pairs = pairs & (one != other) if within else pairs
+        i = row * rows.shape[1] + places[0][:, None]
+        j = column * columns.shape[1] + places[1][None, :]
+        pairs = (i < counts[0]) & (j < counts[1])
+        pairs = pairs & (i != j) if within else pairs
         values = ((a[row], b[column]) for a, b in zip(row_values, column_values, strict=True))
         block = Block(products, pairs, *values, row, column, rows.shape[2])
         return [visit(state, block) for visit, state in zip(visits, states, strict=True)]

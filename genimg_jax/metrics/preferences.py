@@ -51,7 +51,7 @@ def _compared(first: np.ndarray, second: np.ndarray, names: int) -> np.ndarray: 
 
 
 def _groups(compared: np.ndarray) -> np.ndarray:  # [K, K] -> i32[K]
-    """The number of each name's group, within which comparisons connect: all 0 where that is everyone."""
+    """The number of each name's connected group of comparisons: all 0 where every name is connected."""
     return connected_components(compared, directed=False)[1]
 
 
@@ -63,7 +63,7 @@ def bradley_terry(
     Give `raters`, a name a row, whenever one person answered more than once: their answers are alike. An interval is
     then the wider of two: that of independent answers, and Student's from the spread between raters, the jackknife that
     leaves out one rater at a time (Bell and McCaffrey 2002), to first order. The spread alone covers as it says with
-    two raters already, but is 0 where they happen to agree. Few raters make intervals wide, not wrong; raters who give
+    two raters already, but is 0 if they happen to agree. Few raters make intervals wide, not wrong; raters who give
     very different numbers of answers make them narrow: of 200, 40, 20, 20 and 20 they cover 92 %. Raises `DataError`
     where two groups of names were never compared, or by one rater only, since nothing tells how they stand.
     """
@@ -94,34 +94,39 @@ def bradley_terry(
             raise DataError("one rater alone says nothing about others; leave `raters` out to describe that rater.")
         answers = np.split(np.argsort(owner, kind="stable"), np.cumsum(np.bincount(owner))[:-1])
         changes = []
-        for rater, own in zip(who, answers, strict=True):
-            if _groups(compared - _compared(first[own], second[own], len(names))).any():
+        for rater, of_rater in zip(who, answers, strict=True):
+            if _groups(compared - _compared(first[of_rater], second[of_rater], len(names))).any():
                 raise DataError(f"only rater {rater} connects all that was compared; ask others for such comparisons.")
-            others = information - design[own].T @ (weight[own, None] * design[own])
-            changes.append(np.linalg.solve(others, residual[own] @ design[own]))
+            remaining = information - design[of_rater].T @ (weight[of_rater, None] * design[of_rater])
+            changes.append(np.linalg.solve(remaining, residual[of_rater] @ design[of_rater]))
         freedom = len(who) - 1
         changes = np.stack(changes) @ basis.T
         between = changes.T @ changes * (freedom / len(who))
     covariance = basis @ np.linalg.inv(information) @ basis.T
-    found = Preferences(names, [], covariance, between, freedom)
+    preferences = Preferences(names, [], covariance, between, freedom)
     scores = basis @ scores
-    return found._replace(
-        scores=[_interval(found, score, np.eye(len(names))[i], level) for i, score in enumerate(scores)]
+    return preferences._replace(
+        scores=[_interval(preferences, score, np.eye(len(names))[i], level) for i, score in enumerate(scores)]
     )
 
 
-def _interval(found: Preferences, estimate: float, direction: np.ndarray, level: float) -> Interval:  # f64[K]
-    """The wider of those for one linear combination of the scores."""
-    alone = normal(estimate, np.sqrt(direction @ found.covariance @ direction), level)
-    if found.between_raters is None:
+def _interval(preferences: Preferences, estimate: float, direction: np.ndarray, level: float) -> Interval:  # f64[K]
+    """The wider of the two intervals for one linear combination of the scores."""
+    alone = normal(estimate, np.sqrt(direction @ preferences.covariance @ direction), level)
+    if preferences.between_raters is None:
         return alone
-    spread = student(estimate, np.sqrt(direction @ found.between_raters @ direction), found.freedom, level)
+    spread = student(estimate, np.sqrt(direction @ preferences.between_raters @ direction), preferences.freedom, level)
     return max(alone, spread, key=lambda interval: interval.high)
 
 
-def score_difference(found: Preferences, first: str, second: str) -> Interval:
-    """How far the first is ahead of the second, in log odds: not to be read off the two scores' intervals, since the
-    scores are correlated."""
-    i, j = found.names.index(first), found.names.index(second)
-    direction = np.eye(len(found.names))[i] - np.eye(len(found.names))[j]
-    return _interval(found, found.scores[i].estimate - found.scores[j].estimate, direction, found.scores[i].level)
+def score_difference(preferences: Preferences, first: str, second: str) -> Interval:
+    """How far the first is ahead of the second, in log odds. The two scores' intervals do not give this interval, since
+    the scores are correlated."""
+    i, j = preferences.names.index(first), preferences.names.index(second)
+    direction = np.eye(len(preferences.names))[i] - np.eye(len(preferences.names))[j]
+    return _interval(
+        preferences,
+        preferences.scores[i].estimate - preferences.scores[j].estimate,
+        direction,
+        preferences.scores[i].level,
+    )

@@ -1,7 +1,6 @@
 """Tests of differences that are measured in pairs: of equal seed, or of the same image.
 
-Every function takes its values along the last axis, and simulations along the others: the tests hold the tests
-themselves to their error rates so.
+Every function takes its values along the last axis. The other axes hold simulations, by which error rates are tested.
 """
 
 from collections.abc import Mapping
@@ -26,8 +25,8 @@ class Paired(NamedTuple):
 
 def paired(differences: Mapping[str, np.ndarray]) -> dict[str, Paired]:  # {name: [N]}
     """Each set of differences against 0."""
-    found = {name: np.asarray(d, np.float64) for name, d in differences.items()}
-    p_values = np.array([float(p_value(d)) for d in found.values()])
+    values = {name: np.asarray(d, np.float64) for name, d in differences.items()}
+    p_values = np.array([float(p_value(d)) for d in values.values()])
     return {
         name: Paired(
             len(d),
@@ -36,21 +35,21 @@ def paired(differences: Mapping[str, np.ndarray]) -> dict[str, Paired]:  # {name
             float(p),
             float(adjusted),
         )
-        for (name, d), p, adjusted in zip(found.items(), p_values, holm(p_values), strict=True)
+        for (name, d), p, adjusted in zip(values.items(), p_values, holm(p_values), strict=True)
     }
 
 
-def shown(found: Paired) -> str:
+def shown(result: Paired) -> str:
     """The mean difference, and its interval in brackets."""
-    ends = "" if found.interval is None else f" [{found.interval.low:+.4g}, {found.interval.high:+.4g}]"
-    return f"{found.difference:+.4g}{ends}"
+    ends = "" if result.interval is None else f" [{result.interval.low:+.4g}, {result.interval.high:+.4g}]"
+    return f"{result.difference:+.4g}{ends}"
 
 
 def p_value(differences: np.ndarray) -> np.ndarray:
     """Student's paired test, two-sided: how likely a mean this far from 0 is where there is no difference.
 
-    Differences that are all 0 give 1, those that are all alike otherwise 0; a single one, or one that is not finite,
-    gives no number.
+    Differences that are all 0 give 1, and other equal differences 0. A single difference, or one that is not finite,
+    gives NaN.
     """  # [..., N] -> f64[...]
     differences = np.asarray(differences, np.float64)
     count = differences.shape[-1]
@@ -58,14 +57,14 @@ def p_value(differences: np.ndarray) -> np.ndarray:
         return np.full(differences.shape[:-1], np.nan)
     with np.errstate(divide="ignore", invalid="ignore"):
         mean, error = differences.mean(axis=-1), differences.std(axis=-1, ddof=1) / np.sqrt(count)
-        found = 2 * scipy.stats.t.sf(np.abs(mean / error), count - 1)
+        p = 2 * scipy.stats.t.sf(np.abs(mean / error), count - 1)
     alike = np.where(mean == 0, 1.0, 0.0)
-    return np.where(error == 0, alike, found)
+    return np.where(error == 0, alike, p)
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:
     """Holm 1979: the smallest level at which each would be rejected while the chance of rejecting any true hypothesis
-    stays below it, however they depend on one another. Those that are not numbers are no hypotheses."""
+    stays below it, however they depend on one another. NaNs do not count as hypotheses, and stay NaN."""
     # [..., M] -> f64[..., M]
     p_values = np.asarray(p_values, np.float64)
     order = np.argsort(p_values, axis=-1)  # not a number: last

@@ -10,8 +10,8 @@ DIRECTIONS = 64  # projected at a time
 
 
 class SlicedDistance(NamedTuple):
-    """The root of the mean squared distance over directions; the error is that of having drawn so many of them, which
-    says nothing about the sets' own sampling noise."""
+    """The root of the mean squared distance over directions. The standard error is that of sampling the directions; it
+    does not include the sampling noise of the two sets."""
 
     estimate: float
     standard_error: float
@@ -38,12 +38,12 @@ def sliced_distance(
     axes = rng.normal(size=(directions, generated.shape[1]))
     axes = (axes / np.linalg.norm(axes, axis=1, keepdims=True)).astype(np.float32)
     shift = reference.mean(axis=0, dtype=np.float64).astype(np.float32)
-    centred = [one - shift for one in (generated, reference)]  # so that float32 is spent on differences
+    centred = [features - shift for features in (generated, reference)]  # so that float32 is spent on differences
     first, second, lengths = _levels(len(generated), len(reference))
     squared = []
     for start in range(0, directions, DIRECTIONS):
         part = axes[start : start + DIRECTIONS]
-        ours, theirs = (np.sort(part @ one.T, axis=1) for one in centred)
+        ours, theirs = (np.sort(part @ features.T, axis=1) for features in centred)
         squared.append(np.square(ours[:, first] - theirs[:, second], dtype=np.float64) @ lengths)
     squared = np.concatenate(squared)
     estimate = np.sqrt(squared.mean())

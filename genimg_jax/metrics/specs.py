@@ -14,7 +14,7 @@ LIKELIHOODS = ("negative_log_likelihood", "bits_per_dimension", "bits_per_code")
 
 @dataclasses.dataclass(frozen=True)
 class MetricSpec:
-    """Everything that changes a metric's value but the model it is measured on.
+    """Everything that changes a metric's value, except the model.
 
     A field that does not apply is None: a likelihood has no features, raw pixels no weights. `protocol` holds the
     rest, such as {"k": 5}, {"directions": 512} or {"importance samples": 500, "unit": "bits/dim"}.
@@ -28,7 +28,7 @@ class MetricSpec:
     reference: str | None  # the dataset compared with, such as "mnist 3.0.1"
     split: str | None
     reference_samples: int | None
-    seed: int | None  # of the generated images and of whatever the metric draws
+    seed: int | None  # of the generated images and of the metric's random draws
     protocol: Mapping[str, Scalar] = dataclasses.field(default_factory=dict)
 
     def fields(self) -> dict[str, Scalar]:
@@ -98,7 +98,7 @@ def cell(measurement: Measurement, digits: int = 4) -> str:
 
 
 def markdown(contents: Table, digits: int = 4) -> str:
-    """The table as GitHub draws it, heads with arrows towards better values, a last row with the digests."""
+    """The table in GitHub's Markdown: heads have arrows towards better values, the last row has the digests."""
 
     def text(content: Measurement | str | None) -> str:
         return cell(content, digits) if isinstance(content, Measurement) else content or ""

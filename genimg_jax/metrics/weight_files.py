@@ -80,7 +80,7 @@ def _call(function: Any, arguments: tuple) -> Any:
 
 
 def _read(stream: BinaryIO | bytes) -> Any:
-    """Follow the instructions of one pickle; raises ValueError, with what was found, where they leave the known."""
+    """Follow the instructions of one pickle. Raises ValueError for an unsupported instruction, with its name."""
     stack: list[Any] = []
     memo: dict[int, Any] = {}
 
@@ -191,7 +191,7 @@ def _torch_file(path: Path) -> dict[str, np.ndarray]:
         return {str(name): _array(tensor, fetch(tensor.storage)) for name, tensor in contents.items()}
 
 
-# Whatever is wrong inside a file shows as one of these; an encrypted archive as a RuntimeError.
+# The exceptions that a damaged file can raise. RuntimeError is that of an encrypted archive.
 _DAMAGE = (
     AttributeError,
     EOFError,
