@@ -1,4 +1,4 @@
-"""The log-likelihood of images under candidate conditions, from which Bayes' rule tells the condition of an image."""
+"""The log-likelihood of images under candidate conditions, for inference of conditions by Bayes' rule."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -14,11 +14,11 @@ from genimg_jax.engine.tasks import EVALUATION_SEED
 
 @dataclasses.dataclass(frozen=True)
 class LogProbs:
-    """log p(image | candidate), f32[B, K]: the batch holds K candidates [B, K, ...] for `field`, and the image's own
-    for every other condition.
+    """log p(image | candidate), f32[B, K]: the batch holds K candidates [B, K, ...] for `field`, and the other
+    conditions of the image.
 
-    All draws are those of the held-out likelihood, the same for every candidate. What `log_prob` computes of the image
-    alone, such as its codes, is computed once.
+    Random numbers are those of the held-out likelihood, the same for every candidate. Values that depend on the image
+    alone, such as its codes, are computed once.
     """
 
     field: str
@@ -41,23 +41,23 @@ def log_probs(
 ) -> np.ndarray:
     """log p(image | candidate) of N images under K candidates each, [N, K, ...], for one of their conditions.
 
-    `examples` hold the images [N, ...] as a source reads them, the other conditions, and `index`. It costs N K
-    evaluations of the family's `log_prob`, in calls of as many as evaluation allows images.
+    `examples` hold the images [N, ...] as a source reads them, the other conditions, and `index`. The cost is N K
+    evaluations of the family's `log_prob`, at most `batch_size(program)` in one call.
     """  # -> f32[N, K]
-    total, most = candidates.shape[1], batch_size(program)
-    together = -(-total // -(-total // most))  # candidates a call: equal parts of all
+    total, limit = candidates.shape[1], batch_size(program)
+    per_call = -(-total // -(-total // limit))  # candidates a call: equal parts of all
     parts = []
-    for first in range(0, total, together):
-        columns = np.minimum(np.arange(first, first + together), total - 1)
+    for first in range(0, total, per_call):
+        columns = np.minimum(np.arange(first, first + per_call), total - 1)
         some = {**examples, field: candidates[:, columns]}
-        parts.append(run_over(program, LogProbs(field), weights, some, max(1, most // together)))
+        parts.append(run_over(program, LogProbs(field), weights, some, max(1, limit // per_call)))
     return np.concatenate(parts, axis=-1)[..., :total]
 
 
-def run_over(program: Program, task: Task, weights: core.Weights, examples: core.Batch, most: int) -> np.ndarray:
-    """The results of a task over N examples, which have an `index`, in calls of about `most`."""  # -> [N, ...]
+def run_over(program: Program, task: Task, weights: core.Weights, examples: core.Batch, limit: int) -> np.ndarray:
+    """The results of a task for N examples, which have an `index`, about `limit` in one call."""  # -> [N, ...]
     count = len(examples["index"])
-    size = parallel.round_up(program.mesh, min(count, most))
+    size = parallel.round_up(program.mesh, min(count, limit))
 
     def batches() -> Iterator[core.Batch]:
         for start in range(0, count, size):

@@ -1,9 +1,9 @@
-"""The checkpoint store: a thin layer over Orbax that knows best from last and whose checkpoint it is.
+"""The checkpoint store: a thin layer over Orbax that ranks checkpoints and checks whose they are.
 
 A step's directory holds `state` (the train state's arrays, less the frozen ones) and `about` (the configuration, its
 digest, and the shape and dtype of every array), so that a checkpoint of something else is refused before a byte of
 it is loaded. Orbax writes to a temporary name and renames: a step is listed whole or not at all. A directory that is
-named like a step without holding one is never taken for one, and is set aside when the run is continued.
+named like a step but holds no whole checkpoint is ignored, and renamed when the run is continued.
 """
 
 import math
@@ -91,7 +91,7 @@ def shapes(state: core.TrainState) -> dict[str, list]:
     return {name: [list(x.shape), str(x.dtype)] for name, x in named(_saved(state)).items()}
 
 
-# What parts of a state or of weights are called in files: as in the first version, so that its checkpoints are read.
+# Names in files of the parts of a state or of weights: those of the first version, so that its checkpoints are read.
 FILED = {"opt_state": "opt", "ema_params": "ema", "model_state": "extra", "frozen_params": "frozen"}
 
 
@@ -119,8 +119,7 @@ def filed(parts: Mapping[str, core.Tree]) -> dict[str, core.Tree]:
 
 
 def digest(weights: core.Weights, stored: Mapping[str, Any]) -> str:
-    """The digest of weights under their names in the checkpoint that they are from, whose arrays `stored` names. It is
-    the same in every version."""
+    """The digest of weights, the same in every version: over the names of arrays in their checkpoint, `stored`."""
     arrays = named(filed(jax.device_get(weights)._asdict()))
     return files.digest_arrays({place(name, stored): array for name, array in arrays.items()})
 
@@ -146,7 +145,7 @@ def save(store: Store, state: core.TrainState, config: Mapping[str, Any], metric
 
 
 def wait(store: Store) -> None:
-    """Until everything saved is on disk; raises what went wrong in the background."""
+    """Waits until everything saved is on disk. Raises the errors of writing in the background."""
     store.manager.wait_until_finished()
 
 
@@ -160,19 +159,19 @@ def last_step(store: Store) -> int | None:
 
 
 def choose(store: Store, which: str) -> int:
-    """The step of `which`: 'best' (the last, where none was ranked), 'last', or a number that is there."""
-    there = steps(store)
-    if not there:
+    """The step of `which`: 'best' (the last if none was ranked), 'last', or the number of a step."""
+    available = steps(store)
+    if not available:
         raise CheckpointError(f"no checkpoint in {store.directory}; train first: genimg train --workdir ...")
     if which == "last":
-        return there[-1]
+        return available[-1]
     if which == "best":
         best = store.manager.best_step() if store.best else None
-        return best if best in there else there[-1]
-    if which.isdecimal() and int(which) in there:
+        return best if best in available else available[-1]
+    if which.isdecimal() and int(which) in available:
         return int(which)
     raise CheckpointError(
-        f"no checkpoint {which} in {store.directory}; there are best, last, {', '.join(map(str, there))}."
+        f"no checkpoint {which} in {store.directory}; there are best, last, {', '.join(map(str, available))}."
     )
 
 
@@ -186,9 +185,9 @@ def restore(store: Store, step: int, abstract_state: core.TrainState) -> core.Tr
 
     Raises `CheckpointError` naming the first arrays that differ in path, shape or dtype, before loading any.
     """
-    found, wanted = about(store, step)["shapes"], shapes(abstract_state)
-    places = {name: place(name, found) for name in wanted}
-    stored = {**found, **{name: found[earlier] for name, earlier in places.items() if earlier in found}}
+    on_disk, wanted = about(store, step)["shapes"], shapes(abstract_state)
+    places = {name: place(name, on_disk) for name in wanted}
+    stored = {**on_disk, **{name: on_disk[earlier] for name, earlier in places.items() if earlier in on_disk}}
     for earlier in set(places.values()) - set(places):
         stored.pop(earlier, None)
     wrong = [path for path in {**stored, **wanted} if stored.get(path) != wanted.get(path)]

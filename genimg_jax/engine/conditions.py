@@ -1,4 +1,4 @@
-"""What images are made from: what is asked for, or what held-out images come with."""
+"""Conditions of samples: those that the user sets, or those of held-out images."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -13,34 +13,35 @@ from genimg_jax.engine.program import Program, batch_size
 from genimg_jax.errors import ConfigError, DataError
 from genimg_jax.options import nearest
 
-PIXEL_LIMIT = 2**25  # of an image that is given
+PIXEL_LIMIT = 2**25  # of an image file
+FieldValues = Mapping[str, np.ndarray] | None  # by the name of the field, see `rows`
 
 
 def rows(
-    program: Program, index: np.ndarray, given: Mapping[str, np.ndarray] | None = None, source: Source | None = None
+    program: Program, index: np.ndarray, field_values: FieldValues = None, source: Source | None = None
 ) -> core.Batch:
     """The condition of each image, {field: [B, ...]}, from `index` i64[B] of images alone.
 
-    A field that is `given` [N, ...] takes the N values in turn, or a single one [...] for all. Any other is that of
-    the images of `source`, in their order, if there is a source, and classes are asked for in turn if not. Raises
-    `ConfigError` for a field that the family is not told, for a value that the field does not have, and where one
-    lacks.
+    A field in `field_values` takes its N values [N, ...] in turn, or a single value [...] for all. Other fields are
+    those of the images of `source`, in order; without a source, classes take turns. Raises `ConfigError` for a field
+    that the family is not conditioned on, for a value out of range, and for a missing field.
     """
-    given, fields = given or {}, {name: program.spec.conditions[name] for name in program.family.conditions}
-    for name in given:
+    field_values = field_values or {}
+    fields = {name: program.spec.conditions[name] for name in program.family.conditions}
+    for name in field_values:
         if name not in fields:
-            told = f"it is told {', '.join(fields)}" if fields else "it is told nothing"
+            listed = f"it is told {', '.join(fields)}" if fields else "it is told nothing"
             raise ConfigError(
-                f"this {program.config.family} is not told {name!r}{nearest(name, fields)} Of each image {told}."
+                f"this {program.config.family} is not told {name!r}{nearest(name, fields)} Of each image {listed}."
             )
-    found = loading.rows(source, index % source.size) if source and set(fields) - set(given) else {}
+    examples = loading.rows(source, index % source.size) if source and set(fields) - set(field_values) else {}
     condition = {}
     for name, field in fields.items():
-        if name in given:
-            values = _checked(name, field, np.asarray(given[name]))
+        if name in field_values:
+            values = _checked(name, field, np.asarray(field_values[name]))
             condition[name] = values[index % len(values)]
-        elif name in found:
-            condition[name] = np.asarray(transforms.field(found[name]))
+        elif name in examples:
+            condition[name] = np.asarray(transforms.field(examples[name]))
         elif name == "label":
             condition[name] = (index % field.size).astype(np.int32)
         else:
@@ -52,18 +53,18 @@ def rows(
 
 
 def all_rows(
-    program: Program, index: np.ndarray, given: Mapping[str, np.ndarray] | None = None, source: Source | None = None
+    program: Program, index: np.ndarray, field_values: FieldValues = None, source: Source | None = None
 ) -> core.Batch:
     """The same as `rows`, read in batches: a source reads whole images with their conditions."""
     size = batch_size(program)
-    parts = [rows(program, part, given, source) for part in np.split(index, range(size, len(index), size))]
+    parts = [rows(program, part, field_values, source) for part in np.split(index, range(size, len(index), size))]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def captions(
     program: Program, index: np.ndarray, source: Source | None = None, classes: Sequence[str] = ()
 ) -> list[str]:
-    """What is written below the images that `rows` gives their conditions: captions, or else the names of the classes.
+    """The texts below images with the conditions of `rows`: captions, or else the names of classes.
 
     Empty if the family is conditioned on neither.
     """
@@ -88,11 +89,10 @@ def _checked(name: str, field: core.Field, values: np.ndarray) -> np.ndarray:  #
 
 
 def parse(program: Program, name: str, value: str, classes: Sequence[str] = ()) -> np.ndarray:
-    """What a person gives for a field, as its values [*shape] or [N, *shape].
+    """The values [*shape] or [N, *shape] of a field, from a flag of the command line.
 
-    A class is a number or a name, a caption a text; maps and images are files of pictures; features that an encoder
-    makes are those of a picture, or of each picture of a folder; and everything else is an array in a file .npy.
-    Raises `ConfigError` with what to do.
+    A class is a number or a name, a caption a text; maps and images are image files; an encoder's features are those of
+    an image file, or of each image of a folder; everything else is an array in a file .npy. Raises `ConfigError`.
     """
     fields = program.spec.conditions
     if name not in fields:

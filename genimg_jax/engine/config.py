@@ -64,7 +64,7 @@ SECTIONS = {
     "runtime": runtime.Options,
     "evaluate": EvaluateOptions,
 }
-# What variants for tests share: of 8x8 digits, and of larger images.
+# Sections that the variants for tests share: of 8x8 digits, and of larger images.
 SIX_STEPS = {
     "train": {
         "steps": 6,
@@ -99,7 +99,7 @@ PATHS = {
     },
 }
 
-# What may change between a checkpoint and the run that continues it, without changing what is computed.
+# Keys that may change when a run is continued, because training computes the same.
 RESUMABLE_KEYS = re.compile(
     r"train\.(log_every|evaluate_every|checkpoint_every|sample_every|samples|keep|best)|(evaluate|parallel|runtime)\..*"
     r"|data\.(memory_mib|workers|evaluate_split|allow_overlap)|resume"
@@ -133,35 +133,35 @@ def load(path: str) -> ConfigDict:
 def experiment(
     family: str, variant: str = "", variants: Mapping[str, Mapping[str, Any]] | None = None, **sections: Any
 ) -> ConfigDict:
-    """A complete configuration: the sections over the defaults, and the variant over both.
+    """A complete configuration: the sections override the defaults, and the variant overrides both.
 
-    The sections and `model` and `optimizer` are dicts; `optimizer` holds one dict a parameter group where the family
-    has several. `variants` holds what each variant changes, by its name. Raises `ConfigError` naming the nearest key or
-    variant for one that is unknown.
+    The sections and `model` and `optimizer` are dicts; `optimizer` holds one dict for each parameter group if the
+    family has several. `variants` maps the name of a variant to its changes. Raises `ConfigError` for an unknown key or
+    variant, with the nearest allowed one.
     """
     variants = variants or {}
     if variant and variant not in variants:
-        found = f"Variants: {', '.join(variants)}." if variants else "It has none."
-        raise ConfigError(f"there is no variant {variant!r} of this configuration{nearest(variant, variants)} {found}")
+        listed = f"Variants: {', '.join(variants)}." if variants else "It has none."
+        raise ConfigError(f"there is no variant {variant!r} of this configuration{nearest(variant, variants)} {listed}")
     sections = merged(sections, variants.get(variant, {}))
     module = families.load(family)
     kinds = {"model": module.Options, **SECTIONS}
-    known = [*kinds, "optimizer", *SCALARS]
+    allowed = [*kinds, "optimizer", *SCALARS]
     for name in sections:
-        if name not in known:
-            raise ConfigError(_unknown(f"config.{name}", name, known))
+        if name not in allowed:
+            raise ConfigError(_unknown(f"config.{name}", name, allowed))
     complete: dict[str, Any] = {"family": family}
     for name, kind in kinds.items():
         complete[name] = _fill(kind, sections.get(name, {}), f"config.{name}")
-    given = sections.get("optimizer", {})
+    group_options = sections.get("optimizer", {})
     if len(module.GROUPS) == 1:
-        complete["optimizer"] = _fill(optimizers.Options, given, "config.optimizer")
+        complete["optimizer"] = _fill(optimizers.Options, group_options, "config.optimizer")
     else:
-        for name in given:
+        for name in group_options:
             if name not in module.GROUPS:
                 raise ConfigError(_unknown(f"config.optimizer.{name}", name, module.GROUPS))
         complete["optimizer"] = {
-            group: _fill(optimizers.Options, given.get(group, {}), f"config.optimizer.{group}")
+            group: _fill(optimizers.Options, group_options.get(group, {}), f"config.optimizer.{group}")
             for group in module.GROUPS
         }
     for name, default in SCALARS.items():
@@ -179,12 +179,12 @@ def merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, A
     return {**values, **changes, **both}
 
 
-def _unknown(where: str, name: str, known: Iterable[str]) -> str:
-    return f"{where} is not an option{nearest(name, known)} Options: {', '.join(known)}."
+def _unknown(where: str, name: str, allowed: Iterable[str]) -> str:
+    return f"{where} is not an option{nearest(name, allowed)} Options: {', '.join(allowed)}."
 
 
-def _fill(kind: type, given: Mapping[str, Any], where: str) -> dict[str, Any]:
-    return asdict(parse(kind, merged(asdict(kind()), given), where))
+def _fill(kind: type, values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    return asdict(parse(kind, merged(asdict(kind()), values), where))
 
 
 def resolve(config: Mapping[str, Any]) -> Config:
@@ -221,7 +221,7 @@ def resolve(config: Mapping[str, Any]) -> Config:
 
 
 def located(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration with its paths absolute, which is how a run records them and how they are compared."""
+    """The configuration with absolute paths, as runs record and compare them."""
 
     def place(key: str, value: Any) -> Any:
         if isinstance(value, Mapping):
@@ -237,15 +237,15 @@ def options_of(config: Mapping[str, Any]) -> dict[str, Field]:
     if "family" in config:
         module = families.load(config["family"])
         kinds["model"] = module.Options
-        one = len(module.GROUPS) == 1
-        kinds |= {"optimizer" if one else f"optimizer.{group}": optimizers.Options for group in module.GROUPS}
+        single_group = len(module.GROUPS) == 1
+        kinds |= {"optimizer" if single_group else f"optimizer.{group}": optimizers.Options for group in module.GROUPS}
     return {f"{section}.{key}": field for section, kind in kinds.items() for key, field in leaves(kind).items()}
 
 
 def dict_above(config: Mapping[str, Any], key: str) -> str:
-    """The option, such as `optimizer.arguments`, that is a dict and is `key` or holds it; "" where there is none."""
-    found = (name for name, field in options_of(config).items() if field.type in (dict, "dict"))
-    return next((name for name in found if f"{key}.".startswith(f"{name}.")), "")
+    """The option with a dict, such as `optimizer.arguments`, that is `key` or contains it; "" if there is none."""
+    dict_options = (name for name, field in options_of(config).items() if field.type in (dict, "dict"))
+    return next((name for name in dict_options if f"{key}.".startswith(f"{name}.")), "")
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -260,6 +260,6 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def digest(config: Mapping[str, Any]) -> str:
-    """What identifies a run's results: a hash of every value that is not `RESUMABLE_KEYS` to change."""
+    """A hash that identifies a run's results: of every value except those of `RESUMABLE_KEYS`."""
     flat = {k: v for k, v in flatten(located(config)).items() if not RESUMABLE_KEYS.fullmatch(k)}
     return files.digest(json.dumps(flat, sort_keys=True))

@@ -29,13 +29,13 @@ def of_run(workdir: pathlib.Path) -> dict[str, Any]:
     return complete(run.read_json(workdir, "config.json"))
 
 
-CALLING: list[pathlib.Path] = []  # files whose functions are being called: the last one asked for what is loaded now
+CALLING: list[pathlib.Path] = []  # files whose functions are being called, the innermost last
 
 
 def call(path: str, function: str) -> Any:
-    """What a function of `file.py` returns, given the variant of `file.py:variant`.
+    """Calls a function of `file.py` with the variant of `file.py:variant`, and returns its result.
 
-    Raises `ConfigError` naming file and line for whatever is wrong there.
+    Raises `ConfigError` naming file and line for any error there.
     """
     name, _, variant = path.rpartition(":") if ":" in path and not _find(path).is_file() else (path, "", "")
     file = _find(name)
@@ -60,13 +60,13 @@ def call(path: str, function: str) -> Any:
 
 
 def _find(name: str) -> pathlib.Path:
-    """The file as it is named from here; else, where a file asks for it, from one of the folders that hold that one."""
+    """The path relative to the working directory, or else to a folder above the configuration file that loads it."""
     places = [pathlib.Path(absolute(name)), *(folder / name for folder in (CALLING[-1].parents if CALLING else ()))]
     return next((place for place in places if place.is_file()), places[0])
 
 
 def _line(file: pathlib.Path, source: str, error: Exception) -> int:
-    """The line that an error is about: where its key is written, else where the file was when it was raised."""
+    """The line of an error in the file: the first with its key, else the line that led to the error."""
     frames = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(file)]
     key = re.match(r"config\.(?:\w+\.)*(\w+)", str(error))
     written = [i for i, text in enumerate(source.split("\n"), 1) if key and re.search(rf"\b{key[1]}\b", text)]
@@ -76,10 +76,10 @@ def _line(file: pathlib.Path, source: str, error: Exception) -> int:
 def _refuse_duplicates(file: pathlib.Path, tree: ast.AST) -> None:
     for node in ast.walk(tree):
         if isinstance(node, ast.Dict):
-            seen = set()
+            previous = set()
             for key in (k for k in node.keys if isinstance(k, ast.Constant)):
-                if key.value in seen:
+                if key.value in previous:
                     error = SyntaxError(f"the key {key.value!r} is given twice")
                     error.lineno = key.lineno
                     raise error
-                seen.add(key.value)
+                previous.add(key.value)

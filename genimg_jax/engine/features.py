@@ -5,8 +5,8 @@ deviation over the training images (Bordes et al. 2022 condition a diffusion mod
 this way). They are those of the image as it is stored, never flipped, and depend on that image alone. All features of a
 source are made when it is opened, and kept in memory, 4 D bytes an image, even where images are streamed.
 
-A run keeps the hash of the encoder's weights, the mean and the deviation in `features.json`; all that is done with the
-run later uses the same encoder, or is refused.
+A run keeps the hash of the encoder's weights, the mean and the deviation in `features.json`; later commands use the
+same encoder or refuse to run.
 """
 
 import functools
@@ -29,7 +29,7 @@ CHUNK = 128  # images a call; fewer are filled up, so that one program serves al
 CONSTANT = 1e-6  # a feature whose deviation is at most this share of its largest value differs by rounding alone
 
 Record = Mapping[str, Any]
-"""What made the field: `workdir`, `step` and `weights` (a hash) of the encoder, `mean` and `deviation` f64[D]."""
+"""The encoder's `workdir`, `step` and `weights` (a hash), and the features' `mean` and `deviation` f64[D]."""
 
 
 class Encoder(NamedTuple):
@@ -44,9 +44,9 @@ class Encoder(NamedTuple):
 def open_source(options: data.Options, split: str | Part, training: Source | None = None) -> Source:
     """`data.open_source`, with the field `features` if `options.features` name its encoder.
 
-    `training` is the source of the training images, where it is open already. The mean and deviation are its, else
-    those of the file that the options name, else of the training images, which are then opened. Raises `ConfigError`
-    for a run that cannot encode the images, and `CheckpointError` where the file is of an encoder with other weights.
+    The mean and deviation are those of `training`, an open source of the training images; else those of the file that
+    the options name; else those of the training images, which are then opened. Raises `ConfigError` for a run that
+    cannot encode the images, and `CheckpointError` if the file is of an encoder with other weights.
     """
     source = data.open_source(options, split, training and training.vocabulary)
     if not options.features.encoder:
@@ -66,16 +66,16 @@ def open_source(options: data.Options, split: str | Part, training: Source | Non
         record = {**encoder.record, **_statistics(codes)}
     elif record is None:
         record = open_source(options, Part.TRAIN).encoder
-    made = standardized(codes, record)
-    fields = {**source.spec.fields, FEATURES: core.Field(made.shape[1:])}
-    read = functools.partial(_read, source.read, made)
+    vectors = standardized(codes, record)
+    fields = {**source.spec.fields, FEATURES: core.Field(vectors.shape[1:])}
+    read = functools.partial(_read, source.read, vectors)
     return source._replace(spec=source.spec._replace(fields=fields), read=read, encoder=record)
 
 
 def of_pictures(options: data.Options, path: str, pixel_limit: int) -> np.ndarray:  # -> f32[N, D]
     """The features of an image file, or of every image file below a folder, by name.
 
-    Pictures of another size are cropped and resized as `data.size` does. Raises `DataError` for what is no picture,
+    Images of another size are cropped and resized as `data.size` does. Raises `DataError` for a file that is no image,
     and `CheckpointError` as `open_source` does.
     """
     encoder = open_encoder(options)
@@ -109,7 +109,7 @@ def open_encoder(options: data.Options) -> Encoder:
 
     @jax.jit
     def compiled(weights: core.Weights, image: jax.Array) -> jax.Array:  # u8[B, H, W, C] -> f32[B, D]
-        """Whatever is drawn is drawn alike for every image."""
+        """Random numbers, if any, are the same for every image."""
         raw, key = {"image": image, "index": jnp.zeros(len(image), jnp.int32)}, core.stream(0, "encode")
         batch = transforms.prepare(raw, key, config.data, levels, training=False)
         return space.encode(weights, batch, key).reshape(len(image), -1)
@@ -133,7 +133,7 @@ def _read(read: Callable, features: np.ndarray, indices: np.ndarray) -> dict[str
 
 
 def _statistics(codes: np.ndarray) -> dict[str, list[float]]:  # f32[N, D] -> {"mean": [D], "deviation": [D]}
-    """Where all images have the same value, it is exactly the mean, and the deviation counts as 1."""
+    """If a feature has the same value for all images, that value is exactly its mean, and its deviation is 1."""
     values = codes.astype(np.float64)  # in which sums of equal float32 values are exact
     deviation = values.std(0)
     differs = deviation > CONSTANT * np.abs(values).max(0)
@@ -141,7 +141,7 @@ def _statistics(codes: np.ndarray) -> dict[str, list[float]]:  # f32[N, D] -> {"
 
 
 def _kept(options: data.Options, encoder: Encoder) -> Record | None:
-    """The record that the options name, if they do, once the encoder is known to be that one."""
+    """The record in the file that the options name, if any, after a check that it is of this encoder."""
     path = options.features.statistics
     if not path:
         return None

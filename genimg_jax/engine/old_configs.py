@@ -44,33 +44,33 @@ OLD_VALUES = {
 
 def _renamed(section: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """A section of a stored configuration under today's names."""
-    found: dict[str, Any] = {}
+    renamed: dict[str, Any] = {}
     for name, value in options.items():
         name = OLD_OPTIONS.get(f"{section}.{name}", name)
         if isinstance(value, (str, bool)):
             value = OLD_VALUES.get((f"{section}.{name}", value), value)
         *above, last = name.split(".")
-        place = found
+        place = renamed
         for each in above:
             place = place.setdefault(each, {})
         place[last] = value
-    return found
+    return renamed
 
 
 def complete(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's configuration, under today's names, with the options that its version did not have yet at their defaults:
-    an option that is added leaves, by default, what was computed before as it was."""
+    """A stored configuration under today's names. Options that its version did not have get their defaults, with which
+    every version computes the same."""
     if "family" not in stored:
         return dict(stored)
     stored = {name: _renamed(name, part) if isinstance(part, Mapping) else part for name, part in stored.items()}
     module = families.load(stored["family"])
     kinds = {"model": module.Options, **SECTIONS}
     filled = {name: merged(asdict(kind()), stored.get(name, {})) for name, kind in kinds.items()}
-    given, default = stored.get("optimizer", {}), asdict(optimizers.Options())
+    options, default = stored.get("optimizer", {}), asdict(optimizers.Options())
     stored_data = stored.get("data", {})
     if "validation_split" not in stored_data:  # checkpoints were ranked on the split that is reported
         same = stored_data.get("evaluate_split", data.Options.evaluate_split)
         filled["data"] |= {"validation_split": same, "allow_overlap": True}
-    one = len(module.GROUPS) == 1
-    filled["optimizer"] = {**default, **given} if one else {g: {**default, **o} for g, o in given.items()}
+    single_group = len(module.GROUPS) == 1
+    filled["optimizer"] = {**default, **options} if single_group else {g: {**default, **o} for g, o in options.items()}
     return {**stored, **filled}

@@ -56,14 +56,14 @@ def from_optax(
     if options.name not in names:
         raise ConfigError(f"{where}.name is {options.name!r}, which optax lacks{nearest(options.name, names)}")
     factory = getattr(optax, options.name)
-    known = {name: p for name, p in inspect.signature(factory).parameters.items() if name not in RESERVED}
+    allowed = {name: p for name, p in inspect.signature(factory).parameters.items() if name not in RESERVED}
     for argument, value in options.arguments.items():
-        if argument not in known:
+        if argument not in allowed:
             raise ConfigError(
-                f"{where}.arguments.{argument} is no argument of optax.{options.name}{nearest(argument, known)}"
-                f" Arguments: {', '.join(known)}."
+                f"{where}.arguments.{argument} is no argument of optax.{options.name}{nearest(argument, allowed)}"
+                f" Arguments: {', '.join(allowed)}."
             )
-        if isinstance(known[argument].default, bool) and not isinstance(value, bool):
+        if isinstance(allowed[argument].default, bool) and not isinstance(value, bool):
             raise ConfigError(f"{where}.arguments.{argument} is {value!r}; it must be True or False.")
     arguments = dict(options.arguments)
     if options.decay_mask == "kernels" and "mask" in _parameters(factory):

@@ -1,4 +1,4 @@
-"""A run, opened for use: its configuration and program with the weights of one of its checkpoints. Writes nothing."""
+"""Opens a run: its configuration and its program, with the weights of one of its checkpoints. Writes nothing."""
 
 import dataclasses
 import os
@@ -17,7 +17,7 @@ from genimg_jax.engine.config_differences import differences, table
 from genimg_jax.engine.program import Program
 from genimg_jax.errors import CheckpointError, ConfigError
 
-FEATURES_FILE = "features.json"  # in a run directory: what made the field `features`, see `engine.features`
+FEATURES_FILE = "features.json"  # in a run directory: the encoder of the field `features`, see `engine.features`
 
 
 class Restored(NamedTuple):
@@ -30,13 +30,13 @@ class Restored(NamedTuple):
 def open_run(workdir: pathlib.Path, values: Mapping[str, Any], which: str, averaged: bool = True) -> Restored:
     """The checkpoint `which` ('best', 'last' or a step) of a run, under the configuration `values`.
 
-    `values` may differ from the run's own only where that changes nothing that was trained.
+    `values` may differ from the run's configuration only in options that do not affect training.
     """
     config = configs.resolve(values)
     config = config._replace(data=with_kept(config.data, workdir))
     stored = config_files.of_run(workdir)
-    found = [d for d in differences(stored, values) if not d.safe]
-    changed = [d for d in found if not d.key.startswith(("data.", "tokenizer."))]
+    unsafe = [d for d in differences(stored, values) if not d.safe]
+    changed = [d for d in unsafe if not d.key.startswith(("data.", "tokenizer."))]
     if changed:
         raise CheckpointError(f"{workdir} was trained with another configuration:\n{table(changed)}")
     manifest = run.read_json(workdir, "manifest.json")
@@ -54,9 +54,9 @@ def with_kept(options: data.Options, *folders: str | os.PathLike) -> data.Option
     """The options with the vocabulary and the statistics of features of the first of these run directories that keeps
     one; "" is no directory."""
     options = text.with_vocabulary(options, *folders)
-    if not (found := files.first_with(FEATURES_FILE, folders)):
+    if not (path := files.first_with(FEATURES_FILE, folders)):
         return options
-    return dataclasses.replace(options, features=dataclasses.replace(options.features, statistics=found))
+    return dataclasses.replace(options, features=dataclasses.replace(options.features, statistics=path))
 
 
 def load(workdir: pathlib.Path, program: Program, which: str, averaged: bool = True) -> tuple[core.Weights, int]:
@@ -103,7 +103,7 @@ def tokenizer(config: Config, spec: core.Spec) -> programs.Stage | None:
 
 
 def open_stage(workdir: pathlib.Path, which: str, options: parallel.Options) -> tuple[Restored, dict[str, Any]]:
-    """A checkpoint of a run that another run uses, and what tells its weights from others, for the record."""
+    """A checkpoint that another run uses, and the record that identifies its weights."""
     first = open_run(workdir, {**config_files.of_run(workdir), "parallel": asdict(options)}, which)
     stored = checkpoint.about(_store(workdir, first.program.config), first.step)["shapes"]
     weights = checkpoint.digest(first.weights, stored)
@@ -124,10 +124,10 @@ def other_data(tokenizer: Program, spec: core.Spec) -> str:
 
 
 def check_tokenizer(manifest: Mapping[str, Any], program: Program, workdir: pathlib.Path) -> None:
-    """Raises `CheckpointError` where the tokenizer is not the one that the run in `workdir` was trained over."""
+    """Raises `CheckpointError` if the run in `workdir` was trained over a tokenizer with other weights."""
     if program.tokenizer and manifest["tokenizer"]["weights"] != program.tokenizer.record["weights"]:
-        was, found = manifest["tokenizer"], program.tokenizer.record
+        was, now = manifest["tokenizer"], program.tokenizer.record
         raise CheckpointError(
-            f"{workdir} was trained over the codes of {was['workdir']} at step {was['step']}; step {found['step']} of "
-            f"{found['workdir']} has other weights. Name the one with --config.tokenizer.checkpoint={was['step']}."
+            f"{workdir} was trained over the codes of {was['workdir']} at step {was['step']}; step {now['step']} of "
+            f"{now['workdir']} has other weights. Name the one with --config.tokenizer.checkpoint={was['step']}."
         )

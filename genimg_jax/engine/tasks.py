@@ -5,7 +5,7 @@ The name of a task's random stream must not change, because the images of a seed
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -14,12 +14,12 @@ import numpy as np
 from genimg_jax import core
 from genimg_jax.data import Source
 from genimg_jax.engine import conditions, parallel
+from genimg_jax.engine.conditions import FieldValues
 from genimg_jax.engine.program import Program, Task, batch_size, held_out, run, run_batches
 from genimg_jax.errors import ConfigError
 from genimg_jax.objectives.interpolation import INTERPOLATIONS
 
 EVALUATION_SEED = 0  # noise of held-out images (binarisation, codes) is the same for every run and training seed
-Given = Mapping[str, np.ndarray] | None  # values of fields, see `conditions.rows`
 
 COLUMNS = 8  # of a grid of reconstructions
 CLASS_COLUMNS = 16  # at most so many classes have their own columns in a grid of samples
@@ -91,7 +91,7 @@ def encode_task(family: core.Family, weights: core.Weights, batch: core.Batch, k
     return core.space_with(family, "encode", "interpolate").encode(weights, batch, key)
 
 
-# ------------------------------------------------------------------------------------- and what they are run on
+# -------------------------------------------------------------------------------------------- running the tasks
 
 
 def evaluate(program: Program, weights: core.Weights, source: Source) -> dict[str, np.ndarray]:
@@ -104,11 +104,11 @@ def log_prob(program: Program, weights: core.Weights, source: Source) -> dict[st
     return run(program, log_prob_task, weights, held_out(program, source), source.size, EVALUATION_SEED)
 
 
-def sample_columns(program: Program, count: int, given: Given = None) -> int | None:
+def sample_columns(program: Program, count: int, field_values: FieldValues = None) -> int | None:
     """Columns of a grid of `count` samples, such that each has one class, if classes alternate and are few; None: the
     grid is about square."""
     classes = program.spec.num_classes
-    if given or program.family.conditions != ("label",) or classes > min(count, CLASS_COLUMNS):
+    if field_values or program.family.conditions != ("label",) or classes > min(count, CLASS_COLUMNS):
         return None
     return classes * max(1, round(count**0.5 / classes))
 
@@ -118,11 +118,11 @@ def sample(
     weights: core.Weights,
     count: int,
     seed: int | np.ndarray,
-    given: Given = None,
+    field_values: FieldValues = None,
     source: Source | None = None,
 ) -> np.ndarray:
     """The images of `sample_batches` in one array."""  # -> f32[count, H, W, C] in [-1, 1]
-    return np.concatenate(list(sample_batches(program, weights, count, seed, given, source)), axis=-4)
+    return np.concatenate(list(sample_batches(program, weights, count, seed, field_values, source)), axis=-4)
 
 
 def sample_batches(
@@ -130,7 +130,7 @@ def sample_batches(
     weights: core.Weights,
     count: int,
     seed: int | np.ndarray,
-    given: Given = None,
+    field_values: FieldValues = None,
     source: Source | None = None,
 ) -> Iterator[np.ndarray]:
     """Images 0 to `count` - 1 of the set with this `seed`. Image i depends only on the weights, the seed, i and its
@@ -139,14 +139,14 @@ def sample_batches(
         encodes = core.space_with(program.family, "encode")
         how = "; train a family over its codes, as configs/latent_digits.py does" if encodes else ""
         raise ConfigError(f"{program.config.family} cannot sample{how}.")
-    batches = _condition_batches(program, count, given, source)
+    batches = _condition_batches(program, count, field_values, source)
     return run_batches(program, sample_task, weights, batches, count, seed)
 
 
 def _condition_batches(
     program: Program,
     count: int,
-    given: Given,
+    field_values: FieldValues,
     source: Source | None = None,
     example: Callable[[np.ndarray], np.ndarray] = lambda index: index,
 ) -> Iterator[core.Batch]:
@@ -154,7 +154,7 @@ def _condition_batches(
     size = parallel.round_up(program.mesh, min(batch_size(program), count))
     for start in range(0, count, size):
         index = np.arange(start, start + size)[parallel.local_rows(size)]
-        yield {"index": index.astype(np.int32), **conditions.rows(program, example(index), given, source)}
+        yield {"index": index.astype(np.int32), **conditions.rows(program, example(index), field_values, source)}
 
 
 def beside_held_out(
@@ -190,7 +190,7 @@ def interpolate(
     rows: int,
     steps: int,
     seed: int,
-    given: Given = None,
+    field_values: FieldValues = None,
     source: Source | None = None,
 ) -> np.ndarray:
     """Rows of `steps` images between the codes of samples 2i and 2i + 1; a row has one condition."""
@@ -198,12 +198,12 @@ def interpolate(
     if core.space_with(program.family, "prior", "interpolate") is None:
         raise ConfigError(f"{program.config.family} draws no codes to interpolate between.")
     count = rows * steps
-    batches = _condition_batches(program, count, given, source, lambda index: index // steps)
+    batches = _condition_batches(program, count, field_values, source, lambda index: index // steps)
     return run(program, Interpolate(steps), weights, batches, count, seed)
 
 
 def interpolate_held_out(
-    program: Program, weights: core.Weights, source: Source, rows: int, steps: int, given: Given = None
+    program: Program, weights: core.Weights, source: Source, rows: int, steps: int, field_values: FieldValues = None
 ) -> np.ndarray:
     """Rows of `steps` images between the codes of images 2i and 2i + 1 of `source`; see `nearer_end` for conditions."""
     # -> f32[rows * steps, H, W, C]
@@ -216,10 +216,10 @@ def interpolate_held_out(
         first = 2 * (batch["index"] // steps)
         return batch | {"first": codes[first % count], "second": codes[(first + 1) % count]}
 
-    ends = _condition_batches(program, rows * steps, given, source, lambda index: nearer_end(index, steps))
+    ends = _condition_batches(program, rows * steps, field_values, source, lambda index: nearer_end(index, steps))
     return run(program, Interpolate(steps), weights, map(with_ends, ends), rows * steps, EVALUATION_SEED)
 
 
 def nearer_end(index: np.ndarray, steps: int) -> np.ndarray:
-    """Which image of a source the condition of each image between two of them is taken from."""  # i[B] -> i[B]
+    """The index of the source image nearer to an interpolated image, which gets its condition."""  # i[B] -> i[B]
     return 2 * (index // steps) + (2 * (index % steps) >= steps)

@@ -28,18 +28,18 @@ from genimg_jax.options import nearest
 def train(
     config: Config, values: Mapping[str, Any], workdir: pathlib.Path, force_resume: bool = False
 ) -> core.TrainState:
-    """Trains to `train.steps`, from the run directory's last checkpoint where it has one, and returns the last state.
+    """Trains to `train.steps`, from the last checkpoint of the run directory if there is one; returns the last state.
 
-    `values` is the configuration as JSON, for the record. Raises a `Failure` of its kind for each thing that can go
-    wrong; `Preempted` after SIGTERM or SIGINT, once the state is saved.
+    `values` is the configuration as JSON, for the record. Raises `Failure`, such as `Preempted` after SIGTERM or
+    SIGINT, once the state is saved.
     """
     return _train(config, [run_record(values, workdir, config)], restore.build, force_resume)
 
 
 def train_together(runs: Sequence[tuple[Mapping[str, Any], pathlib.Path]]) -> list[Failure | None]:
-    """Trains several runs, each its configuration as JSON and its directory, as one program; returns why each failed.
+    """Trains several runs, pairs of a configuration as JSON and a directory, as one program; returns their failures.
 
-    They agree in all that `vmapped.shared` holds, and have come equally far. Raises what concerns them all, such as
+    They must be equal in `vmapped.shared` and have reached the same step. Raises failures of all runs, such as
     `Preempted`.
     """
     config = configs.resolve(runs[0][0])
@@ -59,10 +59,10 @@ def train_together(runs: Sequence[tuple[Mapping[str, Any], pathlib.Path]]) -> li
 def _train(
     config: Config, records: Sequence[RunRecord], build: Callable[..., Program], force_resume: bool
 ) -> core.TrainState:
-    with contextlib.ExitStack() as held, run.Signals() as signals, contextlib.ExitStack() as stores:
+    with contextlib.ExitStack() as locks, run.Signals() as signals, contextlib.ExitStack() as stores:
         for i, record in enumerate(records):
             with isolate_failure(records, i):
-                held.enter_context(record.locked())
+                locks.enter_context(record.locked())
         config = config._replace(data=restore.with_kept(config.data, records[0].folder, config.resume))
         source = features.open_source(config.data, Part.TRAIN)
         validated = config.train.evaluate_every and config.data.validation_split != "none"
@@ -77,7 +77,7 @@ def _train(
         if step < config.train.steps:
             environment, inputs = run.environment(), _inputs(program, source)
             for i in active(records):
-                records[i].write_manifest(step, environment, inputs | _company(records, i))
+                records[i].write_manifest(step, environment, inputs | _companions(records, i))
                 if source.vocabulary:
                     text.save(source.vocabulary, records[i].folder)
                 if source.encoder:
@@ -89,7 +89,7 @@ def _train(
 
 
 def dry_run(config: Config) -> str:
-    """Compiles the step and says what it needs, without training or writing anything."""
+    """Compiles the step and reports the memory that it needs, without training or writing anything."""
     if config.parallel.compile != "jit":
         raise ConfigError(f"a dry run of parallel.compile={config.parallel.compile!r} says nothing; set it to 'jit'.")
     source = features.open_source(config.data, Part.TRAIN)
@@ -106,21 +106,21 @@ def dry_run(config: Config) -> str:
 def _start(
     program: Program, records: Sequence[RunRecord], source: Source, force_resume: bool
 ) -> tuple[core.TrainState, int]:
-    """The state to go on from, and its step, where all the runs must be."""
+    """The state to continue from, and its step, which must be the same for all runs."""
     fresh = functools.cache(lambda: program.unstack(program.init(program.seed)))
     states: dict[int, core.TrainState] = {}
     for i in active(records):
         with isolate_failure(records, i):
-            states[i] = _start_one(program, records[i], source, force_resume) or _scratch(program, fresh()[i])
+            states[i] = _start_one(program, records[i], source, force_resume) or _initialized(program, fresh()[i])
     steps = {int(state.step) for state in states.values()}
     if len(steps) > 1:
         raise CheckpointError(f"runs at the steps {sorted(steps)} cannot go on as one program; train each by itself.")
-    # A run that failed keeps its place, with numbers that nobody looks at.
+    # A failed run keeps its row of the stacked arrays; its values are never used.
     return program.stack([states[i] if i in states else fresh()[i] for i in range(len(records))]), steps.pop()
 
 
 def _start_one(program: Program, record: RunRecord, source: Source, force_resume: bool) -> core.TrainState | None:
-    """From its own run directory, else `resume`; None where it has neither."""
+    """The last state in the run's directory, else in that of `resume`; None if there is neither."""
     config, values, workdir = program.config, record.config, record.workdir
     step = checkpoint.last_step(record.store)
     if step is not None:
@@ -138,24 +138,24 @@ def _start_one(program: Program, record: RunRecord, source: Source, force_resume
     return checkpoint.restore(other, step, program.abstract_state)
 
 
-def _scratch(program: Program, state: core.TrainState) -> core.TrainState:
-    """A fresh state, with what is to be taken of `init_from`."""
+def _initialized(program: Program, state: core.TrainState) -> core.TrainState:
+    """A fresh state, with the parameters of the run `init_from` if the configuration names one."""
     if not program.config.init_from:
         return state
     other = checkpoint.open_store(pathlib.Path(program.config.init_from), read_only=True)
     return transfer(jax.tree.map(jnp.asarray, state), other, checkpoint.choose(other, "last"))
 
 
-def _check_same(stored: Mapping[str, Any], given: Mapping[str, Any], where: str, force_resume: bool) -> None:
-    found = differences(complete(stored), given)
-    unsafe = [d for d in found if not d.safe]
+def _check_same(stored: Mapping[str, Any], requested: Mapping[str, Any], where: str, force_resume: bool) -> None:
+    changes = differences(complete(stored), requested)
+    unsafe = [d for d in changes if not d.safe]
     if unsafe and not force_resume:
         raise CheckpointError(
             f"the checkpoint {where} is of another configuration:\n{table(unsafe)}\n"
             "Give the stored values, use another --workdir, or --force_resume to go on with the given ones."
         )
-    if found:
-        print(f"changed since {where}:\n{table(found)}")
+    if changes:
+        print(f"changed since {where}:\n{table(changes)}")
 
 
 def _check_inputs(workdir: pathlib.Path, program: Program, source: Source, force_resume: bool) -> None:
@@ -173,30 +173,30 @@ def _check_inputs(workdir: pathlib.Path, program: Program, source: Source, force
 def transfer(state: core.TrainState, store: checkpoint.Store, step: int) -> core.TrainState:
     """The state with the parameters, and their averages, that another run has at the same path in the same shape.
 
-    Raises `CheckpointError` where it has none.
+    Raises `CheckpointError` if there is no such parameter.
     """
-    theirs = checkpoint.restore_untyped(store, step)
+    source = checkpoint.restore_untyped(store, step)
     taken, missing = [], []
 
     def fitting(mine, *names):
-        """What the first of these names has that is there, where it is an array like mine."""
-        found = next((theirs[place] for name in names if (place := checkpoint.place(name, theirs)) in theirs), None)
-        alike = found is not None and (found.shape, found.dtype) == (mine.shape, mine.dtype)
-        return found if alike else None
+        """The array of the first of these names that exists, if its shape and dtype are those of `mine`."""
+        array = next((source[place] for name in names if (place := checkpoint.place(name, source)) in source), None)
+        fits = array is not None and (array.shape, array.dtype) == (mine.shape, mine.dtype)
+        return array if fits else None
 
     def pick(path, mine):
         name = checkpoint.path_name(path)
-        found = fitting(mine, name)
-        (missing if found is None else taken).append(name)
-        return mine if found is None else jax.device_put(found, mine.sharding)
+        array = fitting(mine, name)
+        (missing if array is None else taken).append(name)
+        return mine if array is None else jax.device_put(array, mine.sharding)
 
     def average(path, mine):
-        """Theirs where they kept one, else from their parameters: never an average of what was not loaded."""
+        """The other run's average, else its parameters: never an average of parameters that were not loaded."""
         name = checkpoint.path_name(path)
         kept, of_parameters = name.replace("params/", "ema/", 1), re.sub(r"@\d+/", "/", name, count=1)
-        found = fitting(mine, kept, of_parameters)
+        array = fitting(mine, kept, of_parameters)
         # Not the parameter's own buffer: the step donates both.
-        return mine if found is None else jax.device_put(found, mine.sharding, may_alias=False)
+        return mine if array is None else jax.device_put(array, mine.sharding, may_alias=False)
 
     picked = jax.tree_util.tree_map_with_path(
         pick, state.replace(opt_state={}, ema_params={}, model_state={}, frozen_params={}, step=None)
@@ -215,16 +215,16 @@ def transfer(state: core.TrainState, store: checkpoint.Store, step: int) -> core
     return state.replace(params=picked.params, ema_params=averaged.params)
 
 
-def _company(records: Sequence[RunRecord], i: int) -> dict[str, Any]:
-    """What a manifest says of the runs that are one program with run i: enough to train all of them again."""
-    found = {"trained_together": len(records)}
+def _companions(records: Sequence[RunRecord], i: int) -> dict[str, Any]:
+    """The part of the manifest about the runs trained with run i: enough to train all of them again."""
+    entries = {"trained_together": len(records)}
     if len(records) > 1:
-        found |= {"place": i, "companions": vmapped.differing([record.config for record in records])}
-    return found
+        entries |= {"place": i, "companions": vmapped.differing([record.config for record in records])}
+    return entries
 
 
 def _inputs(program: Program, source: Source) -> dict[str, Any]:
-    """What the runs of a program depend on besides their environment, for the manifest."""
+    """The part of the manifest about the inputs of runs; the other part is their environment."""
     return {
         "dataset": identity.record(source),
         "tokenizer": program.tokenizer.record if program.tokenizer else None,
@@ -234,7 +234,7 @@ def _inputs(program: Program, source: Source) -> dict[str, Any]:
 
 
 def _check_best(program: Program) -> None:
-    """Raises `ConfigError` where `train.best` is never measured, before anything is trained for it."""
+    """Raises `ConfigError` if evaluation never measures `train.best`, or neither direction of it is better."""
     train, split = program.config.train, program.config.data.validation_split
     if not train.best:
         return
@@ -254,7 +254,7 @@ def _check_best(program: Program) -> None:
 
 
 def _check_classes(program: Program, source: Source) -> None:
-    """Raises `DataError` where the family could be asked for a class that it never sees."""
+    """Raises `DataError` if the family is conditioned on a class of which it never sees an image."""
     if "label" not in program.family.conditions or not source.class_counts:
         return
     unseen = [name for name, count in zip(source.classes, source.class_counts, strict=True) if not count]

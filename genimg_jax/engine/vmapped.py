@@ -1,7 +1,7 @@
-"""Several runs as one program: those whose configurations differ in seeds and float options alone, under `vmap`.
+"""Several runs as one program under `vmap`: their configurations differ in seeds and float options alone.
 
-Each run keeps its own random streams and order of the data, so that it is the run that it would have been alone, but
-for rounding: the sums of a batched product may be taken in another order.
+Each run has its own random streams and order of the data, so that it is identical to a separate run up to rounding: a
+batched product may sum in another order.
 """
 
 import dataclasses
@@ -23,26 +23,26 @@ from genimg_jax.engine.program import Program, Stage
 
 
 def traceable(values: Mapping[str, Any]) -> dict[str, bool]:
-    """The flat keys of a configuration, given as JSON, whose values may differ; with each, whether it is structural.
+    """{flat key: whether it is structural} of the values that may differ, for a configuration as JSON.
 
-    That is the seed, and every option of the model and the optimisers that is a float and not marked static. Values of
-    a structural option may differ only if none is 0.
+    These are the seed, and every float option of the model and the optimisers that is not marked static. Values of a
+    structural option may differ only if none is 0.
     """
     module = families.load(values["family"])
     groups = [""] if len(module.GROUPS) == 1 else [f"{group}." for group in module.GROUPS]
     kinds = {"model.": module.Options} | {f"optimizer.{group}": optimizers.Options for group in groups}
-    found = {"seed": False}
+    keys = {"seed": False}
     for prefix, kind in kinds.items():
         for field in dataclasses.fields(kind):
             if field.type in (float, "float") and not field.metadata.get("static"):
-                found[prefix + field.name] = field.metadata.get("structural", False)
-    return found
+                keys[prefix + field.name] = field.metadata.get("structural", False)
+    return keys
 
 
 def shared(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What runs of one program agree on: the flat configuration without the values that may differ.
+    """The flat configuration that runs of one program must have in common: without the values that may differ.
 
-    Of a structural option, they agree on whether it is 0.
+    For a structural option, it says whether the value is 0.
     """
     flat = configs.flatten(values)
     for key, structural in traceable(values).items():
@@ -53,7 +53,7 @@ def shared(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def why_not_vmappable(values: Mapping[str, Any]) -> str:
-    """Why a configuration cannot share a program with any other; "" where it can."""
+    """Why a configuration cannot share a program with any other; "" if it can."""
     options = values["parallel"]
     if options["compile"] != "jit":
         return f"parallel.compile is {options['compile']!r}"
@@ -75,36 +75,35 @@ def has_convolutions(values: Mapping[str, Any]) -> bool:
 def build(
     runs: Sequence[Mapping[str, Any]], spec: core.Spec, stored_levels: int, tokenizer: Stage | None = None
 ) -> Program:
-    """The program of R configurations, given as JSON, that agree in what is `shared`.
+    """The program of R configurations as JSON, which are equal in `shared`.
 
-    The devices share the runs out equally: where their number does not divide, the last run is trained twice.
+    Every device trains the same number of runs: if R is not a multiple of the devices, the last run is repeated.
     """
     config, count = configs.resolve(runs[0]), len(runs)
-    one = programs.functions(config, spec, stored_levels, tokenizer)
+    uncompiled = programs.functions(config, spec, stored_levels, tokenizer)
     mesh = parallel.make_run_mesh(config.parallel, count)
     runs = [*runs, *[runs[-1]] * (-count % mesh.size)]
     stacking = parallel.batch_sharding(mesh)
     # The weights of a first stage are the same for every run: they are never stacked.
     frozen = jax.device_put(tokenizer.weights if tokenizer else {}, parallel.replicated(mesh))
     options = jax.device_put(_differing(runs), stacking)
-    alone = dataclasses.replace(config.parallel, devices=1)
-    abstract_state = parallel.abstract(jax.eval_shape(one.init, jnp.int32(0)), parallel.make_mesh(alone), alone)
+    single = dataclasses.replace(config.parallel, devices=1)
+    single_mesh = parallel.make_mesh(single)
+    abstract_state = parallel.abstract(jax.eval_shape(uncompiled.init, jnp.int32(0)), single_mesh, single)
     if tokenizer:
-        abstract_state = abstract_state.replace(
-            frozen_params=parallel.put(tokenizer.weights, parallel.make_mesh(alone), alone)
-        )
+        abstract_state = abstract_state.replace(frozen_params=parallel.put(tokenizer.weights, single_mesh, single))
 
-    def of(own: Mapping[str, jax.Array]) -> programs.Functions:
-        return programs.functions(_replaced(config, own), spec, stored_levels, tokenizer)
+    def functions(run_options: Mapping[str, jax.Array]) -> programs.Functions:
+        return programs.functions(_replaced(config, run_options), spec, stored_levels, tokenizer)
 
-    def step(state, batch, seed, frozen, own):
-        state, metrics = of(own).step(state.replace(frozen_params=frozen), batch, seed)
+    def step(state, batch, seed, frozen, run_options):
+        state, metrics = functions(run_options).step(state.replace(frozen_params=frozen), batch, seed)
         return state.replace(frozen_params={}), metrics
 
-    def apply(task, weights, batch, seed, frozen, own):
-        return of(own).apply(task, weights._replace(frozen_params=frozen), batch, seed)
+    def apply(task, weights, batch, seed, frozen, run_options):
+        return functions(run_options).apply(task, weights._replace(frozen_params=frozen), batch, seed)
 
-    start = parallel.compile_runs(lambda seed, own: of(own).init(seed), mesh, (0, 0))
+    start = parallel.compile_runs(lambda seed, run_options: functions(run_options).init(seed), mesh, (0, 0))
     advance = parallel.compile_runs(step, mesh, (0, 0, 0, None, 0), donate=True)
 
     def next_state(state, batch, seed):
@@ -118,7 +117,7 @@ def build(
     return Program(
         config=config,
         spec=spec,
-        family=one.family,
+        family=uncompiled.family,
         mesh=mesh,
         tokenizer=tokenizer,
         seed=jax.device_put(np.int32([values["seed"] for values in runs]), stacking),
@@ -134,33 +133,33 @@ def build(
 
 
 def _unstacked(tree: core.Tree, count: int) -> list[core.Tree]:
-    """What is each run's own, on the host."""
+    """The arrays of each run, on the host, without `frozen_params`."""
     host = jax.device_get(tree.replace(frozen_params={}) if isinstance(tree, core.TrainState) else tree)
     return [jax.tree.map(lambda x, i=i: x[i], host) for i in range(count)]
 
 
 def _stacked(states: Sequence[core.TrainState], places: int, stacking: jax.sharding.Sharding) -> core.TrainState:
-    """The state of all runs from each one's; the last is repeated to fill the `places`."""
+    """The states of single runs, stacked; the last is repeated to fill the `places`."""
     rows = [jax.device_get(state.replace(frozen_params={})) for state in states]
     stacked = jax.tree.map(lambda *x: np.stack(x), *rows, *[rows[-1]] * (places - len(rows)))
     return jax.device_put(stacked, stacking)
 
 
 def _differing(runs: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
-    """{flat key: f32[R]} of the options that are not the same in all runs: the others stay constants."""
-    own = differing(runs)
-    return {key: np.float32([values[key] for values in own]) for key in own[0] if key != "seed"}
+    """{flat key: f32[R]} of the options whose values differ; the others stay constants."""
+    per_run = differing(runs)
+    return {key: np.float32([values[key] for values in per_run]) for key in per_run[0] if key != "seed"}
 
 
 def differing(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Of each run that is trained with the others as one program, the flat keys in which they differ."""
+    """For each run of one program, the values of the flat keys in which the runs differ."""
     flat = [configs.flatten(values) for values in runs]
     keys = [key for key in traceable(runs[0]) if len({values[key] for values in flat}) > 1]
     return [{key: values[key] for key in keys} for values in flat]
 
 
 def _replaced(config: Config, options: Mapping[str, jax.Array]) -> Config:
-    """The configuration with what belongs to a flat key, such as `model.beta`, traced."""
+    """The configuration with traced values for some flat keys, such as `model.beta`."""
     for key, value in options.items():
         section, *group, name = key.split(".")
         if section == "model":
