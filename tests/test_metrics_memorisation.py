@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from genimg_jax.evaluation.audit import said
+from genimg_jax.evaluation.audit import sentence
 from genimg_jax.metrics.memorisation import SURE, Audit, Preference, audit, copies, preference
 
 BLOCK = 512
@@ -28,7 +28,7 @@ def test_one_copy_in_a_hundred_is_reported(seed):
     assert 0.01 <= found.copies.rate <= 0.014
     assert found.copies.p_value < SURE
     assert 0.005 < found.copies.detectable <= 0.01
-    assert said(found).startswith("copies of training images")
+    assert sentence(found).startswith("copies of training images")
     assert found.closest == sorted(found.closest, key=lambda pair: pair.ratio)
 
 
@@ -58,7 +58,7 @@ def test_too_few_images_are_said_to_show_nothing():
     found = copies(np.ones(2), np.arange(2.0, 22), np.arange(3.0, 23))
     assert found.p_value == pytest.approx(2 / 31 / 32)  # though both are nearer than all others
     assert found.detectable > 1
-    assert "of more images it would be a sign" in said(Audit(Preference(0.5, 0.5, 0.0, 0.5), found, 0.0, []))
+    assert "of more images it would be a sign" in sentence(Audit(Preference(0.5, 0.5, 0.0, 0.5), found, 0.0, []))
 
 
 def test_exact_copies_are_at_ratio_zero_and_images_of_both_sets_at_one():

@@ -51,7 +51,18 @@ OLD = {
 }
 # Names that say nothing about a value, and the rooms that have none of them.
 VAGUE = {"found", "own", "made", "said", "told", "drawn", "held", "seen"}
-CLEAR_ROOMS = ("data", "engine", "networks", "objectives", "samplers", "families", "sweeps", "reports", "metrics")
+CLEAR_ROOMS = (
+    "data",
+    "engine",
+    "evaluation",
+    "networks",
+    "objectives",
+    "samplers",
+    "families",
+    "sweeps",
+    "reports",
+    "metrics",
+)
 
 
 def names_among(words: Collection[str], code: str) -> set[str]:

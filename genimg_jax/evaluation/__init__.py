@@ -1,5 +1,5 @@
-"""What one command measures about images that any program made: classifiers of the data, tests with them, checks of
-what was asked for, and whole suites. Above the engine and the metrics; below commands and sweeps.
+"""Evaluation of runs, and of images from any other program: classifiers of the data, tests with them, checks of
+requested attributes, and whole suites. Above the engine and the metrics; below commands and sweeps.
 
     from genimg_jax import evaluation
     report = evaluation.evaluate_run(workdir, which="full")

@@ -1,4 +1,4 @@
-"""Do scenes show the classes, captions and masks that were asked for? They are read from pixels and compared."""
+"""Prompt accuracy: scenes are read from pixels and compared with the requested classes, captions and masks."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -33,8 +33,8 @@ _CAPTION = re.compile(
 
 
 def parse(captions: Sequence[str]) -> dict[str, np.ndarray]:
-    """The scenes that captions of `shapes.captions` describe, in arrays for N objects: as many as a caption has, and at
-    least 2. What an object that is not there would have is -1.
+    """The scenes that captions of `shapes.captions` describe, in arrays for N objects: the most of any caption, and at
+    least 2. Entries of absent objects are -1.
 
     Raises `DataError` for any other sentence.
     """  # -> kind, colour i32[B, N]; background i32[B]; relation i32[B, N - 1], or i32[B] where N is 2
@@ -63,24 +63,24 @@ def parse(captions: Sequence[str]) -> dict[str, np.ndarray]:
     }
 
 
-def checks(found: Scenes, wanted: Scenes) -> dict[str, np.ndarray]:
-    """Which scenes are as asked for, attribute by attribute; those of a small object where it was asked for.
+def checks(actual: Scenes, wanted: Scenes) -> dict[str, np.ndarray]:
+    """Whether each scene has each requested attribute. Those of a small object are checked where one is requested.
 
     `objects` is their number, `sizes` whether the first is large and the others small as the source draws them, and
     `caption` everything together. `third_kind`, `third_colour` and `third_relation` are those of a second small object.
-    Where equal objects are asked for, `count` is their number; `count_kind` and `count_colour` tell whether all that
-    are found have that kind and colour.
+    Where equal objects are requested, `count` is their number; `count_kind` and `count_colour` say whether all objects
+    that are present have that kind and colour.
     """  # [B, ...] -> {name: bool[n]}
     counts = scene_layout.counted(wanted) > 0
-    found, wanted = _by_object(found), _by_object(wanted)
-    found = _matched(found, wanted)
-    present, asked = (one["kind"] >= 0 for one in (found, wanted))
-    right = {name: found[name] == wanted[name] for name in COMPARED}
+    actual, wanted = _by_object(actual), _by_object(wanted)
+    actual = _matched(actual, wanted)
+    present, requested = (scene["kind"] >= 0 for scene in (actual, wanted))
+    right = {name: actual[name] == wanted[name] for name in COMPARED}
     large = ~counts[:, None] & (np.arange(scene_reader.MOST) == 0)
     result = {
-        "background": found["background"] == wanted["background"],
-        "objects": present.sum(axis=1) == asked.sum(axis=1),
-        "sizes": (((found["radius"] >= scene_reader.LARGE) == large) | ~present).all(axis=1) & present[:, 0],
+        "background": actual["background"] == wanted["background"],
+        "objects": present.sum(axis=1) == requested.sum(axis=1),
+        "sizes": (((actual["radius"] >= scene_reader.LARGE) == large) | ~present).all(axis=1) & present[:, 0],
         "large_kind": right["kind"][~counts, 0],
         "large_colour": right["colour"][~counts, 0],
     }
@@ -90,11 +90,11 @@ def checks(found: Scenes, wanted: Scenes) -> dict[str, np.ndarray]:
             names = f"{name}_kind", f"{name}_colour", relation
             result |= {name: right[key][rows, which] for name, key in zip(names, COMPARED, strict=True)}
     if counts.any():
-        same = {key: ((found[key] == wanted[key][:, :1]) | ~present).all(axis=1) for key in ("kind", "colour")}
-        result |= {f"count_{key}": (one & present[:, 0])[counts] for key, one in same.items()}
+        same = {key: ((actual[key] == wanted[key][:, :1]) | ~present).all(axis=1) for key in ("kind", "colour")}
+        result |= {f"count_{key}": (equal & present[:, 0])[counts] for key, equal in same.items()}
         result["count"] = result["objects"][counts]
-    seen = (right["kind"] & right["colour"] & right["relation"]) | ~asked
-    result["caption"] = result["background"] & result["objects"] & result["sizes"] & seen.all(axis=1)
+    correct = (right["kind"] & right["colour"] & right["relation"]) | ~requested
+    result["caption"] = result["background"] & result["objects"] & result["sizes"] & correct.all(axis=1)
     return result
 
 
@@ -104,29 +104,30 @@ def _by_object(scene: Scenes) -> dict[str, np.ndarray]:
     return {**scene, "relation": np.pad(scene["relation"], ((0, 0), (1, 0)), constant_values=-1)}
 
 
-def _matched(found: Scenes, wanted: Scenes) -> dict[str, np.ndarray]:
-    """The found scenes with their two small objects swapped where more is right so: captions name them in any order."""
+def _matched(actual: Scenes, wanted: Scenes) -> dict[str, np.ndarray]:
+    """The actual scenes, with their two small objects swapped where more attributes are then right: captions name them
+    in any order."""
 
-    def right(at: int, asked: int) -> np.ndarray:  # -> i64[B]
-        there = wanted["relation"][:, asked] >= 0
-        return sum((found[name][:, at] == wanted[name][:, asked]) & there for name in COMPARED)
+    def right(at: int, requested: int) -> np.ndarray:  # -> i64[B]
+        present = wanted["relation"][:, requested] >= 0
+        return sum((actual[name][:, at] == wanted[name][:, requested]) & present for name in COMPARED)
 
     swapped = right(1, 2) + right(2, 1) > right(1, 1) + right(2, 2)
-    kept = np.arange(scene_reader.MOST)
-    order = np.where(swapped[:, None], np.concatenate([[0, 2, 1], kept[3:]]), kept)
-    return {**found, **{name: np.take_along_axis(found[name], order, 1) for name in (*COMPARED, "radius")}}
+    slots = np.arange(scene_reader.MOST)
+    order = np.where(swapped[:, None], np.concatenate([[0, 2, 1], slots[3:]]), slots)
+    return {**actual, **{name: np.take_along_axis(actual[name], order, 1) for name in (*COMPARED, "radius")}}
 
 
-def overlap(found: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Intersection over union of each wanted object's pixels and those of the found object that fits it best, averaged
+def overlap(actual: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Intersection over union of each wanted object's pixels and those of the actual object that fits best, averaged
     over the objects of an image that has any."""
     # u8[B, S, S] x 2 -> f64[b]
     total, objects = np.zeros(len(wanted)), np.zeros(len(wanted))
     for which in range(1, wanted.max(initial=0) + 1):
         theirs = wanted == which
         best = np.zeros(len(wanted))
-        for other in range(1, found.max(initial=0) + 1):
-            ours = found == other
+        for index in range(1, actual.max(initial=0) + 1):
+            ours = actual == index
             shared, union = ((ours & theirs).sum(axis=(1, 2)), (ours | theirs).sum(axis=(1, 2)))
             best = np.maximum(best, shared / np.maximum(union, 1))
         total += best
@@ -140,53 +141,55 @@ def prompt_accuracy(
     captions: Sequence[str] | None = None,
     masks: np.ndarray | None = None,
 ) -> dict[str, Interval | None]:  # u8[B, S, S, 3], i32[B], u8[B, S, S]
-    """The share of generated images with each attribute that is asked of them: by labels the kind of the first object,
-    as `class`; by captions those of `checks`; and the mean `mask_overlap` with masks that they were to fill, in which
-    objects are numbered from 1. None where it is asked of no image.
+    """The share of generated images that have each requested attribute: `class`, the kind of the first object, by
+    labels; those of `checks` by captions; and the mean `mask_overlap` with masks that objects should fill, in which
+    they are numbered from 1. None for an attribute that no image was requested to have.
 
     Raises `DataError` as `scene_reader.read` and `parse` do, and for labels, captions or masks that do not fit the
     images.
     """
-    for name, asked, axes in (("labels", labels, 1), ("captions", captions, 1), ("masks", masks, 3)):
-        if asked is not None and np.shape(asked) != images.shape[:axes]:
-            raise DataError(f"{name} of {list(np.shape(asked))} do not fit images of {list(images.shape[:axes])}.")
+    for name, values, axes in (("labels", labels, 1), ("captions", captions, 1), ("masks", masks, 3)):
+        if values is not None and np.shape(values) != images.shape[:axes]:
+            raise DataError(f"{name} of {list(np.shape(values))} do not fit images of {list(images.shape[:axes])}.")
     most = scene_reader.MOST - 1
     if masks is not None and masks.max(initial=0) > most:
         raise DataError(f"masks number the objects of a scene from 1 to at most {most}; found {masks.max()}.")
-    found, right = scene_reader.read(images), {}
+    scenes, right = scene_reader.read(images), {}
     if labels is not None:
-        right["class"] = found["kind"][:, 0] == labels
+        right["class"] = scenes["kind"][:, 0] == labels
     if captions is not None:
-        right |= checks(found, parse(captions))
-    results = {name: proportion(one.sum(), len(one)) if len(one) else None for name, one in right.items()}
+        right |= checks(scenes, parse(captions))
+    results = {
+        name: proportion(correct.sum(), len(correct)) if len(correct) else None for name, correct in right.items()
+    }
     if masks is not None:
-        scores = overlap(found["mask"], masks)
+        scores = overlap(scenes["mask"], masks)
         results["mask_overlap"] = intervals.mean(scores) if len(scores) > 1 else None
     return results
 
 
 def measure(generated: ImageSet, reference: ImageSet, seed: int) -> Metrics:
-    """`prompt_accuracy` by what is asked of the images, each attribute as `prompt_accuracy/NAME`; skipped, with the
-    reason, where it cannot be read."""
-    asked = {"labels": generated.labels, "captions": generated.captions, "masks": generated.masks}
-    asked = {name: one for name, one in asked.items() if one is not None}
-    if not asked:
+    """`prompt_accuracy` by the labels, captions and masks of the images, each attribute as `prompt_accuracy/NAME`.
+    Skipped, with the reason, where it cannot be read."""
+    requests = {"labels": generated.labels, "captions": generated.captions, "masks": generated.masks}
+    requests = {name: values for name, values in requests.items() if values is not None}
+    if not requests:
         return Metrics({}, {}, {"prompt_accuracy": generated.unlabelled})
     if generated.levels != 256:
         return Metrics(
             {}, {}, {"prompt_accuracy": f"scenes are read in 256 levels, and the data has {generated.levels}"}
         )
     try:
-        results = prompt_accuracy(generated.images[:], **asked)
+        results = prompt_accuracy(generated.images[:], **requests)
     except DataError as error:
         return Metrics({}, {}, {"prompt_accuracy": str(error).removesuffix(".")})
-    protocol = {name: files.digest_arrays({name: np.asarray(one)}) for name, one in asked.items()}
+    protocol = {name: files.digest_arrays({name: np.asarray(values)}) for name, values in requests.items()}
     protocol |= {"objects": "connected components", "level": 0.95}
-    found, skipped = {}, {}
+    measured, skipped = {}, {}
     for name, interval in results.items():
         if interval is None:
             skipped[f"prompt_accuracy/{name}"] = "it is asked of no image, or of one alone"
             continue
         spec = distances.spec(f"prompt_accuracy/{name}", None, generated, reference, seed, protocol)
-        found[spec.metric] = Measurement(interval.estimate, spec, interval.low, interval.high)
-    return Metrics(found, {}, skipped)
+        measured[spec.metric] = Measurement(interval.estimate, spec, interval.low, interval.high)
+    return Metrics(measured, {}, skipped)

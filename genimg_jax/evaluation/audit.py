@@ -14,8 +14,8 @@ from genimg_jax.metrics.collapse import COLLAPSED, SUSPICIOUS, Finding, Verdict
 from genimg_jax.metrics.memorisation import NULL_RATE, NULLS, PAIRS, SURE, Audit
 
 
-def said(found: Audit) -> str:
-    copies, nearer = found.copies, found.nearer_to_train
+def sentence(result: Audit) -> str:
+    copies, nearer = result.copies, result.nearer_to_train
     signs = [
         "copies of training images" * (copies.p_value < SURE),
         "images nearer to the training set than chance has it" * (nearer.p_value < SURE),
@@ -26,14 +26,14 @@ def said(found: Audit) -> str:
         f"{shown} at p below {SURE}; {copies.rate:.2%} look like copies, and {copies.null_rate:.2%} would of images "
         f"that are not copied (p {copies.p_value:.2g}; {needed} it would be a sign); {nearer.share:.1%} are nearest to "
         f"a training image, {nearer.expected:.1%} by chance (p {nearer.p_value:.2g}); data copying z "
-        f"{found.data_copying:.1f}."
+        f"{result.data_copying:.1f}."
     )
 
 
-def record(found: Audit) -> dict[str, Any]:
+def record(result: Audit) -> dict[str, Any]:
     """The audit as a report holds it."""
-    closest = [pair._asdict() for pair in found.closest]
-    return {"sentence": said(found), **found._asdict(), "closest": closest}
+    closest = [pair._asdict() for pair in result.closest]
+    return {"sentence": sentence(result), **result._asdict(), "closest": closest}
 
 
 def protocol(train: ImageSet) -> dict[str, Any]:
@@ -47,11 +47,11 @@ def protocol(train: ImageSet) -> dict[str, Any]:
     }
 
 
-def picture(found: Audit, generated: ImageSet, train: ImageSet) -> np.ndarray:  # -> u8[rows, columns, C]
-    """Ten generated images of least ratio, each above its nearest training image."""
-    rows = [generated.images[[p.generated for p in found.closest]], train.images[[p.train for p in found.closest]]]
+def picture(result: Audit, generated: ImageSet, train: ImageSet) -> np.ndarray:  # -> u8[rows, columns, C]
+    """The `PAIRS` generated images with the smallest ratios, each above its nearest training image."""
+    rows = [generated.images[[p.generated for p in result.closest]], train.images[[p.train for p in result.closest]]]
     grey = np.round(np.concatenate(rows) * np.float32(255 / (generated.levels - 1))).astype(np.uint8)
-    return images.grid(grey, min(PAIRS, len(found.closest)))
+    return images.grid(grey, min(PAIRS, len(result.closest)))
 
 
 def independent_pixels(images: ImageSet, count: int, seed: int) -> ImageSet:
@@ -84,9 +84,9 @@ def verdict(
         )
     for name, (ours, theirs, independent) in features.items():
         diversity = collapse.diversity_findings(ours, theirs, seed)
-        for found in [*diversity, *collapse.quality_findings(ours, theirs, independent, seed)]:
-            worded = f"{found.sentence.removesuffix('.')} ({name})."
-            findings.append(found._replace(name=f"{found.name}/{name}", sentence=worded))
+        for finding in [*diversity, *collapse.quality_findings(ours, theirs, independent, seed)]:
+            worded = f"{finding.sentence.removesuffix('.')} ({name})."
+            findings.append(finding._replace(name=f"{finding.name}/{name}", sentence=worded))
     if read:
         findings += collapse.class_findings(*read, generated.classes)
     trained = [_numbers(line) for line in history if line.get("split") == "train"]
@@ -96,7 +96,7 @@ def verdict(
 
 
 def _numbers(line: Mapping[str, Any]) -> dict[str, float | None]:
-    """The metrics of a line; what is no number, which it holds as a word, is None."""
+    """The metrics of a line. Values that are not finite, which the line holds as words, become None."""
     metrics = {k: v for k, v in line.items() if k not in ("split", "step", "images", "images_per_second")}
     values = {k: float(v) for k, v in metrics.items()}
     return {k: v if math.isfinite(v) else None for k, v in values.items()}

@@ -1,4 +1,4 @@
-"""What a classifier reads in generated images: the histogram of classes, GAN-train, GAN-test, conditional accuracy."""
+"""Measures by a classifier of generated images: histogram of classes, GAN-train, GAN-test, conditional accuracy."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,8 +22,8 @@ Read = tuple[np.ndarray, np.ndarray, int]  # classes read in generated and in re
 
 
 def classifier_of(train: Source | None, test: Source, options: EvaluateOptions, cache: Path) -> Classifier | None:
-    """That of the data: one that is shipped, or one of labelled training images, trained on the fly where there is none
-    yet. None where `why_none` says so."""
+    """The classifier of the data: a shipped one, or one of labelled training images, which is trained on the fly unless
+    it is cached. None where `why_none` gives a reason."""
     if "classifier" not in options.features or len(test.classes) < 2:
         return None
     if train is None or len(train.classes) < 2:
@@ -37,33 +37,33 @@ def why_none(train: ImageSet | None, test: ImageSet, options: EvaluateOptions) -
         return "config.evaluate.features leaves the classifier out"
     if len(test.classes) < 2:
         return "it is tested on images labelled with classes, and the reference's are not"
-    found = "the training set is not known" if train is None else "the training images are not labelled with classes"
-    return f"{found}, and no classifier of such images is shipped"
+    reason = "the training set is not known" if train is None else "the training images are not labelled with classes"
+    return f"{reason}, and no classifier of such images is shipped"
 
 
 def measure(
     classifier: Classifier,
-    seen: Read,
+    predicted: Read,
     generated: ImageSet,
     reference: ImageSet,
     train: ImageSet | None,
     options: EvaluateOptions,
     cache: Path,
 ) -> tuple[Metrics, dict[str, Any]]:
-    """The measurements, and by class what they are made of. What needs the labels that images were asked to be of is
-    left out where there are none, for the reason that `generated` gives."""
-    found, skipped = {}, {}
+    """The measurements, and their parts by class. Those that need labels of the generated images are skipped if there
+    are none, for the reason in `generated.unlabelled`."""
+    measured, skipped = {}, {}
 
     def add(name: str, interval: Interval, protocol: Mapping[str, Scalar]) -> None:
         spec = distances.spec(name, classifier.logits, generated, reference, options.seed, {**protocol, "level": 0.95})
-        found[name] = Measurement(interval.estimate, spec, interval.low, interval.high)
+        measured[name] = Measurement(interval.estimate, spec, interval.low, interval.high)
 
     def shares(intervals: list[Interval | None]) -> list[float | None]:
         return [interval and interval.estimate for interval in intervals]
 
-    balance = class_balance(*seen)
+    balance = class_balance(*predicted)
     spec = distances.spec("class_histogram", classifier.logits, generated, reference, options.seed, {})
-    found["class_histogram"] = Measurement(balance.total_variation, spec)
+    measured["class_histogram"] = Measurement(balance.total_variation, spec)
     record = {
         "classifier": {k: classifier.record[k] for k in ("name", "weights", "origin", "test_accuracy")},
         "names": reference.classes,
@@ -76,8 +76,8 @@ def measure(
         no_training_set = "config.evaluate.classifier_tests is False"
     if generated.labels is None:
         skipped["GAN-train, GAN-test, conditional accuracy"] = generated.unlabelled
-        return Metrics(found, {}, skipped), record
-    test = gan_test(classifier, seen[:2], generated, reference)
+        return Metrics(measured, {}, skipped), record
+    test = gan_test(classifier, predicted[:2], generated, reference)
     add("gan_test", test.accuracy.overall, test.protocol)
     add("gan_test_control", test.control, test.protocol)
     add("gan_test_difference", test.difference, test.protocol)
@@ -87,8 +87,8 @@ def measure(
     else:
         try:
             trained = gan_train(generated, train, reference, cache)
-        except DataError as error:  # images of a single class, which are no reason to lose all else
-            return Metrics(found, {}, {"GAN-train": str(error)}), record
+        except DataError as error:  # such as images of a single class: the other measurements stand
+            return Metrics(measured, {}, {"GAN-train": str(error)}), record
         for name, interval in (
             ("", trained.accuracy),
             ("_control", trained.control),
@@ -96,4 +96,4 @@ def measure(
         ):
             add(f"gan_train{name}", interval, trained.protocol)
         record["GAN-train"] = shares(trained.class_accuracies)
-    return Metrics(found, {}, skipped), record
+    return Metrics(measured, {}, skipped), record

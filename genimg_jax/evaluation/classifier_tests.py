@@ -45,8 +45,8 @@ class ConditionalAccuracy(NamedTuple):
 
 class GanTest(NamedTuple):
     accuracy: ConditionalAccuracy
-    """On generated images, of a classifier trained on real ones. Above the control, images are easier than real ones
-    are, which a generator of few, typical images achieves: GAN-train is what falls then."""
+    """On generated images, of a classifier trained on real ones. It is above the control if generated images are easier
+    than real ones, as those of a generator of few, typical images are. GAN-train is then low."""
     control: Interval
     """The same classifier on real test images."""
     difference: Interval
@@ -62,13 +62,13 @@ def gan_train(
 ) -> GanTrain:
     """Train the recipe on generated images under the labels they were asked to have, and on real ones; test both.
 
-    As many images of each class for both: the fewer of those generated and those in the data. Both classifiers are
-    kept in the cache by what they were trained on, so runs of one class balance share their control. Raises `DataError`
-    where images have no labels, no class is in both sets, or the sets are not of one kind.
+    Both get equally many images of each class: the smaller of its counts in the two sets. Both classifiers are cached
+    by the content of their training images, so runs of one class balance share their control. Raises `DataError` where
+    images have no labels, no class is in both sets, or the sets are not of one kind.
     """
     _check("GAN-train", generated, train, test)
     classes = len(train.classes)
-    counts = np.minimum(*(np.bincount(one.labels, minlength=classes) for one in (generated, train)))
+    counts = np.minimum(*(np.bincount(images.labels, minlength=classes) for images in (generated, train)))
     if np.count_nonzero(counts) < 2:
         raise DataError("GAN-train needs generated images of at least 2 of the data's classes; generate more of them.")
     predictions = []
@@ -105,19 +105,19 @@ def gan_test(
     )
 
 
-def _check(metric: str, generated: ImageSet, *others: ImageSet) -> None:
+def _check(metric: str, generated: ImageSet, *real_sets: ImageSet) -> None:
     if generated.labels is None:
         raise DataError(
             f"{metric} is not defined for unconditional samples: they were asked to be of no class. Evaluate a "
             "class-conditional model, or give labels with the images."
         )
-    for one in others:
-        if one.labels is None:
-            raise DataError(f"{metric} needs the classes of real images, and {one.name} has none.")
-        if (one.images.shape[1:], one.levels) != (generated.images.shape[1:], generated.levels):
+    for real in real_sets:
+        if real.labels is None:
+            raise DataError(f"{metric} needs the classes of real images, and {real.name} has none.")
+        if (real.images.shape[1:], real.levels) != (generated.images.shape[1:], generated.levels):
             raise DataError(
-                f"{metric} compares images of one kind: {one.name} has {one.images.shape[1:]} in {one.levels} levels, "
-                f"{generated.name} {generated.images.shape[1:]} in {generated.levels}."
+                f"{metric} compares images of one kind: {real.name} has {real.images.shape[1:]} in {real.levels} "
+                f"levels, {generated.name} {generated.images.shape[1:]} in {generated.levels}."
             )
 
 
@@ -128,7 +128,7 @@ def _balanced(images: ImageSet, counts: np.ndarray, seed: int) -> ImageSet:
     chosen = np.sort(np.concatenate(of_class))
     size = image_sets.chunk(images.images.shape[1:])
     parts = (images.images[part] for part in np.split(chosen, range(size, len(chosen), size)))
-    return images._replace(images=image_sets.kept(parts), labels=images.labels[chosen])
+    return images._replace(images=image_sets.collect(parts), labels=images.labels[chosen])
 
 
 def _trained(what: str, images: ImageSet, classes: int, recipe: Recipe, cache: Path) -> Classifier:

@@ -1,7 +1,7 @@
-"""A classifier of the data: what reads the classes of generated images, and whose features they are compared by.
+"""Classifiers of the data: they read the classes of generated images, and their features compare images.
 
-Those of scikit-learn's digits and of MNIST are part of this package; any other labelled source's is trained when it is
-first asked for and kept in a cache. One file holds a classifier: the weights as safetensors, the record as metadata.
+The classifiers of scikit-learn's digits and of MNIST are part of this package. The classifier of any other labelled
+source is trained at its first use and cached. One file holds a classifier: weights as safetensors, record as metadata.
 """
 
 import dataclasses
@@ -26,8 +26,8 @@ from genimg_jax.metrics.features import FeatureNetwork
 
 WEIGHTS = Path(__file__).parent / "weights"
 SHIPPED = ("digits", "mnist")
-# A shipped classifier is for a source whose images it reads as well as its record says: the interval from the first
-# PROBE of them reaches the recorded accuracy, less SLACK for other ways to binarise.
+# A shipped classifier is used for a source if it is as accurate there as its record says: the interval from the first
+# PROBE images reaches the recorded accuracy, less SLACK for other ways to binarise.
 PROBE, SLACK = 1000, 0.01
 CHUNK = 1000  # images read at a time
 
@@ -46,30 +46,30 @@ class Classifier(NamedTuple):
 def classifier(train: Source, test: Source, cache: Path, recipe: Recipe = STANDARD) -> Classifier:
     """The classifier of a labelled source: shipped if there is one for such images, otherwise cached or trained.
 
-    The data is known by what it is, not by what it is called or how it is split. One classifier reads grey and
-    binarised images alike (half of those it was trained on were binarised), so that models of either are compared in
-    the same features. Raises `DataError` for a source without classes.
+    Data is identified by its content, not by its name or its splits. One classifier reads grey and binarised images
+    alike (half of its training images were binarised), so that models of either are compared in the same features.
+    Raises `DataError` for a source without classes.
     """
     if len(train.classes) < 2:
         raise DataError("the data has no classes to train a classifier on; compare by random_conv or pixels.")
-    if found := shipped_for(test, recipe):
-        return found
-    known_by = identity.content(train)
-    path = Path(cache) / f"classifier-{known_by}-{recipe.digest()}.safetensors"
+    if match := shipped_for(test, recipe):
+        return match
+    fingerprint = identity.content(train)
+    path = Path(cache) / f"classifier-{fingerprint}-{recipe.digest()}.safetensors"
     if not path.exists():
-        return train_on_source(path, train, test, known_by, recipe)
-    found = opened(path, "cached")
-    if found.record["test"] == identity.content(test):
-        return found
-    return found._replace(record={**found.record, **_tested(found, test)})
+        return train_on_source(path, train, test, fingerprint, recipe)
+    cached = opened(path, "cached")
+    if cached.record["test"] == identity.content(test):
+        return cached
+    return cached._replace(record={**cached.record, **_tested(cached, test)})
 
 
 def shipped_for(test: Source, recipe: Recipe = STANDARD) -> Classifier | None:
     """The shipped classifier of such labelled images, if there is one."""
     for name in SHIPPED:
-        found = shipped(name)
-        if found.record["recipe_digest"] == recipe.digest() and _reads(found, test):
-            return found
+        candidate = shipped(name)
+        if candidate.record["recipe_digest"] == recipe.digest() and _reads(candidate, test):
+            return candidate
     return None
 
 
@@ -92,9 +92,9 @@ def train_on_source(
     recipe: Recipe,
     more: Mapping[str, Any] = {},
 ) -> Classifier:
-    """Train, test, and write to `path`; `more` joins the record."""
+    """Train, test, and write to `path`; `more` is added to the record."""
     record = {"name": name, "class_names": list(train.classes), "train": identity.content(train), **more}
-    return train_and_keep(path, recipes.of_source(train), recipe, record, lambda found: _tested(found, test))
+    return train_and_keep(path, recipes.of_source(train), recipe, record, lambda trained: _tested(trained, test))
 
 
 def train_and_keep(
@@ -102,10 +102,10 @@ def train_and_keep(
     examples: Examples,
     recipe: Recipe,
     record: Mapping[str, Any],
-    tested: Callable[[Classifier], Mapping[str, Any]] = lambda found: {},
+    tested: Callable[[Classifier], Mapping[str, Any]] = lambda trained: {},
 ) -> Classifier:
-    """Train on the examples and write to `path`; what `tested` finds joins the record, which needs a `name`. Raises
-    `ResourceError` where it cannot be written, before any training."""
+    """Train on the examples and write to `path`. The result of `tested` is added to the record, which needs a `name`.
+    Raises `ResourceError` where it cannot be written, before any training."""
     files.check_writable(path.parent, "set XDG_CACHE_HOME to a place where classifiers can be kept")
     arrays = recipes.fit(examples, recipe, f"classifier {record['name']}")
     record = {
@@ -132,7 +132,7 @@ def opened(path: Path, origin: str) -> Classifier:
         arrays = weight_files.load(path)
         with safe_open(path, "np") as file:
             record = json.loads(file.metadata()["record"])
-        found = _assembled(arrays, record, origin)
+        assembled = _assembled(arrays, record, origin)
     except (CheckpointError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"the classifier {path} cannot be read; {cure} ({error}).") from error
     if files.digest_arrays(arrays) != record["weights"]:
@@ -140,7 +140,7 @@ def opened(path: Path, origin: str) -> Classifier:
             f"the classifier {path} holds other weights ({files.digest_arrays(arrays)}) than its record says "
             f"({record['weights']}): it is damaged; {cure}."
         )
-    return found
+    return assembled
 
 
 def _assembled(arrays: dict[str, np.ndarray], record: Mapping[str, Any], origin: str) -> Classifier:
@@ -162,22 +162,22 @@ def _images(source: Source, count: int, labels: list[np.ndarray], binarized: boo
         yield 2 * (rng.random(image.shape, np.float32) < image).astype(np.float32) - 1 if binarized else 2 * image - 1
 
 
-def _correct(found: Classifier, source: Source, count: int, binarized: bool = False) -> int:
+def _correct(classifier: Classifier, source: Source, count: int, binarized: bool = False) -> int:
     labels: list[np.ndarray] = []
-    return int(np.sum(predict(found, _images(source, count, labels, binarized)) == np.concatenate(labels)))
+    return int(np.sum(predict(classifier, _images(source, count, labels, binarized)) == np.concatenate(labels)))
 
 
-def _tested(found: Classifier, test: Source) -> dict[str, Any]:
+def _tested(classifier: Classifier, test: Source) -> dict[str, Any]:
     record = {"test": identity.content(test), "test_images": test.size}
-    record["test_accuracy"] = _correct(found, test, test.size) / test.size
+    record["test_accuracy"] = _correct(classifier, test, test.size) / test.size
     if test.spec.image_shape[-1] == 1:
-        record["test_accuracy_binarized"] = _correct(found, test, test.size, True) / test.size
+        record["test_accuracy_binarized"] = _correct(classifier, test, test.size, True) / test.size
     return record
 
 
-def _reads(found: Classifier, test: Source) -> bool:
-    record, count = found.record, min(test.size, PROBE)
+def _reads(classifier: Classifier, test: Source) -> bool:
+    record, count = classifier.record, min(test.size, PROBE)
     if (list(test.spec.image_shape), list(test.classes)) != (record["image_shape"], record["class_names"]):
         return False
     expected = record["test_accuracy_binarized" if test.stored_levels == 2 else "test_accuracy"]
-    return proportion(_correct(found, test, count), count).high >= expected - SLACK
+    return proportion(_correct(classifier, test, count), count).high >= expected - SLACK

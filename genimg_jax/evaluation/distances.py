@@ -31,7 +31,7 @@ INCEPTION_COVERS = "approximate: 85 % in simulations with 2 images a class, 95 %
 
 
 class Metrics(NamedTuple):
-    """Measurements; where a measure of one set has a value for the reference too, that; and why others are missing."""
+    """Measurements; the reference's values of measures of a single set; and the reasons why others were skipped."""
 
     metrics: dict[str, Measurement]
     reference_values: dict[str, float]
@@ -82,7 +82,7 @@ def spec(
     seed: int,
     protocol: Mapping[str, Scalar],
 ) -> MetricSpec:
-    """That of generated images against a reference, both as `levels` integers a channel."""
+    """The spec of a metric of generated images against a reference, both as integers in `levels`."""
     return MetricSpec(
         metric=metric,
         features=network and network.name,
@@ -109,12 +109,12 @@ def compare(
 ) -> Metrics:  # [N, D], [M, D]
     """All distances in the features of the network called `name` here: `frechet/pixels` and so on."""
     k, seed = options.neighbours, options.seed
-    found, skipped = {}, {}
+    measured, skipped = {}, {}
 
     def add(metric: str, value: float, interval: intervals.Interval | None = None, **protocol: Scalar) -> None:
         stated = spec(metric, network, generated, reference, seed, protocol)
         ends = (interval.low, interval.high) if interval else (None, None)
-        found[f"{metric}/{name}"] = Measurement(float(value), stated, *ends)
+        measured[f"{metric}/{name}"] = Measurement(float(value), stated, *ends)
 
     smallest, width = min(len(ours), len(theirs)), ours.shape[1]
     if width > WIDEST:
@@ -139,7 +139,7 @@ def compare(
     for metric in ("precision", "recall", "density", "coverage"):
         add(metric, getattr(scores, metric), k=k, ties=options.ties)
     vendi, reference_values = f"vendi/{name}", {}
-    varied = [np.linalg.norm(one, axis=1).all() for one in (ours, theirs)]
+    varied = [np.linalg.norm(rows, axis=1).all() for rows in (ours, theirs)]
     if varied[0]:
         add("vendi", vendi_score(ours), similarity="cosine")
     else:
@@ -148,7 +148,7 @@ def compare(
         reference_values[vendi] = vendi_score(theirs)
     sliced = sliced_distance(ours, theirs, DIRECTIONS, seed)
     add("sliced", sliced.estimate, directions=DIRECTIONS)
-    return Metrics(found, reference_values, skipped)
+    return Metrics(measured, reference_values, skipped)
 
 
 def score(
@@ -160,13 +160,17 @@ def score(
     options: EvaluateOptions,
 ) -> Metrics:  # [N, K], [M, K]
     """The formula of the Inception score over logits of the network called `name` here."""
-    found, of_data = (inception_score(scipy.special.softmax(x.astype(np.float64), axis=1)) for x in (ours, theirs))
-    interval = intervals.normal(found.information + found.bias, found.standard_error)
+    generated_score, reference_score = (
+        inception_score(scipy.special.softmax(x.astype(np.float64), axis=1)) for x in (ours, theirs)
+    )
+    interval = intervals.normal(generated_score.information + generated_score.bias, generated_score.standard_error)
     protocol = {"splits": 1, "level": 0.95, "target": "infinitely many images", "covers": INCEPTION_COVERS}
     stated = spec("inception_score", network, generated, None, options.seed, protocol)
     low, high = np.exp([interval.low, interval.high])
     name = f"inception_score/{name}"
-    return Metrics({name: Measurement(found.score, stated, float(low), float(high))}, {name: of_data.score}, {})
+    return Metrics(
+        {name: Measurement(generated_score.score, stated, float(low), float(high))}, {name: reference_score.score}, {}
+    )
 
 
 def union(parts: Sequence[Metrics]) -> Metrics:

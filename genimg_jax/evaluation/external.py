@@ -36,31 +36,31 @@ def evaluate_images(
     source = open_named(theirs, "--reference")
     held_out = of_source(source, theirs.options, source.split)
     ours = named(generated, read, "--generated")
-    # As they are: what the data's definition draws is drawn of them below, as of a run's images.
+    # Read without binarisation: `of_other_source` binarises them below, like the samples of a run.
     ours = ours._replace(options=dataclasses.replace(ours.options, binarize="none", limit=options.samples))
     opened = open_named(ours, "--generated")
     labels.check_shape("generated", opened.spec.image_shape, held_out.images.shape[1:])
-    made = image_sets.of_other_source(opened, ours.options, held_out, theirs.options, generated, options.seed)
+    samples = image_sets.of_other_source(opened, ours.options, held_out, theirs.options, generated, options.seed)
     named_in_archive = ours.options.source == "npz" and not all(name.isdecimal() for name in opened.classes)
-    if named_in_archive and held_out.classes and made.labels is None:
+    if named_in_archive and held_out.classes and samples.labels is None:
         raise ConfigError(
-            f"--generated {generated}: {made.unlabelled}; call them as the reference does, or leave `label` out of the "
-            "archive."
+            f"--generated {generated}: {samples.unlabelled}; call them as the reference does, or leave `label` out of "
+            "the archive."
         )
     everything = np.arange(opened.size)
-    made = made._replace(
+    samples = samples._replace(
         captions=opened.captions and opened.captions(everything),
         masks=opened.annotations and opened.annotations(everything)["mask"],
     )
-    distances.check(options, len(made.images), len(held_out.images))  # before a classifier is trained
-    known = trained = None
+    distances.check(options, len(samples.images), len(held_out.images))  # before a classifier is trained
+    train_source = train_set = None
     if train or theirs.train_split:
-        place = named(train, read, "--train", "train") if train else theirs._replace(split=theirs.train_split)
-        place = place._replace(options=image_sets.bounded(place.options))
-        known = open_named(place, "--train")
-        labels.check_alike(known, source)
-        trained = of_source(known, place.options, known.split, image_sets.TRAIN)
-    classifier = classes.classifier_of(known, source, options, suite.cache())
-    comparison = suite.prepare(options, theirs.options, held_out, trained, classifier, len(made.images))
-    about = {"generated": generated, "reference": reference, "split": source.split, "samples": len(made.images)}
-    return suite.write(out / "report.json", about, suite.measure(comparison, made))
+        train_name = named(train, read, "--train", "train") if train else theirs._replace(split=theirs.train_split)
+        train_name = train_name._replace(options=image_sets.bounded(train_name.options))
+        train_source = open_named(train_name, "--train")
+        labels.check_alike(train_source, source)
+        train_set = of_source(train_source, train_name.options, train_source.split, image_sets.TRAIN)
+    classifier = classes.classifier_of(train_source, source, options, suite.cache())
+    comparison = suite.prepare(options, theirs.options, held_out, train_set, classifier, len(samples.images))
+    about = {"generated": generated, "reference": reference, "split": source.split, "samples": len(samples.images)}
+    return suite.write(out / "report.json", about, suite.measure(comparison, samples))

@@ -1,9 +1,9 @@
-"""What people say of images: a study of image sets, and the answers to it.
+"""Human evaluation: a study of image sets, and the answers to it.
 
-A study is a list of trials and the images they draw from. Every rater is given all trials, but starts at a place of the
-list, on a side and at an image of every set that the rater's name decides: answers of different raters are then about
-different images, and the spread between raters, which intervals are made of, holds that between images too. Trials with
-noise are attention checks; a rater who misses more of them than guessing allows is left out.
+A study is a list of trials and the images they draw from. Every rater answers all trials. The rater's name decides the
+first trial, its sides, and the first image of every set. Answers of different raters are then about different images:
+the spread between raters, which intervals are computed from, includes the spread between images. Trials with noise are
+attention checks; a rater who misses more of them than guessing allows is left out.
 """
 
 import base64
@@ -47,7 +47,7 @@ class Study(NamedTuple):
 
 
 class Answers(NamedTuple):
-    """One rater's, checked. `page` is the digest of the study."""
+    """The checked answers of one rater. `page` is the digest of the study."""
 
     file: str
     page: str
@@ -95,7 +95,7 @@ def study(
     rng = np.random.default_rng(seed)
     shown = _pairs(names, trials) if mode == "choice" else [[name] for name in names] * -(-trials // len(names))
     shown = [shown[i] for i in rng.permutation(len(shown))]
-    # One somewhere in each of as many parts of the list, the noise on either side in turn.
+    # One check at a random place in each of `checks` parts of the list, the noise on alternating sides.
     edges = np.linspace(0, len(shown), checks + 1).astype(int)
     for i in reversed(range(checks)):
         check = [[names[0], NOISE], [NOISE, names[0]]][i % 2] if mode == "choice" else [NOISE]
@@ -105,8 +105,8 @@ def study(
     noise = rng.integers(256, size=(checks, *sets[names[0]].shape[1:]), dtype=np.uint8)
     pictures = {name: [_png(image) for image in images] for name, images in {**sets, NOISE: noise}.items()}
     planned = [[(name, i % len(pictures[name])) for name, i in trial] for trial in planned]
-    made = Study(mode, question or QUESTIONS[mode], names, planned, pictures, checks // PASSES, "")
-    return made._replace(digest=files.digest(json.dumps(made), 12))
+    result = Study(mode, question or QUESTIONS[mode], names, planned, pictures, checks // PASSES, "")
+    return result._replace(digest=files.digest(json.dumps(result), 12))
 
 
 def _check_sets(sets: Mapping[str, np.ndarray], mode: str) -> None:
@@ -120,8 +120,8 @@ def _check_sets(sets: Mapping[str, np.ndarray], mode: str) -> None:
         raise ConfigError(f"{least} sets of images are needed at least, and there are {len(sets)}.")
     shapes = {name: images.shape[1:] for name, images in sets.items()}
     if len(set(shapes.values())) > 1:
-        found = ", ".join(f"{name} {' x '.join(map(str, shape))}" for name, shape in shapes.items())
-        raise ConfigError(f"raters would know the sets by the images' shapes: {found}; make them alike.")
+        listed = ", ".join(f"{name} {' x '.join(map(str, shape))}" for name, shape in shapes.items())
+        raise ConfigError(f"raters would know the sets by the images' shapes: {listed}; make them alike.")
     for name, images in sets.items():
         if not len(images):
             raise ConfigError(f"there are no images in {name}.")
@@ -150,21 +150,21 @@ def read(files: Mapping[str, str]) -> list[Answers]:
     """
     if not files:
         raise DataError("there are no files of answers.")
-    found = [_answers(name, content) for name, content in files.items()]
-    first, by_rater = found[0], {}
-    for one in found:
-        if one.page != first.page:
+    all_answers = [_answers(name, content) for name, content in files.items()]
+    first, by_rater = all_answers[0], {}
+    for answers in all_answers:
+        if answers.page != first.page:
             raise DataError(
-                f"{one.file} answers the page {one.page} and {first.file} the page {first.page}; score the answers to "
-                "one page at a time."
+                f"{answers.file} answers the page {answers.page} and {first.file} the page {first.page}; score the "
+                "answers to one page at a time."
             )
-        if one.rater in by_rater:
+        if answers.rater in by_rater:
             raise DataError(
-                f"{by_rater[one.rater]} and {one.file} are both of rater {one.rater!r}; leave one out, or, if they are "
-                "two people, give one of them another name in the file."
+                f"{by_rater[answers.rater]} and {answers.file} are both of rater {answers.rater!r}; leave one out, or, "
+                "if they are two people, give one of them another name in the file."
             )
-        by_rater[one.rater] = one.file
-    return found
+        by_rater[answers.rater] = answers.file
+    return all_answers
 
 
 def _answers(file: str, content: str) -> Answers:
@@ -178,14 +178,14 @@ def _answers(file: str, content: str) -> Answers:
         trials, answers = int(record["trials"]), list(record["answers"])
         mode, sets = str(record["mode"]), [str(name) for name in record["sets"]]
         rater = str(record["rater"]).strip()
-        numbers = [int(one["trial"]) for one in answers]
-        shown = [[(str(name), int(image)) for name, image in one["shown"]] for one in answers]
-        given = [int(one["answer"]) for one in answers]
-        times = [int(one["milliseconds"]) for one in answers]
+        numbers = [int(answer["trial"]) for answer in answers]
+        shown = [[(str(name), int(image)) for name, image in answer["shown"]] for answer in answers]
+        responses = [int(answer["answer"]) for answer in answers]
+        times = [int(answer["milliseconds"]) for answer in answers]
         head = str(record["page"]), mode, str(record["question"]), sets, int(record["misses_allowed"])
     except (KeyError, TypeError, ValueError) as error:
-        said = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
-        raise DataError(f"{file} is damaged ({said}); have it saved again from the page.") from error
+        problem = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+        raise DataError(f"{file} is damaged ({problem}); have it saved again from the page.") from error
     if len(set(numbers)) != len(numbers):
         raise DataError(f"{file} answers a trial twice; have it saved again from the page.")
     if sorted(numbers) != list(range(trials)):
@@ -195,8 +195,8 @@ def _answers(file: str, content: str) -> Answers:
         )
     offered = (0, 1) if mode == "choice" else range(1, SCALE + 1)
     wanted = 2 if mode == "choice" else 1
-    known = {*sets, NOISE}
-    offers = all(len(trial) == wanted and {name for name, _ in trial} <= known for trial in shown)
-    if mode not in MODES or not rater or not offers or not set(given) <= set(offered):
+    set_names = {*sets, NOISE}
+    offers = all(len(trial) == wanted and {name for name, _ in trial} <= set_names for trial in shown)
+    if mode not in MODES or not rater or not offers or not set(responses) <= set(offered):
         raise DataError(f"{file} is damaged (the page offers no such answers); have it saved again from the page.")
-    return Answers(file, *head, rater, shown, given, times)
+    return Answers(file, *head, rater, shown, responses, times)

@@ -1,8 +1,8 @@
-"""Images to be compared, all as files would hold them: integers on the data's own grid of levels.
+"""Sets of images to compare, all as files would hold them: integers in the data's own levels.
 
-What the data's definition draws at random is drawn of generated images too. Where the data is binarised, grey levels
-that a program returns, such as a VAE's expected images, are probabilities, and one image is drawn from them as one is
-from every held-out image; what is binary already stays as it is.
+Generated images are binarised if the data is. Grey levels that a program returns, such as a VAE's expected images, are
+then probabilities, and one binary image is sampled from them, as from every held-out image. Binary images stay as they
+are.
 """
 
 import dataclasses
@@ -34,10 +34,10 @@ class ImageSet(NamedTuple):
     """u8[N, H, W, C] in [0, levels)"""
     levels: int
     labels: np.ndarray | None
-    """i32[N]: the class of each image, or the one it was asked to be of; None where there are none."""
+    """i32[N]: the class of each image, or the one that was requested; None where there are none."""
     classes: tuple[str, ...]
     name: str
-    """The dataset and the hash of its pixels, which is what a protocol calls it; of generated images, their place."""
+    """The dataset and the hash of its pixels, as in a protocol; for generated images, their place."""
     split: str | None = None
     not_finite: int = 0
     """Images that held values which are no numbers, made black."""
@@ -69,16 +69,16 @@ def _scaled(level: np.ndarray, levels: int) -> np.ndarray:  # u8[...] in [0, lev
     return np.minimum(2 * level.astype(np.float32) / (levels - 1) - 1, 1)
 
 
-def kept(parts: Iterator[np.ndarray]) -> np.ndarray | FileRows:
+def collect(parts: Iterator[np.ndarray]) -> np.ndarray | FileRows:
     """u8[N, H, W, C] of parts [n, H, W, C]: in memory if they fit in `IN_MEMORY`, otherwise in a temporary file. Raises
     `ResourceError` where that cannot be written."""
-    held, size = [], 0
+    collected, size = [], 0
     for part in parts:
-        held.append(np.ascontiguousarray(part))
+        collected.append(np.ascontiguousarray(part))
         size += part.nbytes
         if size > IN_MEMORY:
-            return spilled(itertools.chain(held, map(np.ascontiguousarray, parts)), part.shape[1:])
-    return np.concatenate(held)
+            return spilled(itertools.chain(collected, map(np.ascontiguousarray, parts)), part.shape[1:])
+    return np.concatenate(collected)
 
 
 def fitting(images: ImageSet, seed: int) -> np.ndarray:  # -> u8[n, H, W, C]
@@ -95,10 +95,10 @@ def bounded(options: data.Options) -> data.Options:
 
 
 def of_source(source: Source, options: data.Options, split: str, stream: str = HELD_OUT) -> ImageSet:
-    """All images of a source, in its order, drawn where `options.binarize` draws them anew each time."""
+    """All images of a source, in its order; binarised at random here if `options.binarize` is "dynamic"."""
     labels: list[np.ndarray] = []
     return ImageSet(
-        kept(_read(source, options, stream, labels)),
+        collect(_read(source, options, stream, labels)),
         source.spec.levels,
         np.concatenate(labels) if source.classes else None,
         source.classes,
@@ -116,7 +116,7 @@ def _read(source: Source, options: data.Options, stream: str, labels: list[np.nd
             valid = batch.pop("valid")
             image = batch["image"]
             if options.binarize == "dynamic":
-                image = np.asarray(_drawn(options, source.stored_levels, image, batch["index"], key))
+                image = np.asarray(_binarized(options, source.stored_levels, image, batch["index"], key))
             if source.classes:
                 labels.append(batch["label"][valid])
             yield image[valid]
@@ -124,25 +124,25 @@ def _read(source: Source, options: data.Options, stream: str, labels: list[np.nd
 
 
 def dataset(options: data.Options, source: Source) -> str:
-    """What a protocol calls it: a name for people, and the hash that tells it from others."""
+    """The name of a dataset in a protocol: its title, and the hash of its content."""
     return f"{options.name or options.source} {identity.content(source)}"
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _drawn(options: data.Options, levels: int, image: jax.Array, index: jax.Array, key: jax.Array) -> jax.Array:
+def _binarized(options: data.Options, levels: int, image: jax.Array, index: jax.Array, key: jax.Array) -> jax.Array:
     prepared = transforms.prepare({"image": image, "index": index}, key, options, levels, False)
     return (prepared["image"] > 0).astype(np.uint8)  # u8[B, H, W, C] -> u8[B, H, W, C]
 
 
 def of_generated(
-    made: np.ndarray | Iterable[np.ndarray],
+    samples: np.ndarray | Iterable[np.ndarray],
     like: ImageSet,
     options: data.Options,
     name: str,
     seed: int,
 ) -> ImageSet:  # f32[n, H, W, C] in [-1, 1] ...
-    """Generated images, whole or in parts of any size, on the grid of those that they are compared with, `like`: as a
-    file of 8 bits would hold them, then at the nearest of the data's levels, or drawn as it is.
+    """Generated images, whole or in parts of any size, in the levels of `like`, the set that they are compared with.
+    They are rounded to the 8 bits of a file, then rounded to the data's levels, or binarised as the data is.
 
     Raises `ConfigError` where they differ in size or channels.
     """
@@ -151,31 +151,31 @@ def of_generated(
 
     def levels() -> Iterator[np.ndarray]:  # -> u8[n, H, W, C] ...
         nonlocal broken, start
-        for part in [made] if isinstance(made, np.ndarray) else made:
+        for part in [samples] if isinstance(samples, np.ndarray) else samples:
             check_shape("generated", part.shape[1:], shape)
             for piece in np.split(part, range(size, len(part), size)):
                 broken += int(np.sum(~np.isfinite(piece).all(axis=(1, 2, 3))))
                 yield _level(images.to_uint8(piece), like.levels, start, options, seed)
                 start += len(piece)
 
-    level = kept(levels())
+    level = collect(levels())
     return ImageSet(level, like.levels, None, like.classes, name, not_finite=broken)
 
 
 def of_other_source(
-    source: Source, options: data.Options, like: ImageSet, drawn_by: data.Options, name: str, seed: int
+    source: Source, options: data.Options, like: ImageSet, like_options: data.Options, name: str, seed: int
 ) -> ImageSet:
-    """The images of a source taken for generated ones, as `of_generated`, with its labels as by `labelled`.
-    `drawn_by` says how those of `like` are drawn."""
+    """The images of a source as generated ones: converted by `of_generated`, and labelled by `labelled`.
+    `like_options` are those that `like` was read with."""
     labels: list[np.ndarray] = []
     parts = (_scaled(part, source.spec.levels) for part in _read(source, options, GENERATED, labels))
-    made = of_generated(parts, like, drawn_by, name, seed)
-    return labelled(made, np.concatenate(labels), source.classes, like) if source.classes else made
+    generated = of_generated(parts, like, like_options, name, seed)
+    return labelled(generated, np.concatenate(labels), source.classes, like) if source.classes else generated
 
 
 def _level(grey: np.ndarray, levels: int, start: int, options: data.Options, seed: int) -> np.ndarray:
-    """Images `start` and those after it, no more than `chunk`. One that the data draws once is drawn each by (seed, its
-    number)."""  # u8[n, H, W, C] of 256 levels -> u8[n, H, W, C] of `levels`
+    """Images from number `start` on, no more than `chunk`. Random binarisation depends on the seed and an image's
+    number."""  # u8[n, H, W, C] of 256 levels -> u8[n, H, W, C] of `levels`
     if options.binarize == "none":
         return np.round(grey * np.float32((levels - 1) / 255)).astype(np.uint8)
     if options.binarize == "threshold":
@@ -184,4 +184,4 @@ def _level(grey: np.ndarray, levels: int, start: int, options: data.Options, see
     index = (start + np.arange(size)).astype(np.int32)
     full = np.pad(grey, [(0, size - len(grey))] + [(0, 0)] * 3)  # one size, so that it is compiled once
     dynamic = dataclasses.replace(options, binarize="dynamic")
-    return np.asarray(_drawn(dynamic, 256, full, index, core.stream(seed, GENERATED)))[: len(grey)]
+    return np.asarray(_binarized(dynamic, 256, full, index, core.stream(seed, GENERATED)))[: len(grey)]

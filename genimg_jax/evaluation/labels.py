@@ -1,4 +1,4 @@
-"""Labels of generated images beside those of a reference: in which shares classes are asked for, and which is which."""
+"""Labels of generated images and of a reference: the shares of requested classes, and the numbering of classes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 ORDER = 0xC1A55E5  # separates the order in which classes are asked for from other draws
 
-ASKED = "classes asked for"  # in a protocol
+SHARES_ASKED = "classes asked for"  # in a protocol
 
 
 def shares_of(labels: np.ndarray, count: int, seed: int) -> np.ndarray:  # i32[M] -> i32[count]
@@ -24,7 +24,7 @@ def shares_of(labels: np.ndarray, count: int, seed: int) -> np.ndarray:  # i32[M
 
 
 def to_ask(names: tuple[str, ...], reference: ImageSet, count: int, seed: int) -> np.ndarray:  # -> i32[count]
-    """Of which of the classes called `names` each of `count` images is to be: in the shares of the reference's images,
+    """The class to request for each of `count` images, an index into `names`: in the shares of the reference's images,
     or each class in turn where those have no labels or other classes."""
     places = None if reference.labels is None else _numbers(reference.classes, names)
     if places is None:
@@ -33,20 +33,20 @@ def to_ask(names: tuple[str, ...], reference: ImageSet, count: int, seed: int) -
 
 
 def labelled(images: ImageSet, labels: np.ndarray, classes: tuple[str, ...], like: ImageSet) -> ImageSet:
-    """Generated images with labels, which number `classes`, in the numbering of `like`, as `renumbered`; and in which
-    shares of its classes they were asked for."""
+    """Generated images with labels, which index `classes`, renumbered to the classes of `like`. `asked` says in which
+    shares those were requested."""
     images = renumbered(images._replace(labels=labels, classes=classes), like)
     if images.labels is None or like.labels is None:
         return images
     ours, theirs = (np.bincount(x, minlength=len(like.classes)) for x in (images.labels, like.labels))
     if np.abs(ours - theirs * (len(images.labels) / len(like.labels))).max() < 1:
-        return images._replace(asked={ASKED: "as held out"})
-    return images._replace(asked={ASKED: "equally often" if np.ptp(ours) <= 1 else "in other shares"})
+        return images._replace(asked={SHARES_ASKED: "as held out"})
+    return images._replace(asked={SHARES_ASKED: "equally often" if np.ptp(ours) <= 1 else "in other shares"})
 
 
 def renumbered(images: ImageSet, like: ImageSet) -> ImageSet:
-    """The images with their labels in the numbering of `like`; without labels, and with the reason for it, where they
-    have a class that `like` lacks."""
+    """The images with their labels renumbered to the classes of `like`. If `like` lacks one of their classes, they lose
+    their labels, and `unlabelled` says why."""
     if images.labels is None:
         return images
     numbers = _numbers(images.classes, like.classes)
@@ -58,9 +58,9 @@ def renumbered(images: ImageSet, like: ImageSet) -> ImageSet:
 
 
 def _numbers(classes: tuple[str, ...], like: tuple[str, ...]) -> list[int] | None:
-    """Where each of `classes` stands in `like`, or None where one does not.
+    """The index of each of `classes` in `like`, or None where one is missing.
 
-    An npz archive, and many a folder, calls classes by numbers; beside names that are none, those are places."""
+    npz archives and many folders name classes by numbers. If `like` has no such names, the numbers are the indices."""
     if set(classes) <= set(like):
         return [like.index(name) for name in classes]
     if any(name.isdecimal() for name in like) or not all(name.isdecimal() for name in classes):
@@ -94,11 +94,11 @@ def check_alike(train: Source, reference: Source) -> None:
         return
     more = [name for name in train.classes if name not in reference.classes]
     fewer = [name for name in reference.classes if name not in train.classes]
-    found = [f"the training images alone have {_some(more)}"] * bool(more)
-    found += [f"the reference alone has {_some(fewer)}"] * bool(fewer)
+    differences = [f"the training images alone have {_some(more)}"] * bool(more)
+    differences += [f"the reference alone has {_some(fewer)}"] * bool(fewer)
     raise ConfigError(
-        f"the training images and the reference have other classes: {' and '.join(found) or 'their order differs'}; "
-        "give sources of the same classes."
+        "the training images and the reference have other classes: "
+        f"{' and '.join(differences) or 'their order differs'}; give sources of the same classes."
     )
 
 

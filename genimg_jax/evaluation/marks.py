@@ -1,4 +1,4 @@
-"""What tables say of a figure besides its value: that the model was trained on it, and among how many it was chosen."""
+"""Marks in tables beside a value: the model was trained on the metric, or was selected among several candidates."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -15,12 +15,14 @@ MARKS = {
 
 def trained_on(objective: Sequence[str], metrics: Mapping[str, Measurement]) -> list[str]:
     """The metrics that a `core.Family.objective` optimises: by their name, as a likelihood, or in its features."""
-    known = {*objective, *(LIKELIHOODS if "log_prob" in objective else ())}
-    return [name for name, found in metrics.items() if name in known or found.spec.features in known]
+    optimised = {*objective, *(LIKELIHOODS if "log_prob" in objective else ())}
+    return [
+        name for name, measurement in metrics.items() if name in optimised or measurement.spec.features in optimised
+    ]
 
 
 def trained(metrics: Collection[str], name: str) -> str:
-    """What follows the value of metric `name` where training optimised `metrics`."""
+    """The mark behind the value of metric `name`, if it is one of `metrics`, those that training optimised."""
     return f" {TRAINED}" if name in metrics else ""
 
 
@@ -30,11 +32,11 @@ def selected_among(report: Mapping[str, Any]) -> str:
     selection, split = report.get("selection"), report.get("split", "")
     if not selection:
         return ""
-    seen = selection.get("evaluated", 1)  # settings of this run that were evaluated on the reported images
-    count = f"{selection.get('candidates', 1)}{f' and {seen} on {split}' if seen > 1 else ''}"
-    # A split that shares images with the one of choices says so.
+    evaluated = selection.get("evaluated", 1)  # settings of this run that were evaluated on the reported images
+    count = f"{selection.get('candidates', 1)}{f' and {evaluated} on {split}' if evaluated > 1 else ''}"
+    # The name of a split that shares images with the validation split says so.
     part = selection.get("split") == split or ("split" in selection and Part.VALIDATION in split)
-    return f"{count} {SELECTED}" if seen > 1 or part else count
+    return f"{count} {SELECTED}" if evaluated > 1 or part else count
 
 
 def legend(text: str) -> list[str]:

@@ -26,33 +26,35 @@ class Named(NamedTuple):
     options: data.Options
     split: str
     train_split: str | None = None
-    """That of a run, where one was named."""
+    """The training split of a run; None for other sources."""
 
 
 def named(text: str, options: data.Options, flag: str, split: str = "test") -> Named:
     """`tfds:NAME:SPLIT`, `digits:SPLIT`, `shapes:SPLIT`, or a folder, npz file or run directory, each with `:SPLIT` or
-    without it: then `split` is meant, `test` or `train`, which of a run is the split that it held out or trained on.
-    Where there is no `test`, that is the one split there is; but nothing stands in for `train`. NAME may have a
-    version, as mnist:3.0.1; a folder may be one that `genimg sample` wrote, or that of a prepared dataset.
+    without it. The default is `split`, "test" or "train"; for a run, the split that it held out or trained on. A source
+    with a single split and no `test` gives that split; `train` has no substitute. NAME may have a version, as in
+    mnist:3.0.1; a folder may be one that `genimg sample` wrote, or that of a prepared dataset.
 
-    `options` say how images are read; a run directory's own come before them. Raises `ConfigError` naming `flag`.
+    `options` say how images are read; a run directory's own replace them. Raises `ConfigError` naming `flag`.
     """
-    options = dataclasses.replace(options, fields=())  # of the source that they were written for
+    options = dataclasses.replace(options, fields=())  # they belong to the source that the options were written for
     kind, _, rest = text.partition(":")
     if kind == "tfds":
-        name, said = TFDS.fullmatch(rest).groups()
+        name, named_split = TFDS.fullmatch(rest).groups()
         path = "" if options.source in ("folder", "npz", "pairs", "domains") else options.path
-        return Named(dataclasses.replace(options, source=kind, name=name, path=path), said or split)
+        return Named(dataclasses.replace(options, source=kind, name=name, path=path), named_split or split)
     if kind in ("digits", "shapes"):
         return Named(dataclasses.replace(options, source=kind, name=""), rest or split)
-    path, said = place(text)
+    path, named_split = place(text)
     if path is None:
         raise ConfigError(
             f"{flag} {text}: there is no such folder, npz file or run directory, and it is none of tfds:NAME:SPLIT, "
             "digits:SPLIT and shapes:SPLIT."
         )
-    if own := of_run(text):
-        return Named(own, said or {"test": data.Part.EVALUATE, "train": data.Part.TRAIN}[split], data.Part.TRAIN)
+    if run_options := of_run(text):
+        return Named(
+            run_options, named_split or {"test": data.Part.EVALUATE, "train": data.Part.TRAIN}[split], data.Part.TRAIN
+        )
     if (path / ARCHIVE).is_file():
         path /= ARCHIVE
     versions = list(path.glob(f"*/{PREPARED}"))
@@ -60,12 +62,12 @@ def named(text: str, options: data.Options, flag: str, split: str = "test") -> N
         path = versions[0].parent
     source = "tfds" if (path / PREPARED).is_file() else "folder" if path.is_dir() else "npz"
     options = dataclasses.replace(options, source=source, name="", path=str(path))
-    splits = _said_of(flag, lambda: list(KINDS[options.source](options).splits))
-    if not said and split not in splits:
+    splits = _naming_flag(flag, lambda: list(KINDS[options.source](options).splits))
+    if not named_split and split not in splits:
         if split == "train" or len(splits) > 1:
             raise ConfigError(f"{flag} {text} has no split {split}; name one as {text}:SPLIT, of {', '.join(splits)}.")
-        said = splits[0]
-    return Named(options, said or split)
+        named_split = splits[0]
+    return Named(options, named_split or split)
 
 
 def of_run(text: str) -> data.Options | None:
@@ -77,7 +79,7 @@ def of_run(text: str) -> data.Options | None:
 
 
 def place(text: str) -> tuple[pathlib.Path | None, str]:
-    """The path that is there, if any, and the split after it."""
+    """The longest path in `text` that exists, or None, and the split after it."""
     colons = [i for i, character in enumerate(text) if character == ":"]
     for end in [len(text), *reversed(colons)]:
         path = pathlib.Path(absolute(text[:end]))
@@ -86,12 +88,12 @@ def place(text: str) -> tuple[pathlib.Path | None, str]:
     return None, ""
 
 
-def open_named(found: Named, flag: str) -> Source:
-    """Raises `ConfigError` naming the flag where its images cannot be read."""
-    return _said_of(flag, lambda: data.open_source(found.options, found.split))
+def open_named(source: Named, flag: str) -> Source:
+    """The source. Raises `ConfigError` naming the flag where its images cannot be read."""
+    return _naming_flag(flag, lambda: data.open_source(source.options, source.split))
 
 
-def _said_of(flag: str, read):
+def _naming_flag(flag: str, read):
     try:
         return read()
     except DataError as error:

@@ -1,4 +1,4 @@
-"""The one recipe that every classifier of this project is trained by, whatever it is to be compared with.
+"""The recipe that every classifier of this project is trained by.
 
 Deterministic: the weights follow from the images, their labels and the recipe, to the last bit on one kind of machine.
 """
@@ -25,7 +25,7 @@ from genimg_jax.evaluation.image_sets import ImageSet
 from genimg_jax.metrics.features import FeatureNetwork
 from genimg_jax.networks.classifier import ImageClassifier
 
-REVISION = 1  # of what the code below makes of a recipe: raise it with any change that changes weights
+REVISION = 1  # of the training code below: raise it with any change that changes weights
 GROUP = "classifier"
 
 
@@ -44,7 +44,7 @@ class Recipe:
     seed: int = 0
 
     def digest(self) -> str:
-        """Twelve hexadecimal digits of all that shapes the training but the images."""
+        """Twelve hexadecimal digits of everything that determines the training, except the images."""
         text = json.dumps([REVISION, dataclasses.asdict(self)])
         return files.digest(text, 12)
 
@@ -53,7 +53,7 @@ STANDARD = Recipe()
 
 
 class Examples(NamedTuple):
-    """Labelled images, wherever they come from."""
+    """Labelled images of a source or of a set."""
 
     read: Callable[[np.ndarray], dict[str, np.ndarray]]
     """i64[B] -> {"image": u8[B, H, W, C] in [0, levels), "label": i32[B]}"""
@@ -76,13 +76,14 @@ def of_set(images: ImageSet, classes: int) -> Examples:
 
 
 def augmented(recipe: Recipe, image: jax.Array, keys: jax.Array) -> jax.Array:
-    """Turned, stretched and moved, edges repeated; grey ones perhaps binarised. Each image by its own key."""
+    """Images turned, stretched and moved, with repeated edges; grey ones binarised with probability `binarize`. Each
+    has its own key."""
     # [B, H, W, C] in [-1, 1], key[B] -> [B, H, W, C] in [-1, 1]
     sides = np.array(image.shape[1:3], np.float32)
     centre = (sides[:, None, None] - 1) / 2
     grid = np.stack(np.meshgrid(*map(np.arange, image.shape[1:3]), indexing="ij")).astype(np.float32) - centre
 
-    def one(image: jax.Array, key: jax.Array) -> jax.Array:
+    def augment_one(image: jax.Array, key: jax.Array) -> jax.Array:
         how, whether, ink = jax.random.split(key, 3)
         turn, *stretch_and_move = jax.random.uniform(how, (5,), minval=-1, maxval=1)
         stretch, move = jnp.split(jnp.stack(stretch_and_move), 2)
@@ -96,7 +97,7 @@ def augmented(recipe: Recipe, image: jax.Array, keys: jax.Array) -> jax.Array:
         binary = 2.0 * jax.random.bernoulli(ink, (image + 1) / 2) - 1
         return jnp.where(jax.random.bernoulli(whether, recipe.binarize), binary, image)
 
-    return jax.vmap(one)(image, keys)
+    return jax.vmap(augment_one)(image, keys)
 
 
 class _Program(NamedTuple):
@@ -131,14 +132,14 @@ def _program(recipe: Recipe, classes: int, levels: int) -> _Program:
         state, metrics = core.train_group(optimizer, state, GROUP, loss, batch, key, core.as_observed)
         return state.replace(step=state.step + 1), metrics["loss"]
 
-    # A step a call: inside a loop, XLA's CPU backend runs convolutions some twenty times slower.
+    # One step per call: inside a loop, XLA's CPU backend runs convolutions some twenty times slower.
     return _Program(jax.jit(init), jax.jit(step, donate_argnums=0))
 
 
 def fit(examples: Examples, recipe: Recipe, description: str) -> dict[str, np.ndarray]:
     """Train on the examples in shuffled epochs; the weights by name, kernels in float16, vectors in float32.
 
-    Half precision is what a file holds, so that a classifier is the same whether it was just trained or read back.
+    Files hold half precision: a classifier is thus the same after training and after loading.
     Raises `DataError` where there is nothing to train on.
     """
     if examples.size == 0 or examples.classes < 2:
@@ -165,9 +166,8 @@ def _apply(network: ImageClassifier, output: int) -> Callable:
 def networks(
     arrays: dict[str, np.ndarray], recipe: Recipe, classes: int, name: str, weights: str
 ) -> tuple[FeatureNetwork, FeatureNetwork]:
-    """What computes the features [B, recipe.features] and the logits [B, classes], in float32, from weights by name."""
+    """The networks of the features [B, recipe.features] and logits [B, classes], in float32, from weights by name."""
     network = ImageClassifier(recipe.width, recipe.features, classes)
     variables = unflatten_dict({key: jnp.asarray(x, jnp.float32) for key, x in arrays.items()}, sep="/")
-    found = (FeatureNetwork(title, weights, None, variables, _apply(network, i))
-             for i, title in enumerate((f"classifier {name}", f"logits of classifier {name}")))  # fmt: skip
-    return tuple(found)
+    titles = f"classifier {name}", f"logits of classifier {name}"
+    return tuple(FeatureNetwork(title, weights, None, variables, _apply(network, i)) for i, title in enumerate(titles))

@@ -17,7 +17,7 @@ from genimg_jax.options import nearest
 Report = dict[str, Any]
 EVALUATED = "evaluated.json"  # of a run: the settings that were evaluated, by the hash of the images
 
-# What a table of runs shows unless told otherwise: those of them that are there.
+# The default columns of a table of runs: those of them that were measured.
 COLUMNS = (
     "frechet_corrected/classifier",
     "kernel/classifier",
@@ -44,7 +44,7 @@ class Column(NamedTuple):
 
 
 def plain(value: Any) -> Any:
-    """The value as JSON has it: numbers that are not finite as words, records as dicts, arrays as lists."""
+    """The value as JSON can hold it: numbers that are not finite as words, records as dicts, arrays as lists."""
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}
     if hasattr(value, "_asdict"):
@@ -101,7 +101,7 @@ def recounted(report: Report, workdir: pathlib.Path) -> Report:
 
 
 def number(value: float | str) -> str:
-    """Four decimals, or three digits of what is smaller than those show, or none of what is large."""
+    """Four decimals; three significant digits for values below 0.001; no decimals from 10,000 on."""
     if isinstance(value, str):
         return value
     if 0 < abs(value) < 0.001:
@@ -132,8 +132,8 @@ def text(report: Report) -> str:
     lines += marks.legend("\n".join(lines))
     if read := report.get("classes"):
         lines += ["", *_classes(read)]
-    for features, found in report.get("memorisation", {}).items():
-        lines += ["", f"memorisation in {features}: {found['sentence']}"]
+    for features, audit in report.get("memorisation", {}).items():
+        lines += ["", f"memorisation in {features}: {audit['sentence']}"]
     if verdict := report.get("verdict"):
         lines += ["", f"verdict: {verdict['status']}"]
         lines += [f"  {finding['status']:17} {finding['sentence']}" for finding in verdict["findings"]]
@@ -143,12 +143,12 @@ def text(report: Report) -> str:
 
 
 def _classes(read: Mapping[str, Any]) -> list[str]:
-    """What a classifier read, a line a class."""
-    found = read["classifier"]
+    """The predictions of a classifier, one line per class."""
+    classifier = read["classifier"]
     columns = [name for name in ("shares", "of the data", "conditional accuracy", "GAN-train") if name in read]
-    right = f"{found['test_accuracy']:.2%} right on held-out images"
+    right = f"{classifier['test_accuracy']:.2%} right on held-out images"
     lines = [
-        f"read by classifier {found['name']} ({found['origin']}, {right})",
+        f"read by classifier {classifier['name']} ({classifier['origin']}, {right})",
         f"{'class':12} {'  '.join(columns)}",
     ]
     for row, name in enumerate(read["names"]):
@@ -163,9 +163,9 @@ def table(
     columns: Sequence[str] | None = None,
     log_probs: Mapping[str, np.ndarray | None] | None = None,
 ) -> str:
-    """A Markdown table, a row a report, with the digest of each column's protocol below it; without `columns`, of those
-    of `COLUMNS` that there are. Beside negative log-likelihoods of one kind stand their paired differences from those
-    of the first row that stored them, over the images of `log_probs`, f64[N] by row from `log_probs.read`.
+    """A Markdown table, one row per report, with the digest of each column's protocol below it. The default columns are
+    those of `COLUMNS` that were measured. Negative log-likelihoods of one kind are followed by their paired differences
+    from the first row that stored them, over the images of `log_probs`, f64[N] by row from `log_probs.read`.
 
     Raises `ConfigError` for a column that no report has, and `DataError` where a column would hold figures of two
     protocols: likelihoods that are exact, bounds or estimates are given columns of their own, and everything else must
@@ -185,12 +185,14 @@ def table(
     trained_on = {row: report.get("trained_on", ()) for row, report in reports.items()}
     shown, notes = [], []
     for i in sorted(range(len(metric_of)), key=lambda i: columns.index(metric_of[i])):
-        found = {row: cells[i] for row, cells in contents.rows.items() if cells[i]}
-        cells = {row: specs.cell(one) + marks.trained(trained_on[row], metric_of[i]) for row, one in found.items()}
+        measurements = {row: cells[i] for row, cells in contents.rows.items() if cells[i]}
+        cells = {
+            row: specs.cell(value) + marks.trained(trained_on[row], metric_of[i]) for row, value in measurements.items()
+        }
         shown.append(Column(contents.columns[i], contents.digests[i], cells))
-        if metric_of[i] == LIKELIHOODS[0] and len(found) > 1:
-            more, said = _paired(contents.columns[i], {row: (log_probs or {}).get(row) for row in found})
-            shown, notes = shown + more, notes + said
+        if metric_of[i] == LIKELIHOODS[0] and len(measurements) > 1:
+            more, paired_notes = _paired(contents.columns[i], {row: (log_probs or {}).get(row) for row in measurements})
+            shown, notes = shown + more, notes + paired_notes
     chosen = {row: marks.selected_among(report) for row, report in reports.items()}
     shown += [Column("selected among", "", chosen)] if any(chosen.values()) else []
     text = specs.markdown(
@@ -211,14 +213,14 @@ def _cells(report: Report, columns: Sequence[str]) -> dict[str, Measurement]:
     cells = {}
     for name in columns:
         if name in report["metrics"]:
-            found = measurement(report["metrics"][name])
-            kind = found.spec.protocol.get("log-likelihood", "")
-            cells[f"{name} ({str(kind).partition(':')[0]})" if kind else name] = found
+            measured = measurement(report["metrics"][name])
+            kind = measured.spec.protocol.get("log-likelihood", "")
+            cells[f"{name} ({str(kind).partition(':')[0]})" if kind else name] = measured
     return cells
 
 
 def _paired(head: str, log_probs: Mapping[str, np.ndarray | None]) -> tuple[list[Column], list[str]]:
-    """The differences of negative log-likelihoods of one protocol, the column `head`; and what to know of them."""
+    """Columns of differences of negative log-likelihoods of one protocol, the column `head`; and notes on them."""
     values = {row: each for row, each in log_probs.items() if each is not None}
     notes = []
     if missing := [row for row in log_probs if row not in values]:
@@ -229,8 +231,8 @@ def _paired(head: str, log_probs: Mapping[str, np.ndarray | None]) -> tuple[list
     if len(values) < 2:
         return [], notes
     baseline, *others = values
-    found = significance.paired({row: values[baseline] - values[row] for row in others})
-    differences = {row: significance.shown(one) for row, one in found.items()}
+    tests = significance.paired({row: values[baseline] - values[row] for row in others})
+    differences = {row: significance.shown(test) for row, test in tests.items()}
     notes.append(
         f"Less {baseline}: the mean difference in nats over the same {len(values[baseline])} images, with Student's "
         "paired interval and test; p is corrected for all rows compared (Holm). Below 0 is better. It is about these "
@@ -238,5 +240,5 @@ def _paired(head: str, log_probs: Mapping[str, np.ndarray | None]) -> tuple[list
         + (" Of bounds, it compares the bounds." if "bound" in head else "")
         + (" Of estimates, it holds the errors of both." if "estimate" in head else "")
     )
-    p_values = {row: f"{one.adjusted:.2g}" for row, one in found.items()}
+    p_values = {row: f"{test.adjusted:.2g}" for row, test in tests.items()}
     return [Column(f"{head} less {baseline} [95 %]", "", differences), Column("p", "", p_values)], notes

@@ -49,10 +49,10 @@ def evaluate_run(
 ) -> Report:
     """Evaluates a checkpoint ('best', 'last' or a step) of a run, and returns the report that it wrote.
 
-    `values` is the run's configuration with what is changed of it; None: its own. `which` is the suite: 'likelihood',
-    the held-out loss and likelihood, written to `evaluation/<checkpoint>.json`; or 'full', those and all that samples
-    are compared by, to `<checkpoint>-full.json`. Choices between evaluations belong on `Part.VALIDATION`, whose files
-    end in `-validation`. In the report, `metrics` is {name: {"value", "interval", "digest", "spec"}}:
+    `values` is the run's configuration with changes; None for its own. `which` is the suite: 'likelihood', the held-out
+    loss and likelihood, written to `evaluation/<checkpoint>.json`; or 'full', those and all comparisons of samples,
+    written to `<checkpoint>-full.json`. Choices between evaluations belong on `Part.VALIDATION`, whose files end in
+    `-validation`. In the report, `metrics` is {name: {"value", "interval", "digest", "spec"}}:
     `report["metrics"]["frechet/pixels"]["value"]`.
     """
     opened, weights, step = _open(workdir, values, checkpoint, which, averaged, part)
@@ -149,26 +149,26 @@ def _evaluate(opened: RunContext, weights: core.Weights, step: int, checkpoint: 
     }
     report["selection"] = _selection(opened, step, checkpoint, report["protocol"]["data"])
     measured |= recognised.metrics
-    found = suite.SuiteResult(measured, skipped=recognised.skipped)
+    result = suite.SuiteResult(measured, skipped=recognised.skipped)
     if comparison:
-        made, rate = _sample(opened, weights)
-        # What came after the checkpoint is not its doing.
+        samples, rate = _sample(opened, weights)
+        # Later lines are not about this checkpoint.
         lines = [line for line in run.read_metrics(opened.workdir) if line["step"] <= step]
-        found = suite.measure(comparison, made, lines, program.family.log_odds)
+        result = suite.measure(comparison, samples, lines, program.family.log_odds)
         facts = {"images_a_second": rate, **_facts(opened, step, lines)}
         missing = {"held-out loss and likelihood": problem} if problem else {}
-        skipped = missing | recognised.skipped | found.skipped
-        found = found._replace(metrics=measured | found.metrics | facts, skipped=skipped)
-        report["samples"] = len(made.images)
-        report["protocol"] |= made.asked
-    report["trained_on"] = marks.trained_on(program.family.objective, found.metrics)
+        skipped = missing | recognised.skipped | result.skipped
+        result = result._replace(metrics=measured | result.metrics | facts, skipped=skipped)
+        report["samples"] = len(samples.images)
+        report["protocol"] |= samples.asked
+    report["trained_on"] = marks.trained_on(program.family.objective, result.metrics)
     if log_prob is not None:
-        found = found._replace(arrays={"log_prob": log_probs.arrays(log_prob, measured, source)})
-    return suite.write(_place(opened, checkpoint), report, found)
+        result = result._replace(arrays={"log_prob": log_probs.arrays(log_prob, measured, source)})
+    return suite.write(_place(opened, checkpoint), report, result)
 
 
 def _selection(opened: RunContext, step: int, checkpoint: str, images: str) -> dict[str, Any]:
-    """Among how many candidates this one was chosen, and on which split.
+    """The number of candidates that this checkpoint was chosen among, and the split that the choice was based on.
 
     The candidates are checkpoints, where 'best' was asked for. `evaluated` counts the different settings of this run
     (step, average, sampling options) that were ever evaluated on these images, whichever split named them.
@@ -187,17 +187,17 @@ def _selection(opened: RunContext, step: int, checkpoint: str, images: str) -> d
             files.write_json(place, evaluated)
     except OSError as error:
         raise ResourceError(f"{place} cannot be written: {error.strerror}; evaluate a copy of the run.") from error
-    found = {"evaluated": len(evaluated[images])}
+    counts = {"evaluated": len(evaluated[images])}
     best = config.train.best if checkpoint == "best" else ""
     if not best:
-        return found
+        return counts
     ranked = [
         line["step"]
         for line in run.read_metrics(opened.workdir)
         if line["split"] == "evaluation" and _saved(line["step"], config.train)
     ]
     split = opened.source.split if opened.part == Part.VALIDATION else splits.title(config.data, Part.VALIDATION)
-    return {**found, "split": split, "metric": best, "candidates": len(ranked)}
+    return {**counts, "split": split, "metric": best, "candidates": len(ranked)}
 
 
 def _saved(step: int, train: TrainOptions) -> bool:
@@ -205,28 +205,28 @@ def _saved(step: int, train: TrainOptions) -> bool:
 
 
 def _sample(opened: RunContext, weights: core.Weights) -> tuple[ImageSet, Measurement]:
-    """The run's images, of classes in the shares of the held-out ones, and how many it makes a second once the sampler
-    is compiled."""
+    """Samples of the run, with classes in the shares of the held-out images, and the images per second of the compiled
+    sampler."""
     program, comparison = opened.program, opened.comparison
     options, reference = program.config.evaluate, comparison.reference
     count, labels = options.samples or opened.source.size, None
-    given, source, captions, told = None, None, None, set(program.family.conditions) - {"label"}
-    if told:  # all of it is that of the held-out images, in their order
+    conditions, source, captions, conditioned_on = None, None, None, set(program.family.conditions) - {"label"}
+    if conditioned_on:  # all conditions are those of the held-out images, in their order
         source, order = opened.source, np.arange(count) % opened.source.size
         labels, names = None if reference.labels is None else reference.labels[order], reference.classes
-        captions = source.captions(order) if source.captions and {"tokens", "features"} & told else None
+        captions = source.captions(order) if source.captions and {"tokens", "features"} & conditioned_on else None
     elif "label" in program.family.conditions:
         # Runs of earlier versions do not say what their classes are called; others were checked.
         same = len(reference.classes) == program.spec.num_classes
         names = reference.classes if same else tuple(map(str, range(program.spec.num_classes)))
         labels = to_ask(names, reference, count, options.seed)
-        given = {"label": labels}
-    next(tasks.sample_batches(program, weights, count, options.seed, given, source))
+        conditions = {"label": labels}
+    next(tasks.sample_batches(program, weights, count, options.seed, conditions, source))
     seconds = 0.0
 
     def timed() -> Iterator[np.ndarray]:
         nonlocal seconds
-        parts = tasks.sample_batches(program, weights, count, options.seed, given, source)
+        parts = tasks.sample_batches(program, weights, count, options.seed, conditions, source)
         while True:
             since = time.monotonic()
             part = next(parts, None)
@@ -238,15 +238,15 @@ def _sample(opened: RunContext, weights: core.Weights) -> tuple[ImageSet, Measur
     images = image_sets.of_generated(timed(), reference, comparison.data, str(opened.workdir), options.seed)
     if labels is not None:
         images = labelled(images, labels, names, reference)
-    if told:
-        asked = f"{', '.join(program.family.conditions)} of {opened.source.split}, in order"
-        images = images._replace(captions=captions, asked={"conditions": asked})
+    if conditioned_on:
+        description = f"{', '.join(program.family.conditions)} of {opened.source.split}, in order"
+        images = images._replace(captions=captions, asked={"conditions": description})
     machine = _machine([d.device_kind for d in jax.devices()], run.cores())
     return images, _fact("images_a_second", count / seconds, machine)
 
 
 def _facts(opened: RunContext, step: int, lines: Sequence[Mapping[str, Any]]) -> dict[str, Measurement]:
-    """What it took to train up to a step, by the lines of metrics.jsonl till then; minutes without evaluations and
+    """The cost of training up to a step, from the lines of metrics.jsonl until then. Minutes exclude evaluations and
     checkpoints."""
     manifest = run.read_json(opened.workdir, "manifest.json")
     trained = [line for line in lines if line.get("split") == "train"]
@@ -260,7 +260,7 @@ def _facts(opened: RunContext, step: int, lines: Sequence[Mapping[str, Any]]) ->
 
 
 def _machine(devices: Sequence[str], cores: int | None) -> dict[str, Scalar]:
-    """What speeds may be compared on: a CPU counts its cores, however many devices it is shown as."""
+    """The hardware that a speed depends on. A CPU counts its cores, however many devices it is split into."""
     kinds = sorted(set(devices))
     return {"devices": kinds[0] if kinds == ["cpu"] else ", ".join(devices), "cores": cores}
 

@@ -16,10 +16,10 @@ from genimg_jax.errors import DataError
 
 PALETTE = np.array(list(shapes.COLOURS.values()), np.float32)
 AREAS = np.array([math.pi, 2, 27**0.5 / 4, 1.92, 0.75 * math.pi], np.float32)  # of KINDS, in a circle of radius 1
-FAINT = 0.2  # of a pixel: less, and not beside more, is no object's edge but a background that is a little off
+FAINT = 0.2  # of a pixel: a smaller share, not beside a larger one, is an inexact background and no object's edge
 LEAST = 0.006  # of the image's pixels that an object covers: half of the smallest ones
 ANGLES = np.linspace(-math.pi / 6, math.pi / 6, 9)  # no object is turned by more
-TURNED = [shapes.KINDS.index(kind) for kind in ("square", "triangle", "cross")]  # what an angle matters to
+TURNED = [shapes.KINDS.index(kind) for kind in ("square", "triangle", "cross")]  # kinds that an angle changes
 FINE = np.linspace(-math.pi / 48, math.pi / 48, 5)
 SCALES = np.linspace(0.94, 1.06, 7)  # around the radius that the area tells, as if corners were drawn sharp
 LEAST_SIDE = (
@@ -152,7 +152,7 @@ def _objects(share: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _best(share: np.ndarray, centre: np.ndarray, kind: np.ndarray, radius: np.ndarray, angle: np.ndarray):
-    """Of N candidates an image, the one that drawn covers the most similar pixels."""
+    """The candidate, of N for each image, whose drawing covers the most similar pixels."""
     # f32[B, S, S], f32[B, 2], [B, N] x 3 -> [B] x 3
     images, candidates = kind.shape
 
@@ -161,6 +161,6 @@ def _best(share: np.ndarray, centre: np.ndarray, kind: np.ndarray, radius: np.nd
 
     scene = {"kind": flat(kind), "radius": flat(radius), "angle": flat(angle)}
     scene["centre"] = flat(np.repeat(centre[:, None], candidates, axis=1))
-    drawn = shapes.coverage(scene, 0, share.shape[1]).reshape(images, candidates, *share.shape[1:])
-    chosen = np.square(drawn - share[:, None]).sum(axis=(2, 3)).argmin(axis=1)
+    coverage = shapes.coverage(scene, 0, share.shape[1]).reshape(images, candidates, *share.shape[1:])
+    chosen = np.square(coverage - share[:, None]).sum(axis=(2, 3)).argmin(axis=1)
     return tuple(x[np.arange(images), chosen] for x in (kind, radius, angle))

@@ -1,4 +1,4 @@
-"""The full suite: everything that can be said of generated images beside a reference, whatever made them."""
+"""The full suite: all measurements of generated images against a reference, whatever program generated them."""
 
 import io
 import math
@@ -29,11 +29,11 @@ PIXELS, RANDOM, CLASSIFIER, INCEPTION = "pixels", "random_conv", "classifier", "
 
 
 class Comparison(NamedTuple):
-    """What generated images are compared with: made once for any number of generators of the same images."""
+    """What generated images are compared with, prepared once for any number of generators of the same images."""
 
     options: EvaluateOptions
     data: data.Options
-    """How the reference's images are read, which says how generated ones are put beside them."""
+    """The options that the reference was read with; generated images are converted by the same."""
     reference: ImageSet
     train: ImageSet | None
     classifier: Classifier | None
@@ -42,10 +42,10 @@ class Comparison(NamedTuple):
     measured: tuple[str, ...]
     """The features that distances are measured in."""
     audited: tuple[str, ...]
-    """Those that repetition is looked for in: pixels, unless there are too many, and the first of the others that knows
-    more."""
+    """Features used for the duplicate check: pixels, unless there are too many, and the first other network: the
+    classifier's, Inception's, or a random one's."""
     logits: dict[str, FeatureNetwork]
-    """What the formula of the Inception score is computed over."""
+    """The networks whose logits the Inception score is computed from."""
     skipped: dict[str, str]
     reference_features: Mapping[str, np.ndarray] = {}
     """f32[M, D] by short name, of all `networks`."""
@@ -61,13 +61,13 @@ class Comparison(NamedTuple):
 
 
 class SuiteResult(NamedTuple):
-    """All that was found about one set of images, or one run."""
+    """All results for one set of images, or one run."""
 
     metrics: Mapping[str, Measurement]
     reference_values: Mapping[str, float] = {}
-    """What the reference's own images score, where a metric is of one set alone."""
+    """The values of the reference's images, for metrics of a single set."""
     skipped: Mapping[str, str] = {}
-    """What could not be measured, and why."""
+    """The reasons why metrics were not measured, by name"""
     verdict: Verdict | None = None
     memorisation: Mapping[str, Any] = {}
     """`audit.record`s by features"""
@@ -76,7 +76,7 @@ class SuiteResult(NamedTuple):
     pictures: Mapping[str, np.ndarray] = {}
     """u8[rows, columns, C] by name"""
     arrays: Mapping[str, Mapping[str, np.ndarray]] = {}
-    """What each archive holds, by its name"""
+    """The arrays of each archive, by its name"""
 
 
 def cache() -> pathlib.Path:
@@ -93,7 +93,7 @@ def prepare(
     count: int,
 ) -> Comparison:
     """For `count` generated images. `train` and `classifier` are None where there are no training images, or no labels:
-    what needs them is left out, by name. Raises `ConfigError` where nothing else was asked for."""
+    measures that need them are skipped, by name. Raises `ConfigError` if no others were requested."""
     chosen = distances.check(options, count, len(reference.images))
     skipped = {} if train else {"memorisation": "the training images are not known"}
     networks, logits = {PIXELS: features.pixels}, {}
@@ -157,10 +157,10 @@ def measure(
     history: Sequence[Mapping[str, Any]] = (),
     log_odds: Sequence[tuple[str, str]] = (),
 ) -> SuiteResult:
-    """`history` holds the lines of the metrics.jsonl of the run that made the images, `log_odds` is its family's."""
+    """`history` holds the lines of metrics.jsonl of the run that generated the images, `log_odds` is its family's."""
     options, reference, classifier = comparison.options, comparison.reference, comparison.classifier
     distances.check(options, len(generated.images), len(reference.images))
-    parts, memory, pictures, both, read, seen = [], {}, {}, {}, {}, None
+    parts, memory, pictures, both, read, predicted = [], {}, {}, {}, {}, None
     total = len(comparison.networks) + len(comparison.logits) + bool(classifier)
     with progress.bar("suite", total=total, unit="part") as bar:
         for name, network in comparison.networks.items():
@@ -173,21 +173,23 @@ def measure(
                 both[name] = ours, theirs, comparison.independent_features[name]
             if name in comparison.train_features:
                 trained, null = comparison.train_features[name], comparison.null_distances[name]
-                found = memorisation.audit(ours, trained, theirs, options.seed, null=null)
-                parts.append(_audited(found, network, name, comparison, generated))
-                memory[name] = audit.record(found)
-                pictures[f"closest-{name}"] = audit.picture(found, generated, comparison.train)
+                result = memorisation.audit(ours, trained, theirs, options.seed, null=null)
+                parts.append(_audited(result, network, name, comparison, generated))
+                memory[name] = audit.record(result)
+                pictures[f"closest-{name}"] = audit.picture(result, generated, comparison.train)
             bar.update()
         for name, network in comparison.logits.items():
             bar.set_postfix_str(f"score over {name}")
             ours, theirs = distances.extract(network, generated), comparison.reference_logits[name]
             parts.append(distances.score(network, name, ours, theirs, generated, options))
             if name == CLASSIFIER:
-                seen = ours.argmax(axis=1), theirs.argmax(axis=1), classifier.classes
+                predicted = ours.argmax(axis=1), theirs.argmax(axis=1), classifier.classes
             bar.update()
         if classifier:
             bar.set_postfix_str("classes")
-            part, read = classes.measure(classifier, seen, generated, reference, comparison.train, options, cache())
+            part, read = classes.measure(
+                classifier, predicted, generated, reference, comparison.train, options, cache()
+            )
             parts.append(part)
             bar.update()
     if comparison.data.source == "shapes":
@@ -197,47 +199,47 @@ def measure(
         metrics=all_parts.metrics,
         reference_values=all_parts.reference_values,
         skipped=comparison.skipped | all_parts.skipped,
-        verdict=audit.verdict(generated, both, seen, history, log_odds, options.seed),
+        verdict=audit.verdict(generated, both, predicted, history, log_odds, options.seed),
         memorisation=memory,
         classes=read,
         pictures=pictures,
     )
 
 
-def _audited(found: Audit, network: FeatureNetwork, name: str, comparison: Comparison, generated: ImageSet) -> Metrics:
+def _audited(result: Audit, network: FeatureNetwork, name: str, comparison: Comparison, generated: ImageSet) -> Metrics:
     def measured(metric: str, value: float) -> Measurement:
         stated = audit.protocol(comparison.train)
         seed = comparison.options.seed
         return Measurement(value, distances.spec(metric, network, generated, comparison.reference, seed, stated))
 
-    metrics = {"copies": found.copies.rate, "data_copying": found.data_copying}
+    metrics = {"copies": result.copies.rate, "data_copying": result.data_copying}
     named = {f"{metric}/{name}": measured(metric, value) for metric, value in metrics.items()}
-    return Metrics(named, {f"copies/{name}": found.copies.null_rate}, {})
+    return Metrics(named, {f"copies/{name}": result.copies.null_rate}, {})
 
 
-def write(path: pathlib.Path, about: Mapping[str, Any], found: SuiteResult) -> Report:
-    """Writes and returns the report: `about`, and what was found; pictures and archives beside it, by its name and
-    theirs. Raises `ResourceError` where they cannot be written."""
-    verdict = found.verdict
+def write(path: pathlib.Path, about: Mapping[str, Any], result: SuiteResult) -> Report:
+    """Writes and returns the report: `about`, and the result. Pictures and archives are written beside it, as
+    REPORT-NAME.png and REPORT-NAME.npz. Raises `ResourceError` where they cannot be written."""
+    verdict = result.verdict
     report = {
         **about,
-        "metrics": {name: results.metric(measurement) for name, measurement in found.metrics.items()},
-        "of_reference": found.reference_values,
+        "metrics": {name: results.metric(measurement) for name, measurement in result.metrics.items()},
+        "of_reference": result.reference_values,
         "verdict": verdict and {"status": verdict.status, "findings": [f._asdict() for f in verdict.findings]},
-        "memorisation": found.memorisation,
-        "classes": found.classes,
-        "left_out": found.skipped,
+        "memorisation": result.memorisation,
+        "classes": result.classes,
+        "left_out": result.skipped,
         "files": [
             path.name,
-            *(f"{path.stem}-{name}.png" for name in found.pictures),
-            *(f"{path.stem}-{name}.npz" for name in found.arrays),
+            *(f"{path.stem}-{name}.png" for name in result.pictures),
+            *(f"{path.stem}-{name}.npz" for name in result.arrays),
         ],
     }
     report = results.plain({key: value for key, value in report.items() if value or key in ("metrics", "trained_on")})
     try:
-        for name, picture in found.pictures.items():
+        for name, picture in result.pictures.items():
             images.save_png(path.with_name(f"{path.stem}-{name}.png"), picture)
-        for name, arrays in found.arrays.items():
+        for name, arrays in result.arrays.items():
             content = io.BytesIO()
             np.savez_compressed(content, **arrays)
             files.write_atomic(path.with_name(f"{path.stem}-{name}.npz"), content.getvalue())

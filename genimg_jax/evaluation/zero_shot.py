@@ -53,7 +53,7 @@ def measure(program: Program, weights: core.Weights, source: Source, read: data.
         if reason := why_not(program, name):
             skipped[metric] = reason
             continue
-        values, own, among = _candidates(program.spec.conditions[name], examples[name], most)
+        values, true_index, among = _candidates(program.spec.conditions[name], examples[name], most)
         count = among.shape[1]
         if count < 2:
             skipped[metric] = "all images have the same"
@@ -61,10 +61,10 @@ def measure(program: Program, weights: core.Weights, source: Source, read: data.
         logs = candidates.log_probs(program, weights, examples, name, values[among])
         best = np.where(np.isnan(logs), -np.inf, logs).argmax(axis=1)
         chosen = among[np.arange(len(index)), best]
-        add(metric, chosen == own, count)
+        add(metric, chosen == true_index, count)
         if read.source == "shapes" and name == "tokens":
             captions = source.captions(index)
-            of_value = dict(zip(own.tolist(), captions, strict=True))
+            of_value = dict(zip(true_index.tolist(), captions, strict=True))
             right = caption_attributes([of_value[value] for value in chosen.tolist()], captions)
             for attribute in (name for name, each in right.items() if len(each)):
                 add(f"attribute_accuracy/{attribute}", right[attribute], count)
@@ -81,21 +81,21 @@ def why_not(program: Program, name: str) -> str:
 
 
 def _candidates(field: core.Field, values: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Distinct values, which of them is each image's own, and which are its candidates: all classes, or its own and up
-    to `most` - 1 others of these images.
+    """Distinct values; the index of each image's true value; and the indices of its candidates: all classes, or the
+    true value and up to `most` - 1 others of these images.
 
-    An image's own stands first among its candidates for the first image, second for the second, and so on: where all
-    are equally likely, the first is chosen, and is right as often as by chance.
+    The true value is the first candidate of the first image, the second of the second, and so on: if all are equally
+    likely, the first is chosen, and is right as often as by chance.
     """  # [N, ...] -> [V, ...], i64[N], i64[N, K]
     if not field.shape:
         return np.arange(field.size), values, np.broadcast_to(np.arange(field.size), (len(values), field.size))
-    distinct, own = np.unique(values, axis=0, return_inverse=True)
-    own, count = own.reshape(-1), min(most, len(distinct))
+    distinct, true_index = np.unique(values, axis=0, return_inverse=True)
+    true_index, count = true_index.reshape(-1), min(most, len(distinct))
     rows = []
-    for i, which in enumerate(own):
+    for i, which in enumerate(true_index):
         others = np.random.default_rng([OTHERS, i]).choice(len(distinct) - 1, count - 1, replace=False)
         rows.append(np.insert(others + (others >= which), i % count, which))
-    return distinct, own, np.array(rows)
+    return distinct, true_index, np.array(rows)
 
 
 def caption_attributes(captions: Sequence[str], true: Sequence[str]) -> dict[str, np.ndarray]:
