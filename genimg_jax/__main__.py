@@ -31,13 +31,13 @@ USAGE = "usage: genimg COMMAND [--flags]; genimg COMMAND --help says more\n\n" +
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code. A `Failure` is one sentence on stderr, and its code."""
-    logging.set_verbosity(logging.ERROR)  # libraries' remarks about their own defaults are not the user's to act on
+    logging.set_verbosity(logging.ERROR)  # users cannot act on libraries' remarks about their defaults
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         return exit_code(lambda: _run(arguments))
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # whatever read the output, such as head, has seen enough of it
+    except BrokenPipeError:  # the reader of the output, such as head, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 

@@ -1,4 +1,4 @@
-"""What compilers and devices ask of the networks and metrics: each accommodation once, with its reason.
+"""Workarounds for compilers and devices in networks and metrics: each once, with its reason.
 
 Every function computes what a plain expression would, faster or with more digits. Settings of the process are in
 `engine.runtime`.
@@ -44,9 +44,9 @@ def attention(
 ) -> jax.Array:
     """`formula(query, key, value)`, which is scaled dot-product attention, or a GPU's kernel for the same.
 
-    On a GPU `jax.nn.dot_product_attention`: cuDNN's kernel for 16-bit numbers in heads that it can take, XLA's for
-    others, for float32, for a `mask` of what each query sees, and for derivatives of forward mode, which cuDNN's has
-    not. On a CPU products of matrices batched over heads run 1.35 times faster than it.
+    On a GPU `jax.nn.dot_product_attention`: cuDNN's kernel for 16-bit numbers if it supports the size of the heads;
+    XLA's for other sizes, for float32, with a `mask`, and for forward-mode derivatives, which cuDNN's lacks. On a CPU
+    matrix products batched over heads are 1.35 times faster.
     """  # [B, heads, T, D], 2 x [B, heads, S, D], bool[B, 1, T or 1, S] -> [B, heads, T, D]
     if jax.default_backend() != "gpu":
         return formula(query, key, value)
@@ -62,8 +62,8 @@ def attention(
 def dense_product(x: jax.Array, kernel: jax.Array, dimension_numbers: Any, **settings: Any) -> jax.Array:
     """`jax.lax.dot_general` for Flax's dense layers: over one axis of rows on a CPU.
 
-    The kernel's gradient is asked for as (g^T x)^T. XLA makes x^T g of it only where x and g are matrices, and
-    otherwise copies g transposed. For a kernel of more inputs than outputs (g^T x)^T is the faster one: the barrier
+    The kernel's gradient is written as (g^T x)^T. XLA turns it into x^T g only if x and g are matrices, and otherwise
+    copies g transposed. For a kernel of more inputs than outputs (g^T x)^T is the faster one: the barrier
     keeps it. It costs a copy of the kernel, little where there are more rows than inputs.
     """  # [..., K], [K, M] -> [..., M]
     if x.ndim == 2 or jax.default_backend() != "cpu":

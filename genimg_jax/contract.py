@@ -1,7 +1,7 @@
-"""The contract: what a generative family is, and what it is trained on.
+"""The contract: the records of a generative family, its data and its training state.
 
-A family is a record of pure functions, in the way that an optax optimiser is one. Nothing here knows a family's
-name, a device or a collective.
+A family is a record of pure functions, like an optax optimiser. Nothing here depends on the name of a family, a device
+or a collective.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,7 +21,7 @@ Metrics = dict[str, jax.Array]
 
 
 class Field(NamedTuple):
-    """One array that the data gives with every image, such as a caption or a segmentation map."""
+    """One array that the data has for every image, such as a caption or a segmentation map."""
 
     shape: tuple[int, ...]  # () class; (T,) tokens; (D,) features; (H, W) map; (H, W, C) image
     size: int = 0  # classes, vocabulary or segments of integers from 0 to size - 1; 0: real numbers
@@ -29,12 +29,12 @@ class Field(NamedTuple):
 
 
 class Spec(NamedTuple):
-    """What the data tells a family. Copy it with `_replace`, so that fields are never lost."""
+    """The properties of the data that a family depends on. Copy it with `_replace`, so that fields are never lost."""
 
     image_shape: tuple[int, int, int]  # (height, width, channels)
     num_classes: int  # 0: unlabelled
     levels: int  # values a pixel can take: 256, 2 for binarised images; 0: images of codes that are real numbers
-    fields: Mapping[str, Field] = {}  # what comes with every image besides its class, by its key in a batch
+    fields: Mapping[str, Field] = {}  # arrays for every image besides its class, by key in a batch
 
     @property
     def conditions(self) -> dict[str, Field]:
@@ -63,7 +63,7 @@ class TrainState:
 
 
 class Weights(NamedTuple):
-    """What evaluation and sampling need of a `TrainState`."""
+    """The part of a `TrainState` that evaluation and sampling use."""
 
     params: dict[str, Tree]
     model_state: Tree
@@ -73,8 +73,8 @@ class Weights(NamedTuple):
 class Optimizer(NamedTuple):
     """How one group of parameters is trained.
 
-    `ema_decay` is per step (None: no average is kept). With `ema_exponents` there is an average of a power-function
-    profile for each in its place (`averages`). `average` is the identity under jit, whose global means already cover
+    `ema_decay` is per step (None: no average is kept). `ema_exponents` replace it by one average with a power-function
+    profile for each exponent (`averages`). `average` is the identity under jit, whose global means already cover
     every device; a mapped compilation passes a mean over its devices.
     """
 
@@ -97,7 +97,7 @@ class Latents(NamedTuple):
     decode: Callable[[Weights, jax.Array, Batch], jax.Array]
     """(weights, codes, condition) -> f32[B, H, W, C] in [-1, 1]."""
     encode: Callable[[Weights, Batch, jax.Array], jax.Array] | None = None
-    """(weights, batch, key) -> codes. It draws nothing, where second stages can be trained on them."""
+    """(weights, batch, key) -> codes. Deterministic, if second stages can be trained on them."""
     prior: Callable[[Weights, jax.Array, Batch], jax.Array] | None = None
     """(weights, keys[B], condition) -> codes. The family's `sample` is `decode` of them."""
     interpolate: str | None = None
@@ -123,8 +123,8 @@ class Family(NamedTuple):
     """What training optimises directly; tables mark it. Names of metrics of `evaluate`, 'log_prob', or the name of a
     feature network whose features the loss compares. () for a game against a discriminator."""
     log_odds: tuple[tuple[str, str], ...] = ()
-    """Pairs of training metrics, a discriminator's mean logit of real and of generated inputs, where its loss makes the
-    logits log odds: how well it tells the two apart then has a scale."""
+    """Pairs of training metrics, a discriminator's mean logit of real and of generated inputs, if its loss makes the
+    logits log odds. Their difference then measures how well it separates the two."""
     sample: Callable[[Weights, jax.Array, Batch], jax.Array] | None = None
     """(weights, keys[B], condition) -> f32[B, H, W, C] in [-1, 1]; image i depends on its key and condition alone."""
     conditions: tuple[str, ...] = ()
@@ -139,10 +139,10 @@ class Family(NamedTuple):
     likelihood_spec: Spec | None = None
     """Spec of the latent image, if `log_prob` scores latents instead of pixels."""
     protocol: Mapping[str, Any] = {}
-    """What else a reader of `log_prob` must know, such as {"importance samples": 500}."""
+    """Settings that readers of `log_prob` must know, such as {"importance samples": 500}."""
     condition_log_prob: Callable[[Weights, Batch, jax.Array], jax.Array] | None = None
-    """(weights, batch, key) -> f32[B], the natural logarithm of the probability of each condition, where the family
-    models it too: `log_prob` is given the condition, and the sum of both is that of image and condition."""
+    """(weights, batch, key) -> f32[B], the natural logarithm of the probability of each condition, if the family
+    models it too. `log_prob` is then conditional, and their sum is the joint log-probability."""
     latents: tuple[Latents, ...] = ()
     """The spaces of codes that images are decoded from. Reconstructions use the first that encodes."""
     denoise: Callable[..., jax.Array] | None = None
@@ -153,7 +153,7 @@ class Family(NamedTuple):
     inpaint: Callable[..., jax.Array] | None = None
     """(weights, image f32[B, H, W, C], mask bool[B, H, W] of known pixels, keys[B], condition) -> f32[B, H, W, C]."""
     inpaint_method: str = ""
-    """How `inpaint` draws, in words."""
+    """The method of `inpaint`, in words."""
 
 
 def space_with(family: Family, *capabilities: str) -> Latents | None:
@@ -162,18 +162,18 @@ def space_with(family: Family, *capabilities: str) -> Latents | None:
 
 
 def fields_of(conditions: tuple[str, ...], spec: Spec) -> tuple[tuple[str, Field], ...]:
-    """The fields to condition on. Raises `ConfigError` for one that the data does not give with every image."""
+    """The fields to condition on. Raises `ConfigError` for a field that the data does not have for every image."""
     for name in conditions:
         if name not in spec.conditions or not spec.conditions[name].paired:
-            known = [other for other, field in spec.conditions.items() if field.paired]
-            has = f"the data gives {', '.join(known)}" if known else "the data gives only images"
+            available = [other for other, field in spec.conditions.items() if field.paired]
+            has = f"the data gives {', '.join(available)}" if available else "the data gives only images"
             raise ConfigError(
-                f"model.conditions names {name!r}{nearest(name, known)} With each image {has}; "
+                f"model.conditions names {name!r}{nearest(name, available)} With each image {has}; "
                 "fields such as captions are asked for with data.fields."
             )
     return tuple((name, spec.conditions[name]) for name in conditions)
 
 
 def condition_of(fields: tuple[tuple[str, Field], ...], batch: Batch) -> Batch:
-    """What a batch holds of the fields."""
+    """The entries of a batch for these fields."""
     return {name: batch[name] for name, _ in fields}

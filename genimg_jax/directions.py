@@ -1,4 +1,4 @@
-"""What every metric's name says of it, declared once: which way is better, its unit, and the range that it has.
+"""Properties of metrics by name, declared once: which direction is better, the unit and the range.
 
 `train.best`, tables, sweeps and pictures read this. A metric of a new family gets a line here.
 """
@@ -11,14 +11,14 @@ ARROWS = {"higher": " ↑", "lower": " ↓", "": ""}
 
 
 class Declared(NamedTuple):
-    better: str = ""  # 'higher' or 'lower'; "": neither, such as a term of a loss, or what has a value to be near to
+    better: str = ""  # 'higher' or 'lower'; "": neither, such as a term of a loss, or a metric with a target value
     unit: str = ""
     low: float = -math.inf
     high: float = math.inf
 
 
 SHARE = Declared("higher", low=0.0, high=1.0)
-# By name, in which * stands for anything, such as the features that a distance is measured in. The first that fits.
+# By name; * matches anything, such as the features of a distance. The first match counts.
 DECLARED = {
     # Families, on held-out images
     "loss": Declared("lower"),
@@ -27,7 +27,7 @@ DECLARED = {
     "kl": Declared(low=0.0),
     "diffusion": Declared(low=0.0),
     "prior": Declared(low=0.0),
-    "loss_generator": Declared(),  # of a game, which says nothing without the other player
+    "loss_generator": Declared(),  # of a game: it depends on the other player
     "loss_discriminator": Declared(),
     "logit_*": Declared(),
     # Likelihoods
@@ -52,7 +52,7 @@ DECLARED = {
     "gan_*_difference": Declared(low=-1.0, high=1.0),  # to be near to 0
     "gan_*": SHARE,
     "prompt_accuracy/*": SHARE,
-    # What Bayes' rule tells of an image
+    # Inference of conditions by Bayes' rule
     "zero_shot_accuracy": SHARE,
     "retrieval@1/*": SHARE,
     "attribute_accuracy/*": SHARE,
@@ -70,10 +70,10 @@ UNKNOWN = Declared()
 
 
 def of(metric: str) -> Declared:
-    """What is declared of a metric; `UNKNOWN` where nothing is."""
-    return next((found for name, found in DECLARED.items() if fnmatch.fnmatchcase(metric, name)), UNKNOWN)
+    """The properties of a metric; `UNKNOWN` if none are declared."""
+    return next((declared for name, declared in DECLARED.items() if fnmatch.fnmatchcase(metric, name)), UNKNOWN)
 
 
 def arrow(column: str) -> str:
-    """A column's head, such as `negative_log_likelihood (exact)`, with an arrow towards better values."""
+    """The header of a column, such as `negative_log_likelihood (exact)`, with an arrow towards better values."""
     return column + ARROWS[of(column.partition(" (")[0]).better]

@@ -8,13 +8,13 @@ from collections.abc import Callable
 
 
 class Failure(Exception):
-    """What was found, where, and what to do; `exit_code` is what the process exits with."""
+    """The problem, its place, and what to do; the process exits with `exit_code`."""
 
     exit_code = 1
 
 
 class ConfigError(Failure):
-    """A command line or configuration that cannot mean anything."""
+    """Invalid command line or configuration."""
 
     exit_code = 2
 
@@ -44,17 +44,17 @@ class ResourceError(Failure):
 
 
 class Preempted(Failure):
-    """A run that was asked to stop and saved itself: the same command goes on (sysexits' EX_TEMPFAIL)."""
+    """A run that was stopped by a signal and saved: the same command continues it (sysexits' EX_TEMPFAIL)."""
 
     exit_code = 75
 
     def __init__(self, message: str, signal: int | None = None):
         super().__init__(message)
-        self.signal = signal  # by which it was asked
+        self.signal = signal  # the signal that stopped it
 
 
 def exit_code(command: Callable[[], int | None]) -> int:
-    """The exit code of a command: its own, or that of a `Failure`, which is said on stderr."""
+    """The exit code of a command: its own, or that of a `Failure`, which is printed to stderr."""
     try:
         return command() or 0
     except Failure as failure:

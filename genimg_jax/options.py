@@ -1,9 +1,9 @@
-"""Options are frozen dataclasses; this is how a field states its bounds and how a mapping is checked against them.
+"""Options are frozen dataclasses: fields with bounds, and checks of a mapping against them.
 
-A float field may be given a traced array when a family is built inside a transformation, so that a sweep over it is
-one program; `static=True` marks those that shape the program and cannot be, `structural=True` those that do so by
-being 0.
-`inference_only=True` marks what training does not read: a run can be sampled and evaluated with other values.
+A float field may hold a traced array when a family is built inside a transformation, so that a sweep over it is one
+program. `static=True` marks float fields that shape the program and cannot be traced; `structural=True` marks those
+that shape it only by being 0.
+`inference_only=True` marks options that training does not read: a run can be sampled and evaluated with other values.
 """
 
 import dataclasses
@@ -47,12 +47,12 @@ def names(*default: str) -> Any:
 
 def leaves(kind: type, prefix: str = "") -> dict[str, dataclasses.Field]:
     """Every option by its flat key, those of sections included, such as `shapes.count`."""
-    found = {}
+    flat = {}
     for field in dataclasses.fields(kind):
         inner = field.default_factory
         nested = dataclasses.is_dataclass(inner)
-        found |= leaves(inner, f"{prefix}{field.name}.") if nested else {prefix + field.name: field}
-    return found
+        flat |= leaves(inner, f"{prefix}{field.name}.") if nested else {prefix + field.name: field}
+    return flat
 
 
 def location(*words: str) -> Any:
@@ -66,7 +66,7 @@ def absolute_location(field: dataclasses.Field, value: str) -> str:
 
 
 def absolute(path: str | os.PathLike) -> str:
-    """A path as it is recorded: `~` expanded, and complete. "" and addresses such as gs://bucket stay as they are."""
+    """The absolute path that records hold, with `~` expanded. "" and addresses such as gs://bucket stay as they are."""
     text = os.path.expanduser(path)
     return os.path.abspath(text) if text and "://" not in text else text
 
@@ -82,7 +82,7 @@ def inference_only(kind: type) -> list[str]:
 
 
 def nearest(name: Any, names: Iterable[Any], count: int = 1) -> str:
-    """How to end a sentence about an unknown name: `; did you mean 'x' or 'y'?`, with at most `count` names, or a full
+    """The end of a sentence about an unknown name: `; did you mean 'x' or 'y'?`, with at most `count` names, or a full
     stop. Of flat keys such as `train.steps`, those with the same last part come first."""
     name, names = str(name), [str(n) for n in names]
     last = name.rpartition(".")[2]
@@ -113,7 +113,7 @@ def _check(where: str, value: Any, kind: Any, field: dataclasses.Field) -> Any:
         if not value and not field.metadata["empty"]:
             raise ConfigError(f"{where} is empty; give at least one value.")
         element = typing.get_args(kind)[0]
-        return tuple(_check(f"{where}[{i}]", one, element, field) for i, one in enumerate(value))
+        return tuple(_check(f"{where}[{i}]", x, element, field) for i, x in enumerate(value))
     kind = typing.get_origin(kind) or kind
     if dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
         return parse(kind, value, where)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from genimg_jax.data import Part
 
 Configured = str | Callable[[Sequence[str]], dict]
-PARTS = ["train", "validation", "test"]  # what a person calls the parts of a run's data
+PARTS = ["train", "validation", "test"]  # names on the command line of the parts of a run's data
 
 
 def parse(
@@ -26,22 +26,21 @@ def parse(
     arguments: Sequence[str],
     config: Configured = "",
 ) -> flags.FlagValues:
-    """The parsed flags of command `name`, hyphens in their names as good as underscores; with help asked for, prints
-    it and exits with 0.
+    """The parsed flags of command `name`; their names may have hyphens for underscores. --help prints and exits with 0.
 
-    `config` says where the command's configuration comes from: 'file' (a required `--config`), 'workdir' (the run's
-    own), what a function makes of the arguments, or nowhere. It is then in `values.config`, a ConfigDict, overrides
-    applied. Raises `ConfigError`.
+    `config` is the origin of the command's configuration: 'file' (a required `--config`), 'workdir' (the run's), a
+    function of the arguments, or "" (none). The configuration with its overrides is then `values.config`, a ConfigDict.
+    Raises `ConfigError`.
     """
     values = flags.FlagValues()
     define(values)
     arguments = underscored(arguments)
-    given = list(arguments)
+    original = list(arguments)
     path = _take(arguments, "config") if config == "file" else None
     if any(a in ("-h", "-help", "--help", "--helpfull") for a in arguments):
         print(f"genimg {name}: {about}\n\nflags:\n{_help(values, config)}")
         raise SystemExit(0)
-    _refuse_repeated([a for a in given if not _is_list(a, values)])
+    _refuse_repeated([a for a in original if not _is_list(a, values)])
     if config:
         from ml_collections import config_dict, config_flags
 
@@ -59,7 +58,7 @@ def parse(
 
 
 def underscored(arguments: Sequence[str]) -> list[str]:
-    """The arguments, with the names of flags as absl has them: `--all-checkpoints` is `--all_checkpoints`."""
+    """The arguments with underscores in the names of flags: `--all-checkpoints` becomes `--all_checkpoints`."""
 
     def name(argument: str) -> str:
         flag, sign, value = argument.partition("=")
@@ -68,7 +67,7 @@ def underscored(arguments: Sequence[str]) -> list[str]:
     return [name(argument) for argument in arguments]
 
 
-def given(arguments: Sequence[str], name: str) -> bool:
+def is_set(arguments: Sequence[str], name: str) -> bool:
     return any(argument.lstrip("-").partition("=")[0] == name for argument in arguments if argument.startswith("-"))
 
 
@@ -80,23 +79,23 @@ def take_prefixed(arguments: Sequence[str], prefix: str) -> tuple[dict[str, str]
     return {name.removeprefix(f"{prefix}."): _take(rest, name) for name in names}, rest
 
 
-def items(texts: Sequence[str], known: Callable[[str], bool]) -> list[str]:
-    """What a list holds, given in one flag with commas, in several flags, or both.
+def items(texts: Sequence[str], is_item: Callable[[str], bool]) -> list[str]:
+    """The items of a list, which may be separated by commas in one flag, or given in several flags, or both.
 
-    An item may hold commas itself: as many parts as together are `known`, such as a path that exists, are one.
+    An item may contain commas: the longest run of parts for which `is_item` holds, such as an existing path, is one.
     """
-    found = []
+    merged = []
     for text in texts:
         parts = text.strip(",").split(",")
         while parts:
-            count = next((n for n in range(len(parts), 1, -1) if known(",".join(parts[:n]))), 1)
-            found.append(",".join(parts[:count]).strip())
+            count = next((n for n in range(len(parts), 1, -1) if is_item(",".join(parts[:n]))), 1)
+            merged.append(",".join(parts[:count]).strip())
             parts = parts[count:]
-    return [item for item in found if item]
+    return [item for item in merged if item]
 
 
 def value(arguments: Sequence[str], name: str) -> str | None:
-    """What a flag is given, before the flags are parsed."""
+    """The value of a flag, before the flags are parsed."""
     return _take(list(arguments), name)
 
 
@@ -147,15 +146,15 @@ def _overrides(arguments: Sequence[str]) -> list[str]:
 
 
 def _with_dicts(config, arguments: list[str]):
-    """The configuration with what flags set of options that are dicts, whole or by entry, as in
-    `--config.optimizer.arguments.b1=0.5`; these flags, of which config_flags knows entries that are there alone, are
-    taken out of the arguments."""
+    """The configuration with the overrides of options that are dicts, whole or by entry, as in
+    `--config.optimizer.arguments.b1=0.5`. Removes these flags from the arguments, because config_flags accepts only
+    entries that exist."""
     from ml_collections import ConfigDict
 
     from genimg_jax.engine.config import dict_above
     from genimg_jax.sweeps.grid import overlay
 
-    values, found = config.to_dict(), {}
+    values, updates = config.to_dict(), {}
     for key in _overrides(arguments):
         if not (option := dict_above(values, key)):
             continue
@@ -163,17 +162,17 @@ def _with_dicts(config, arguments: list[str]):
         if text is None:
             raise ConfigError(f"--config.{key} needs a value.")
         try:
-            found[key] = ast.literal_eval(text)
+            updates[key] = ast.literal_eval(text)
         except (ValueError, SyntaxError):
-            found[key] = text
-        if key == option and not isinstance(found[key], dict):
+            updates[key] = text
+        if key == option and not isinstance(updates[key], dict):
             raise ConfigError(f"--config.{key} is {text}; it must be a dict such as {{'b1': 0.5}}.")
-        named(f"--config.{option}", found[key] if key == option else {key[len(option) + 1 :]: found[key]})
-    return ConfigDict(overlay(values, {key: found[key] for key in sorted(found)})) if found else config
+        named(f"--config.{option}", updates[key] if key == option else {key[len(option) + 1 :]: updates[key]})
+    return ConfigDict(overlay(values, {key: updates[key] for key in sorted(updates)})) if updates else config
 
 
 def _is_list(argument: str, values: flags.FlagValues) -> bool:
-    """Whether it is a flag that may be given several times."""
+    """Whether an argument is a flag that may be repeated."""
     name = argument.lstrip("-").partition("=")[0]
     return argument.startswith("-") and name in values and isinstance(values[name], flags.MultiFlag)
 
@@ -189,11 +188,11 @@ def _check_keys(arguments: Sequence[str], config) -> None:
     from genimg_jax.engine.config import flatten, options_of
 
     values = config.to_dict()
-    known = {**flatten(values), **options_of(values)}
+    allowed = {**flatten(values), **options_of(values)}
     for key in _overrides(arguments):
-        if key not in known:
-            flag, names = f"--config.{key}", [f"--config.{name}" for name in known]
-            raise ConfigError(f"{flag} is not in the configuration{nearest(flag, names)} Keys: {', '.join(known)}.")
+        if key not in allowed:
+            flag, names = f"--config.{key}", [f"--config.{name}" for name in allowed]
+            raise ConfigError(f"{flag} is not in the configuration{nearest(flag, names)} Keys: {', '.join(allowed)}.")
 
 
 def _sentence(error: Exception) -> str:
@@ -213,7 +212,7 @@ def _help(values: flags.FlagValues, config: Configured) -> str:
 
 
 def part(name: str) -> Part:
-    """The part of a run's data that is called so."""
+    """The part of a run's data, by its name on the command line."""
     from genimg_jax.data import Part
 
     return dict(zip(PARTS, Part, strict=True))[name]

@@ -15,7 +15,7 @@ from genimg_jax.commands import command_line
 from genimg_jax.errors import ConfigError, ResourceError
 from genimg_jax.options import absolute, nearest
 
-if TYPE_CHECKING:  # not otherwise: a mistaken flag is answered without loading JAX
+if TYPE_CHECKING:  # only then: an invalid flag is refused without loading JAX
     import numpy as np
 
     from genimg_jax.data import Source
@@ -47,14 +47,14 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("out", "", "directory; WORKDIR/edited/TASK-STEP if not given", flag_values=values)
 
 
-class Given(NamedTuple):
-    """The images that a task is given."""
+class Inputs(NamedTuple):
+    """The images that a task works on."""
 
     images: np.ndarray
-    """u8[N, H, W, C], as the run's data stores them"""
+    """u8[N, H, W, C], in the levels of the run's data"""
     names: list[str]
     captions: list[str]
-    """Their own; [] where they are not known"""
+    """The captions of the images; [] if there are none"""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -80,16 +80,16 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _caption(values: flags.FlagValues, run: restore.Restored) -> tuple[str, str]:
-    """The name of a file and its content, a line an image. Prints the first as a table."""
+    """The name of a file and its content, one line per image. Prints the first lines as a table."""
     from genimg_jax.evaluation import captioning
 
-    given = _given(values, run)
-    found = captioning.posterior(run.program, run.weights, given.images, _candidates(values, run))
+    inputs = _inputs(values, run)
+    posterior = captioning.posterior(run.program, run.weights, inputs.images, _candidates(values, run))
     rows = []
-    for i, (name, each) in enumerate(zip(given.names, found.probabilities, strict=True)):
-        row = {"image": name, "caption": found.captions[each.argmax()], "probability": float(each.max())}
-        rows.append({**row, "own_caption": given.captions[i]} if given.captions else row)
-    print(f"{len(rows)} images, {len(found.captions)} candidates\n")
+    for i, (name, each) in enumerate(zip(inputs.names, posterior.probabilities, strict=True)):
+        row = {"image": name, "caption": posterior.captions[each.argmax()], "probability": float(each.max())}
+        rows.append({**row, "own_caption": inputs.captions[i]} if inputs.captions else row)
+    print(f"{len(rows)} images, {len(posterior.captions)} candidates\n")
     for row in rows[:SHOWN]:
         print(f"{row['probability']:6.1%}  {row['image']}: {row['caption']}")
     return "captions.jsonl", "".join(json.dumps(row) + "\n" for row in rows)
@@ -107,13 +107,13 @@ def _candidates(values: flags.FlagValues, run: restore.Restored) -> Iterable[str
         lines = pathlib.Path(absolute(values.captions)).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ResourceError(f"--captions {values.captions} cannot be read: {error}.") from error
-    found = [line.strip() for line in lines if line.strip()]
-    for caption in found:
-        conditions.parse(run.program, "tokens", caption)  # a word that the run does not know is refused by name
-    return found
+    candidates = [line.strip() for line in lines if line.strip()]
+    for caption in candidates:
+        conditions.parse(run.program, "tokens", caption)  # raises for a word that the run does not know
+    return candidates
 
 
-def _given(values: flags.FlagValues, run: restore.Restored) -> Given:
+def _inputs(values: flags.FlagValues, run: restore.Restored) -> Inputs:
     import numpy as np
 
     from genimg_jax.data import folder
@@ -123,15 +123,15 @@ def _given(values: flags.FlagValues, run: restore.Restored) -> Given:
         source = _source(run, values.given)
         index = np.arange(min(values.count, source.size))
         captions = source.captions(index) if source.captions else []
-        return Given(source.read(index)["image"], source.names(index), captions)
+        return Inputs(source.read(index)["image"], source.names(index), captions)
     shape, levels = run.program.spec.image_shape, run.dataset["stored_levels"]
-    found = folder.pictures(absolute(values.images), shape, levels, PIXEL_LIMIT)
-    names, images = zip(*itertools.islice(found, values.count), strict=True)
-    return Given(np.stack(images), list(names), [])
+    pictures = folder.pictures(absolute(values.images), shape, levels, PIXEL_LIMIT)
+    names, images = zip(*itertools.islice(pictures, values.count), strict=True)
+    return Inputs(np.stack(images), list(names), [])
 
 
 def _source(run: restore.Restored, part: str) -> Source:
-    """Images and captions of a part of the run's data, without the fields that come with them."""
+    """Images and captions of a part of the run's data, without fields."""
     from genimg_jax.data import open_source
 
     options = dataclasses.replace(run.program.config.data, fields=())

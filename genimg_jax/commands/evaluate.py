@@ -161,7 +161,7 @@ class Mode(NamedTuple):
     """The flags that the mode reads, besides the one that selects it."""
 
 
-# By the flag that selects the mode; the first one that is given decides.
+# By the flag that selects the mode; the first flag that is set decides.
 MODES = {
     "table": Mode(_table, "", ("columns", "checkpoint")),
     "generated": Mode(_images, _of_images, ("reference", "train", "out")),
@@ -174,7 +174,7 @@ MODES = {
 
 def main(arguments: Sequence[str]) -> None:
     arguments = command_line.underscored(arguments)
-    chosen = next((name for name in MODES if command_line.given(arguments, name)), "workdir")
+    chosen = next((name for name in MODES if command_line.is_set(arguments, name)), "workdir")
     mode = MODES[chosen]
     values = command_line.parse("evaluate", ABOUT, define, arguments, config=mode.config)
     for flag in values:

@@ -12,7 +12,7 @@ from absl import flags
 from genimg_jax.commands import command_line
 from genimg_jax.options import absolute
 
-if TYPE_CHECKING:  # not otherwise: a mistaken flag is answered without loading JAX
+if TYPE_CHECKING:  # only then: an invalid flag is refused without loading JAX
     import pathlib
 
     from genimg_jax.engine import restore
@@ -63,7 +63,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_bool("singles", True, "also write each image to a PNG of its own", flag_values=values)
 
 
-class Drawn(NamedTuple):
+class Samples(NamedTuple):
     """The images of one call of the command, before they are written."""
 
     name: str
@@ -71,20 +71,20 @@ class Drawn(NamedTuple):
     parts: Iterable[np.ndarray]
     """[n, H, W, C] ..."""
     beside: Mapping[str, np.ndarray] = {}
-    """What the archive holds besides"""
+    """The other arrays of the archive"""
     columns: int | None = None
-    """Of the grid"""
+    """Columns of the grid"""
     captions: Sequence[str] = ()
-    """What is written below its images"""
+    """Texts below the images of the grid"""
     grid: np.ndarray | None = None
-    """What it shows, where that is not the first images"""
+    """The images of the grid; None: the first of `parts`"""
 
 
 def main(arguments: Sequence[str]) -> None:
-    asked, arguments = command_line.take_prefixed(arguments, "condition")
+    texts, arguments = command_line.take_prefixed(arguments, "condition")
     values = command_line.parse("sample", ABOUT, define, arguments, config="workdir")
     workdir = command_line.workdir(values)
-    asked |= {"label": values.label} if values.label is not None else {}
+    texts |= {"label": values.label} if values.label is not None else {}
     import pathlib
 
     from genimg_jax.engine import config as configs
@@ -99,36 +99,36 @@ def main(arguments: Sequence[str]) -> None:
     run = restore.open_run(workdir, values.config.to_dict(), values.checkpoint, values.averaged)
     if values.relative_std is not None:
         run = run._replace(weights=averaging.reconstruct(workdir, run.program, run.step, values.relative_std))
-    drawn = _draw(values, run, asked)
+    samples = _sample(values, run, texts)
     if not values.out:
-        told = {"given": values.given} if values.given else {}
-        out /= drawn.name + "".join(f"-{name}-{_short(text)}" for name, text in {**asked, **told}.items())
-    _write(drawn, out, values.singles)
-    print(f"{drawn.count} images of step {run.step}: {out}\ngrid: {out / 'grid.png'}")
+        split = {"given": values.given} if values.given else {}
+        out /= samples.name + "".join(f"-{name}-{_short(text)}" for name, text in {**texts, **split}.items())
+    _write(samples, out, values.singles)
+    print(f"{samples.count} images of step {run.step}: {out}\ngrid: {out / 'grid.png'}")
 
 
 def _short(text: str) -> str:
-    """A part of a file's name."""
+    """A text as a part of a file name."""
     return re.sub(r"[^A-Za-z0-9]+", "-", text.rstrip("/").rpartition("/")[2]).strip("-")[:40]
 
 
-def _draw(values: flags.FlagValues, run: restore.Restored, asked: Mapping[str, str]) -> Drawn:
+def _sample(values: flags.FlagValues, run: restore.Restored, texts: Mapping[str, str]) -> Samples:
     from genimg_jax import core
     from genimg_jax.data import Part, classes
     from genimg_jax.engine import conditions, features, images, tasks
 
     program, weights = run.program, run.weights
     names = run.dataset.get("classes", ())
-    given = {name: conditions.parse(program, name, text, names) for name, text in asked.items()}
+    field_values = {name: conditions.parse(program, name, text, names) for name, text in texts.items()}
     if values.reconstruct:
         source, columns = features.open_source(program.config.data, Part.EVALUATE), tasks.COLUMNS
         grid = images.to_uint8(tasks.reconstruct(program, weights, source, values.reconstruct))
         shape = grid.shape[1:]
-        rows = grid.reshape(-1, 2, columns, *shape).swapaxes(0, 1)  # those that were encoded, and what their codes give
-        original, made = rows.reshape(2, -1, *shape)[:, : min(values.reconstruct, source.size)]
+        rows = grid.reshape(-1, 2, columns, *shape).swapaxes(0, 1)  # originals, reconstructions
+        original, reconstructed = rows.reshape(2, -1, *shape)[:, : min(values.reconstruct, source.size)]
         name = f"reconstructions-{run.step}"
-        return Drawn(name, len(made), [made], {"original": original}, columns, grid=grid)
-    lacking = set(program.family.conditions) - {"label"} - set(given)
+        return Samples(name, len(reconstructed), [reconstructed], {"original": original}, columns, grid=grid)
+    lacking = set(program.family.conditions) - {"label"} - set(field_values)
     source = None
     if values.given or lacking:
         source = features.open_source(program.config.data, command_line.part(values.given or "test"))
@@ -136,37 +136,37 @@ def _draw(values: flags.FlagValues, run: restore.Restored, asked: Mapping[str, s
     if values.interpolate:
         name, columns, count = f"interpolations-{run.step}-seed{seed}", values.steps, values.interpolate * values.steps
         if values.given and core.space_with(program.family, "encode", "interpolate"):
-            parts = [tasks.interpolate_held_out(program, weights, source, values.interpolate, columns, given)]
+            parts = [tasks.interpolate_held_out(program, weights, source, values.interpolate, columns, field_values)]
             index = tasks.nearer_end(np.arange(count), columns)
         else:
-            parts = [tasks.interpolate(program, weights, values.interpolate, columns, seed, given, source)]
+            parts = [tasks.interpolate(program, weights, values.interpolate, columns, seed, field_values, source)]
             index = np.arange(count) // columns
     else:
         name, count = f"samples-{run.step}-seed{seed}", values.count
-        columns = tasks.sample_columns(program, min(count, GRID), given or source)
-        parts = tasks.sample_batches(program, weights, count, seed, given, source)
+        columns = tasks.sample_columns(program, min(count, GRID), field_values or source)
+        parts = tasks.sample_batches(program, weights, count, seed, field_values, source)
         index = np.arange(count)
-    beside, captions = conditions.all_rows(program, index, given, source), []
-    if "label" in beside:  # runs of earlier versions do not say what their classes are called
+    beside, captions = conditions.all_rows(program, index, field_values, source), []
+    if "label" in beside:  # runs of earlier versions have no names of classes
         named = names or list(map(str, range(program.spec.num_classes)))
         captions = [named[label] for label in beside["label"]]
         beside |= classes.as_stored(beside.pop("label"), named)
     if "tokens" in beside:
         del beside["tokens"]
-        captions = [asked["tokens"]] * count if "tokens" in asked else source.captions(index % source.size)
+        captions = [texts["tokens"]] * count if "tokens" in texts else source.captions(index % source.size)
         beside["caption"] = np.array(captions)
-    return Drawn(name, count, parts, beside, columns, captions)
+    return Samples(name, count, parts, beside, columns, captions)
 
 
-def _write(drawn: Drawn, out: pathlib.Path, singles: bool) -> None:
+def _write(samples: Samples, out: pathlib.Path, singles: bool) -> None:
     from genimg_jax.engine import images
 
     first = []
 
     def pictures() -> Iterator[np.ndarray]:  # -> u8[n, H, W, C] ...
-        """All images; on their way, each is written to a file of its own, and the first are kept for the grid."""
+        """Yields all images, writes each to its file, and keeps the first for the grid."""
         start = 0
-        for part in map(images.to_uint8, drawn.parts):
+        for part in map(images.to_uint8, samples.parts):
             for i, picture in enumerate(part if singles else (), start):
                 images.save_png(out / f"{i:06d}.png", picture)
             shown = min(GRID, max(1, GRID_PIXELS // (part.shape[1] * part.shape[2])))
@@ -175,6 +175,6 @@ def _write(drawn: Drawn, out: pathlib.Path, singles: bool) -> None:
             start += len(part)
             yield part
 
-    images.save_npz(out / "images.npz", drawn.count, pictures(), **drawn.beside)
-    grid = np.concatenate(first) if drawn.grid is None else drawn.grid
-    images.save_png(out / "grid.png", images.grid(grid, drawn.columns, captions=drawn.captions[: len(grid)]))
+    images.save_npz(out / "images.npz", samples.count, pictures(), **samples.beside)
+    grid = np.concatenate(first) if samples.grid is None else samples.grid
+    images.save_png(out / "grid.png", images.grid(grid, samples.columns, captions=samples.captions[: len(grid)]))

@@ -52,12 +52,12 @@ def main(arguments: Sequence[str]) -> None:
     if what == "report":
         print(report.write(plan.read(workdir), values.mixed))
         return
-    sweep, left_out = plan.plan(experiment.load(what), workdir)
+    sweep, dropped = plan.plan(experiment.load(what), workdir)
     chosen = driver.select(sweep, values.only)
     print(f"{sweep.question}\n\n{sweep_plan.table(driver.states(sweep))}")
-    if left_out:
+    if dropped:
         print(
-            f"\n{len(left_out)} trials planned before are no more in {what}, and are left as they are: {left_out[0]}..."
+            f"\n{len(dropped)} trials planned before are no more in {what}, and are left as they are: {dropped[0]}..."
         )
     if values.dry_run:
         return
