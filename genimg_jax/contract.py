@@ -71,7 +71,7 @@ class Weights(NamedTuple):
 
 
 class Optimizer(NamedTuple):
-    """How one group of parameters is trained.
+    """The training of one group of parameters.
 
     `ema_decay` is per step (None: no average is kept). `ema_exponents` replace it by one average with a power-function
     profile for each exponent (`averages`). `average` is the identity under jit, whose global means already cover
@@ -93,7 +93,7 @@ class Latents(NamedTuple):
     """
 
     spec: Spec
-    """Of the codes: tokens i32 from 0 to `levels` - 1, or vectors f32 on any scale, of 0 `levels`."""
+    """Spec of the codes: tokens i32 from 0 to `levels` - 1, or vectors f32 on any scale, with `levels` 0."""
     decode: Callable[[Weights, jax.Array, Batch], jax.Array]
     """(weights, codes, condition) -> f32[B, H, W, C] in [-1, 1]."""
     encode: Callable[[Weights, Batch, jax.Array], jax.Array] | None = None

@@ -1,4 +1,4 @@
-"""What every family builds on: the contract, random streams, and the only two functions that change parameters.
+"""The base of every family: the contract, random streams, and the only two functions that change parameters.
 
 All randomness is a pure function of (seed, stream name, step, example index).
 """

@@ -1,4 +1,4 @@
-"""Files that are written atomically, and digests of what a result depends on."""
+"""Atomic writing of files, and digests of texts and arrays."""
 
 import contextlib
 import fcntl

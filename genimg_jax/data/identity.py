@@ -1,4 +1,4 @@
-"""What identifies a source: in records of runs, in protocols, and when a run is resumed."""
+"""The identity of a source: for records of runs, for protocols, and for resumed runs."""
 
 import hashlib
 import weakref
@@ -36,7 +36,7 @@ def record(source: Source) -> dict[str, Any]:
 
 
 def change(recorded: Mapping[str, Any], source: Source) -> str:
-    """How a source differs from the recorded one; "" where it is the same.
+    """The difference between a source and the recorded one; "" if there is none.
 
     A run with images in memory recorded the hash of their pixels; a source that is now streamed is read once to compare
     it. A run that streamed its images recorded their listing, which is the same in memory. Older records do not say
@@ -55,7 +55,7 @@ def change(recorded: Mapping[str, Any], source: Source) -> str:
 
 
 def other_classes(recorded: Mapping[str, Any], source: Source) -> str:
-    """How the classes of a source differ from the recorded ones, which older records lack; "" where they do not."""
+    """The difference between the classes of a source and the recorded ones, if any; "" if there is none."""
     then, now = recorded.get("classes", list(source.classes)), list(source.classes)
     if then == now:
         return ""

@@ -155,7 +155,7 @@ def _large(path: str, keys: list[str]) -> dict[str, FileRows]:
                     continue
                 for _ in content:  # the checksum is compared at its end
                     pass
-            whole.seek(entry.header_offset + 26)  # of a local header, the lengths of the name and of what follows it
+            whole.seek(entry.header_offset + 26)  # the local header: lengths of its name and of its extra field
             name, extra = np.frombuffer(whole.read(4), "<u2").tolist()
             rows[key] = FileRows(path, entry.header_offset + 30 + name + extra + header, shape)
     return rows

@@ -1,4 +1,4 @@
-"""Which objects a scene has, where they are, how large and in which colours, by uniform random numbers.
+"""Layouts of scenes from uniform random numbers: objects with their positions, sizes and colours.
 
 Lengths are in units of the image's side. The circles around two objects never touch.
 """

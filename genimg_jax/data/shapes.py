@@ -1,4 +1,4 @@
-"""Procedural scenes with exact ground truth: what is drawn, where, in which colour, and which pixels it covers.
+"""Procedural scenes with exact ground truth: objects with their positions, colours and masks.
 
 A scene is a large object, whose kind is the label, and sometimes a small one beside it, on a plain background. With
 `shapes.objects=3` half of the scenes with a small object have a second one on another side, and with `shapes.counts`
@@ -145,7 +145,7 @@ DISTANCES = (
 
 
 def coverage(scene: dict[str, np.ndarray], which: int, side: int) -> np.ndarray:
-    """How much of each pixel an object covers, from its signed distance: a ramp one pixel wide at the edge."""
+    """The share of each pixel that an object covers, from its signed distance: a ramp one pixel wide at the edge."""
     # -> f32[B, side, side]
     at = (np.arange(side, dtype=np.float32) + 0.5) / side
     covered = np.zeros((len(scene["kind"]), side, side), np.float32)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # not otherwise: a mistaken option is refused without loading
 
 @dataclass(frozen=True)
 class CaptionOptions:
-    """How captions become the field `tokens`."""
+    """Conversion of captions to the field `tokens`."""
 
     tokens: str = choice("words", "words", "bpe", "bytes")  # words in lower case; pairs of bytes merged by count; bytes
     length: int = bounded(32, 1)  # tokens of every caption, filled up with 0; a longer one is an error that names it
@@ -56,7 +56,7 @@ class DomainOptions:
 
 @dataclass(frozen=True)
 class FeatureOptions:
-    """How images become the field `features`; `engine.features` makes it."""
+    """Conversion of images to the field `features`, by `engine.features`."""
 
     encoder: str = location()  # run whose latents of an image are its features; "": those that the source has itself
     checkpoint: str = "best"  # of the encoder: best, last, or a step
@@ -65,7 +65,7 @@ class FeatureOptions:
 
 @dataclass(frozen=True)
 class Options:
-    """Which images are read and how they are made alike."""
+    """The images of a run, and their conversion to one size and form."""
 
     source: str = choice("digits", "digits", "shapes", "tfds", "folder", "npz", "pairs", "domains")
     name: str = ""  # tfds: the dataset's name; empty: `path` is the prepared folder itself

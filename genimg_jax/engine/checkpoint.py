@@ -87,7 +87,7 @@ def named(tree: core.Tree) -> dict[str, Any]:
 
 
 def shapes(state: core.TrainState) -> dict[str, list]:
-    """{leaf's path: [shape, dtype]} of what is saved of a state, arrays or abstract."""
+    """{leaf's path: [shape, dtype]} of the saved arrays of a state, concrete or abstract."""
     return {name: [list(x.shape), str(x.dtype)] for name, x in named(_saved(state)).items()}
 
 

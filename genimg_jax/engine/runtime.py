@@ -129,7 +129,7 @@ def _cache_programs(folder: str) -> str:
 
 
 def _compiler() -> str:
-    """A digest of what compiled code depends on: XLA's flags and release, the processor, and the number of cores."""
+    """A digest of the inputs of compilation: XLA's flags and release, the processor, and the number of cores."""
     try:
         lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
         processor = next((line for line in lines if line.startswith(("flags", "Features"))), "")
