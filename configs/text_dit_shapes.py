@@ -20,7 +20,7 @@ def get_config(variant: str = ""):
             "label_tokens": 0,
             "conditions": ("tokens",),
             "guidance": 2.0,
-            "evaluate_times": 16,
+            "evaluate_times": 4,
         },
         data={
             "source": "shapes",

@@ -22,7 +22,7 @@ def get_config(variant: str = ""):
             "guidance": 2.0,
             "steps": 32,
             "times": "logit_normal_times",
-            "evaluate_times": 16,
+            "evaluate_times": 4,
             "likelihood_steps": 32,
             "likelihood_probes": 4,
         },

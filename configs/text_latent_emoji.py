@@ -21,7 +21,7 @@ def get_config(variant: str = ""):
             "guidance": 2.0,
             "steps": 32,
             "times": "logit_normal_times",
-            "evaluate_times": 8,
+            "evaluate_times": 4,
         },
         data={
             "source": "folder",
