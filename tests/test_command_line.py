@@ -150,8 +150,11 @@ def test_a_configuration_trains_evaluates_samples_and_reports(config, tmp_path, 
         single = np.asarray(Image.open(made / f"{i:06d}.png")).reshape(shape)
         np.testing.assert_array_equal(single, picture)
     if drawn[0] == "--count":
-        conditional = "label" in np.load(made / "images.npz")
-        grid = images.grid(pictures, captions=["0", "1", "2"] if conditional else ())
+        archive = np.load(made / "images.npz")
+        captions = (
+            archive["caption"].tolist() if "caption" in archive else ["0", "1", "2"] if "label" in archive else ()
+        )
+        grid = images.grid(pictures, captions=captions)
         np.testing.assert_array_equal(np.asarray(Image.open(made / "grid.png")).reshape(grid.shape), grid)
     logged = {line["step"] for line in run.read_metrics(tmp_path) if line["split"] == "train"}
     assert values.train.steps in logged
