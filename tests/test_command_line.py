@@ -151,9 +151,8 @@ def test_a_configuration_trains_evaluates_samples_and_reports(config, tmp_path, 
         np.testing.assert_array_equal(single, picture)
     if drawn[0] == "--count":
         archive = np.load(made / "images.npz")
-        captions = (
-            archive["caption"].tolist() if "caption" in archive else ["0", "1", "2"] if "label" in archive else ()
-        )
+        names = archive["classes"] if "classes" in archive else np.arange(count).astype(str)
+        captions = archive["caption"].tolist() if "caption" in archive else names[:count] if "label" in archive else ()
         grid = images.grid(pictures, captions=captions)
         np.testing.assert_array_equal(np.asarray(Image.open(made / "grid.png")).reshape(grid.shape), grid)
     logged = {line["step"] for line in run.read_metrics(tmp_path) if line["split"] == "train"}
