@@ -97,7 +97,7 @@ def test_a_run_is_as_if_it_had_run_alone(trained):
     one, two = (run.read_json(w, "manifest.json") for w in (together[ALONE], alone))
     assert one["config_digest"] == two["config_digest"] and one["parameters"] == two["parameters"]
     assert (one["trained_together"], one["mesh"], two["trained_together"]) == (3, {"run": 2}, 1)
-    for step in (0, 4, 6):
+    for step in (4, 6):
         pictures = [np.asarray(Image.open(w / "samples" / f"{step}.png"), int) for w in (together[ALONE], alone)]
         assert np.abs(pictures[0] - pictures[1]).max() <= 1
 

@@ -66,8 +66,6 @@ def run_steps(
         bar = stack.enter_context(_bar(train, len(records), step))
         for i in active(records):
             stack.enter_context(records[i].logging(step))
-        if step == 0 and train.sample_every:
-            _save_grids(program, records, state, step, validation, source.classes)
         while step < train.steps:
             batch = parallel.put_batch(next(batches), program.mesh)
             state, metrics = program.step(state, batch, program.seed)
