@@ -1,4 +1,4 @@
-"""Masked generation with a small DiT on scikit-learn's 8x8 digits, thresholded. Three minutes on two cores."""
+"""Masked generation with a small DiT on scikit-learn's 8x8 digits, thresholded."""
 
 from genimg_jax.engine.config import SIX_STEPS, experiment
 
