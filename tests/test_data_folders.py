@@ -136,6 +136,8 @@ def test_an_absent_text_is_no_text_and_two_are_refused(tmp_path):
     write(tmp_path, "0.png")
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "0.png", "text": null}\n')
     assert opened(tmp_path).captions(np.arange(1)) == [""]
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "0.png", "text": 0}\n')
+    assert opened(tmp_path).captions(np.arange(1)) == ["0"]
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "0.png", "text": "a"}\n' * 2)
     with pytest.raises(DataError, match=r"line 2 names '0.png' again"):
         opened(tmp_path)

@@ -184,8 +184,8 @@ def _captions(path: str, relative: str, columns: Sequence[str]) -> dict[str, str
         if file in captions:
             raise DataError(f"'{path}', line {number} names '{row['file_name']}' again: give each image one line.")
         known_columns |= row.keys()
-        texts = [" ".join(map(str, part)) if isinstance(part, list) else str(part) for part in parts if part]
-        captions[file] = ", ".join(texts)
+        texts = [" ".join(map(str, p)) if isinstance(p, list) else str(p) for p in parts if p is not None]
+        captions[file] = ", ".join(filter(None, texts))
     if absent := [column for column in columns if column not in known_columns]:
         raise DataError(
             f"data.captions.columns names {absent[0]!r}{nearest(absent[0], known_columns)} No line of '{path}' has it."
