@@ -48,6 +48,26 @@ def test_weight_decay_spares_vectors(mask, of_bias):
     np.testing.assert_allclose(found["bias"], np.full(2, of_bias), rtol=1e-6)
 
 
+def test_muon_updates_the_matrices_of_kernels_and_adam_the_rest():
+    """The first update from a gradient U S V^T is along -U V^T, its singular values between 0.7 and 1.2 (Jordan et al.
+    2024). A stack's blocks are matrices each, a convolution is one."""
+    shapes = {"dense": (4, 6), "stack": (3, 4, 6), "convolution": (3, 3, 2, 5)}
+    kernels = {name: jax.random.normal(jax.random.key(0), shape) for name, shape in shapes.items()}
+    gradients = {name: {"kernel": kernel, "bias": jnp.ones(2)} for name, kernel in kernels.items()}
+    gradients["word"] = {"embedding": kernels["dense"]}
+    changes = updates(optimizers.Options("muon", 0.1, {"consistent_rms": 1.0}), gradients, gradients)
+    for name, matrix in {"dense": (1, 4, 6), "stack": (3, 4, 6), "convolution": (1, 18, 5)}.items():
+        u, _, v = np.linalg.svd(kernels[name].reshape(matrix), full_matrices=False)
+        scaled = changes[name]["kernel"].reshape(matrix) / -(0.1 * max(matrix[1:]) ** 0.5)
+        inner = np.einsum("bri,brc,bjc->bij", u, scaled, v)
+        values = np.einsum("bii->bi", inner)
+        assert (values > 0.6).all() and (values < 1.3).all(), (name, values)
+        np.testing.assert_allclose(np.linalg.norm(scaled), np.linalg.norm(values), rtol=1e-3)
+    by_adam = updates(optimizers.Options("adam", 0.1, {"nesterov": True}), gradients, gradients)
+    np.testing.assert_allclose(changes["word"]["embedding"], by_adam["word"]["embedding"], rtol=1e-5)
+    np.testing.assert_allclose(changes["stack"]["bias"], by_adam["stack"]["bias"], rtol=1e-5)
+
+
 def test_half_life_is_counted_in_images():
     decay = optimizers.make(optimizers.Options(ema_half_life=1000.0), steps=1, batch_size=50).ema_decay
     assert decay**20 == pytest.approx(0.5)

@@ -84,7 +84,7 @@ def test_candidates_have_the_likelihoods_of_an_enumeration(tiny, batch_size):
     source = of_arrays(TINY, 2, **examples)
     program = opened(family, source, batch_size=batch_size)
     among = np.broadcast_to(CAPTIONS, (16, *CAPTIONS.shape))
-    found = candidates.log_probs(program, weights, examples, "tokens", among)
+    found = candidates.scores(program, weights, examples, "tokens", among)
     np.testing.assert_allclose(found, logs, rtol=1e-4, atol=1e-4)
 
 
@@ -116,7 +116,7 @@ def test_captions_are_found_as_often_as_bayes_rule_can_and_shuffled_ones_by_chan
 def likelihoods(family, weights, tokens) -> np.ndarray:  # i32[N, T] -> f32[16, N]
     """Of every image under every caption."""
     told = {"image": IMAGES, "index": jnp.arange(16), "tokens": jnp.broadcast_to(tokens, (16, *tokens.shape))}
-    return jax.jit(lambda weights: candidates.LogProbs("tokens")(family, weights, told, jax.random.key(0)))(weights)
+    return jax.jit(lambda weights: candidates.Scores("tokens")(family, weights, told, jax.random.key(0)))(weights)
 
 
 def with_leaves(weights, name, change) -> core.Weights:
@@ -144,7 +144,7 @@ def test_what_is_of_the_image_alone_is_computed_once():
         return codes.sum(axis=1) + batch["tokens"].sum(axis=1)
 
     told = {"image": IMAGES, "tokens": jnp.zeros((16, 5, 2), jnp.int32)}
-    task = candidates.LogProbs("tokens")
+    task = candidates.Scores("tokens")
     traced = jax.make_jaxpr(lambda batch: task(knowing(log_prob, ("tokens",)), None, batch, None))(told)
     sorts = [equation.outvars[0].aval.shape for equation in traced.eqns if equation.primitive.name == "sort"]
     assert sorts == [(16, 4)] and traced.out_avals[0].shape == (16, 5)
@@ -211,7 +211,7 @@ def test_a_model_that_ignores_its_condition_is_right_exactly_by_chance(scenes):
 
 def test_candidates_are_an_images_own_caption_and_distinct_others():
     values = np.random.default_rng(0).integers(5, size=(60, 2))
-    distinct, own, among = zero_shot._candidates(TINY.fields["tokens"], values, 12)
+    distinct, own, among = zero_shot.candidates_of(TINY.fields["tokens"], values, 12)
     np.testing.assert_array_equal(distinct[own], values)
     assert among.shape == (60, 12)
     np.testing.assert_array_equal(among[np.arange(60), np.arange(60) % 12], own)

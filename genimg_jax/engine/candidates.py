@@ -1,7 +1,7 @@
-"""The log-likelihood of images under candidate conditions, for inference of conditions by Bayes' rule."""
+"""Scores of images under candidate conditions, such as log-likelihoods for inference of conditions by Bayes' rule."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
@@ -11,24 +11,38 @@ from genimg_jax.engine import parallel
 from genimg_jax.engine.program import Program, Task, batch_size, run
 from genimg_jax.engine.tasks import EVALUATION_SEED
 
+Score = Callable[[core.Family, core.Weights, core.Batch, jax.Array], jax.Array]
+"""(family, weights, batch, key) -> f32[B]"""
+
+
+def log_prob(family: core.Family, weights: core.Weights, batch: core.Batch, key: jax.Array) -> jax.Array:
+    """log p(image | condition), f32[B]."""
+    return family.log_prob(weights, batch, key)
+
+
+def negative_loss(family: core.Family, weights: core.Weights, batch: core.Batch, key: jax.Array) -> jax.Array:
+    """Minus the training loss, f32[B]. For a loss of denoising this is the diffusion classifier (Li et al. 2023)."""
+    return -family.evaluate(weights, batch, key)["loss"]
+
 
 @dataclasses.dataclass(frozen=True)
-class LogProbs:
-    """log p(image | candidate), f32[B, K]: the batch holds K candidates [B, K, ...] for `field`, and the other
-    conditions of the image.
+class Scores:
+    """The score of each image under each candidate, f32[B, K]: the batch holds K candidates [B, K, ...] for `field`,
+    and the other conditions of the image.
 
     Random numbers are those of the held-out likelihood, the same for every candidate. Values that depend on the image
     alone, such as its codes, are computed once.
     """
 
     field: str
+    score: Score = log_prob
     stream = "log_prob"
 
     def __call__(self, family: core.Family, weights: core.Weights, batch: core.Batch, key: jax.Array) -> jax.Array:
-        def log_prob(candidate):
-            return family.log_prob(weights, {**batch, self.field: candidate}, key)
+        def under(candidate):
+            return self.score(family, weights, {**batch, self.field: candidate}, key)
 
-        return jax.vmap(log_prob, 1, 1)(batch[self.field])
+        return jax.vmap(under, 1, 1)(batch[self.field])
 
 
 def condition_log_prob(family: core.Family, weights: core.Weights, batch: core.Batch, key: jax.Array) -> jax.Array:
@@ -36,13 +50,19 @@ def condition_log_prob(family: core.Family, weights: core.Weights, batch: core.B
     return family.condition_log_prob(weights, batch, key)
 
 
-def log_probs(
-    program: Program, weights: core.Weights, examples: core.Batch, field: str, candidates: np.ndarray
+def scores(
+    program: Program,
+    weights: core.Weights,
+    examples: core.Batch,
+    field: str,
+    candidates: np.ndarray,
+    score: Score = log_prob,
 ) -> np.ndarray:
-    """log p(image | candidate) of N images under K candidates each, [N, K, ...], for one of their conditions.
+    """The score, by default log p(image | candidate), of N images under K candidates each, [N, K, ...], for one of
+    their conditions.
 
     `examples` hold the images [N, ...] as a source reads them, the other conditions, and `index`. The cost is N K
-    evaluations of the family's `log_prob`, at most `batch_size(program)` in one call.
+    evaluations of the score, at most `batch_size(program)` in one call.
     """  # -> f32[N, K]
     total, limit = candidates.shape[1], batch_size(program)
     per_call = -(-total // -(-total // limit))  # candidates a call: equal parts of all
@@ -50,7 +70,7 @@ def log_probs(
     for first in range(0, total, per_call):
         columns = np.minimum(np.arange(first, first + per_call), total - 1)
         some = {**examples, field: candidates[:, columns]}
-        parts.append(run_over(program, LogProbs(field), weights, some, max(1, limit // per_call)))
+        parts.append(run_over(program, Scores(field, score), weights, some, max(1, limit // per_call)))
     return np.concatenate(parts, axis=-1)[..., :total]
 
 

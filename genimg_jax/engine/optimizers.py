@@ -8,17 +8,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 
 from genimg_jax import averages, core
 from genimg_jax.errors import ConfigError
 from genimg_jax.options import bounded, choice, is_enabled, nearest, several
 
-RESERVED = ("learning_rate", "mask")  # arguments set by the options `learning_rate` and `decay_mask`
+RESERVED = ("learning_rate", "mask", "muon_weight_dimension_numbers")  # arguments that are set here
 
 
 @dataclass(frozen=True)
 class Options:
-    name: str = "adam"  # any optax optimiser that takes a learning rate
+    name: str = "adam"  # any of optax or optax.contrib that takes a learning rate
     learning_rate: float = bounded(1e-3, 0.0)
     arguments: dict = field(default_factory=dict)  # further arguments of that optimiser, such as {"b1": 0.5}
     schedule: str = choice("constant", "constant", "cosine")  # after the warm-up; cosine ends at 0
@@ -52,10 +53,10 @@ def from_optax(
     options: Options, rate: float | optax.Schedule, where: str = "optimizer"
 ) -> optax.GradientTransformation:
     """The optax optimiser with its arguments. Raises `ConfigError` for an unknown name or argument."""
-    names = [n for n, v in vars(optax).items() if "learning_rate" in _parameters(v)]
-    if options.name not in names:
-        raise ConfigError(f"{where}.name is {options.name!r}, which optax lacks{nearest(options.name, names)}")
-    factory = getattr(optax, options.name)
+    factories = {n: f for n, f in (vars(optax.contrib) | vars(optax)).items() if "learning_rate" in _parameters(f)}
+    if options.name not in factories:
+        raise ConfigError(f"{where}.name is {options.name!r}, which optax lacks{nearest(options.name, factories)}")
+    factory = factories[options.name]
     allowed = {name: p for name, p in inspect.signature(factory).parameters.items() if name not in RESERVED}
     for argument, value in options.arguments.items():
         if argument not in allowed:
@@ -68,7 +69,24 @@ def from_optax(
     arguments = dict(options.arguments)
     if options.decay_mask == "kernels" and "mask" in _parameters(factory):
         arguments["mask"] = lambda params: jax.tree.map(lambda x: x.ndim > 1, params)
+    if options.name == "muon":
+        arguments["muon_weight_dimension_numbers"] = muon_matrices
     return factory(rate, **arguments)
+
+
+def muon_matrices(params: core.Tree) -> core.Tree:
+    """The axes of each kernel that Muon (Jordan et al. 2024) takes as a matrix; None: the array is left to Adam.
+
+    A kernel's last axis is its output; a convolution's window belongs to its inputs. Where blocks are stacked, along
+    the first of an odd number of axes, each is a matrix.
+    """
+
+    def axes(path: tuple, x: jax.Array) -> optax.contrib.MuonDimensionNumbers | None:
+        if x.ndim < 2 or getattr(path[-1], "key", None) != "kernel":
+            return None
+        return optax.contrib.MuonDimensionNumbers(tuple(range(x.ndim % 2, x.ndim - 1)), x.ndim - 1)
+
+    return jax.tree_util.tree_map_with_path(axes, params)
 
 
 def check(options: Options, where: str) -> None:

@@ -45,7 +45,7 @@ def posterior(program: Program, weights: core.Weights, images: np.ndarray, capti
     tokens, first = np.unique(text.rows(vocabulary, texts, texts, length), axis=0, return_index=True)
     examples = {"image": images, "index": np.arange(len(images), dtype=np.int32)}
     among = np.broadcast_to(tokens, (len(images), *tokens.shape))
-    logs = candidates.log_probs(program, weights, examples, "tokens", among).astype(np.float64)
+    logs = candidates.scores(program, weights, examples, "tokens", among).astype(np.float64)
     if family.condition_log_prob:
         conditions = {"tokens": tokens, "index": np.arange(len(tokens), dtype=np.int32)}
         most = program.config.evaluate.batch_size

@@ -53,12 +53,12 @@ def measure(program: Program, weights: core.Weights, source: Source, read: data.
         if reason := why_not(program, name):
             skipped[metric] = reason
             continue
-        values, true_index, among = _candidates(program.spec.conditions[name], examples[name], most)
+        values, true_index, among = candidates_of(program.spec.conditions[name], examples[name], most)
         count = among.shape[1]
         if count < 2:
             skipped[metric] = "all images have the same"
             continue
-        logs = candidates.log_probs(program, weights, examples, name, values[among])
+        logs = candidates.scores(program, weights, examples, name, values[among])
         best = np.where(np.isnan(logs), -np.inf, logs).argmax(axis=1)
         chosen = among[np.arange(len(index)), best]
         add(metric, chosen == true_index, count)
@@ -80,7 +80,7 @@ def why_not(program: Program, name: str) -> str:
     return ""
 
 
-def _candidates(field: core.Field, values: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def candidates_of(field: core.Field, values: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Distinct values; the index of each image's true value; and the indices of its candidates: all classes, or the
     true value and up to `most` - 1 others of these images.
 
