@@ -17,7 +17,9 @@ from genimg_jax.data.types import FeatureOptions
 from genimg_jax.engine import conditions, config_files, features, images, restore, tasks
 from genimg_jax.engine import config as configs
 from genimg_jax.errors import CheckpointError, ConfigError
+from genimg_jax.evaluation import classifiers
 from genimg_jax.families import flow
+from genimg_jax.metrics.features import extract
 
 INDEX = np.arange(200)
 
@@ -86,6 +88,30 @@ def test_a_picture_is_told_as_the_image_that_it_shows(runs, tmp_path):
     assert made[0].shape == (3, 8, 8, 1)
 
 
+def test_a_classifiers_file_is_an_encoder(tmp_path, capsys):
+    """Features are its penultimate layer's, standardised; a picture has those of the image that it shows."""
+    file = classifiers.WEIGHTS / "digits.safetensors"
+    assert told(tmp_path / "run", file) == 0
+    opened = restore.open_run(tmp_path / "run", config_files.of_run(tmp_path / "run"), "last")
+    options = opened.program.config.data
+    source = features.open_source(options, Part.TRAIN)
+    rows = source.read(np.arange(source.size))
+    codes = extract(classifiers.shipped("digits").features, 2 * rows["image"].astype(np.float32) / 16 - 1)
+    spread = codes.std(0)
+    used = spread > 1e-4
+    assert used.sum() > 50
+    np.testing.assert_allclose(rows["features"][:, used], ((codes - codes.mean(0)) / spread)[:, used], atol=1e-3)
+    images.save_png(tmp_path / "0.png", np.rint(rows["image"][0] * (255 / 16)).astype(np.uint8))
+    given = conditions.parse(opened.program, "features", str(tmp_path / "0.png"))
+    np.testing.assert_allclose(given, rows["features"][:1], atol=1e-5)
+    mnist = classifiers.WEIGHTS / "mnist.safetensors"
+    assert told(tmp_path / "other", mnist) == ConfigError.exit_code
+    assert "mnist.safetensors, trained on images (28, 28, 1)" in capsys.readouterr().err
+    (tmp_path / "no.safetensors").write_bytes(b"no")
+    assert told(tmp_path / "other", tmp_path / "no.safetensors") == CheckpointError.exit_code
+    assert "no.safetensors cannot be read; name another" in capsys.readouterr().err
+
+
 def test_a_constant_encoder_tells_nothing(monkeypatch):
     """Its features are exactly 0 for every image, and the model is the unconditional one whose modulation has the
     encoding of 0 as part of its bias: the same denoiser and the same loss."""
@@ -93,7 +119,7 @@ def test_a_constant_encoder_tells_nothing(monkeypatch):
     encoder = features.Encoder(
         lambda image: np.stack([constant] * len(image)), (8, 8, 1), 17, {"workdir": "x", "step": 1, "weights": "y"}
     )
-    monkeypatch.setattr(features, "open_encoder", lambda options: encoder)
+    monkeypatch.setattr(features, "open_encoder", lambda options, levels: encoder)
     options = data.Options(fields=("features",), features=FeatureOptions("x"))
     source = features.open_source(options, Part.TRAIN)
     rows = source.read(np.arange(32))
@@ -136,7 +162,7 @@ def test_a_run_resumes_with_its_own_encoder_and_refuses_another(runs, tmp_path, 
     assert_same_state(folder / "flow", tmp_path / "cut")
     (other,) = {*steps(folder / "encoder")} - {kept["step"]}
     flag = f"--config.data.features.checkpoint={other}"
-    said = f"are those of {folder / 'encoder'} at step {kept['step']}, and step {other} of "
+    said = "at step {}, and {} at step {} has other weights".format(kept["step"], folder / "encoder", other)
     assert told(tmp_path / "cut", folder / "encoder", flag, "--config.train.steps=8") == CheckpointError.exit_code
     assert said in capsys.readouterr().err
     sample = ["sample", "--workdir", str(tmp_path / "cut"), flag, "--given", "test"]

@@ -58,8 +58,10 @@ class DomainOptions:
 class FeatureOptions:
     """Conversion of images to the field `features`, by `engine.features`."""
 
-    encoder: str = location()  # run whose latents of an image are its features; "": those that the source has itself
-    checkpoint: str = "best"  # of the encoder: best, last, or a step
+    # A run, whose latents of an image are its features; or a classifier's file, whose penultimate layer's they are;
+    # "": those that the source has itself.
+    encoder: str = location()
+    checkpoint: str = "best"  # of an encoder that is a run: best, last, or a step
     statistics: str = location()  # features.json of another run; "": mean and deviation of the training images'
 
 

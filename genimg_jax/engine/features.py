@@ -1,9 +1,10 @@
 """The field `features`, made of the images by a frozen encoder, so that families can be conditioned on it.
 
-The encoder is a trained run: features are the latents that it encodes an image as, standardised by their mean and
-deviation over the training images (Bordes et al. 2022 condition a diffusion model on features of a trained network in
-this way). They are those of the image as it is stored, never flipped, and depend on that image alone. All features of a
-source are made when it is opened, and kept in memory, 4 D bytes an image, even where images are streamed.
+The encoder is a trained run, and features are the latents that it encodes an image as; or it is a classifier's file
+(.safetensors), and they are those of its penultimate layer. They are standardised by their mean and deviation over the
+training images (Bordes et al. 2022 condition a diffusion model on features of a trained network in this way). They are
+those of the image as it is stored, never flipped, and depend on that image alone. All features of a source are made
+when it is opened, and kept in memory, 4 D bytes an image, even where images are streamed.
 
 A run keeps the hash of the encoder's weights, the mean and the deviation in `features.json`; later commands use the
 same encoder or refuse to run.
@@ -24,12 +25,15 @@ from genimg_jax.data import Part, Source, folder, loading, transforms
 from genimg_jax.data.source import FEATURES
 from genimg_jax.engine import parallel, restore
 from genimg_jax.errors import CheckpointError, ConfigError
+from genimg_jax.metrics import classifier_file
 
 CHUNK = 128  # images a call; fewer are filled up, so that one program serves all
+LEVELS = 256  # of pictures, for an encoder whose record has no levels
 CONSTANT = 1e-6  # a feature whose deviation is at most this share of its largest value differs by rounding alone
 
 Record = Mapping[str, Any]
-"""The encoder's `workdir`, `step` and `weights` (a hash), and the features' `mean` and `deviation` f64[D]."""
+"""The encoder's `workdir`, or its file, `step` (null for a file) and `weights` (a hash); the `levels` of stored images;
+and the features' `mean` and `deviation` f64[D]."""
 
 
 class Encoder(NamedTuple):
@@ -38,7 +42,7 @@ class Encoder(NamedTuple):
     image_shape: tuple[int, int, int]
     stored_levels: int
     record: dict[str, Any]
-    """`workdir`, `step`, `weights`."""
+    """`workdir`, `step`, `weights`, `levels`."""
 
 
 def open_source(options: data.Options, split: str | Part, training: Source | None = None) -> Source:
@@ -53,7 +57,7 @@ def open_source(options: data.Options, split: str | Part, training: Source | Non
         return source
     if FEATURES not in options.fields:
         raise ConfigError("data.features.encoder makes the field 'features', which data.fields does not name; add it.")
-    encoder = open_encoder(options)
+    encoder = open_encoder(options, source.stored_levels)
     if (source.spec.image_shape, source.stored_levels) != (encoder.image_shape, encoder.stored_levels):
         raise ConfigError(
             f"data.features.encoder is {options.features.encoder}, trained on images {encoder.image_shape} of "
@@ -78,7 +82,7 @@ def of_pictures(options: data.Options, path: str, pixel_limit: int) -> np.ndarra
     Images of another size are cropped and resized as `data.size` does. Raises `DataError` for a file that is no image,
     and `CheckpointError` as `open_source` does.
     """
-    encoder = open_encoder(options)
+    encoder = open_encoder(options, _read_record(options).get("levels", LEVELS))
     record = _kept(options, encoder)
     pictures = folder.pictures(path, encoder.image_shape, encoder.stored_levels, pixel_limit)
     image = np.stack([picture for _, picture in pictures])
@@ -91,9 +95,29 @@ def standardized(codes: np.ndarray, record: Record) -> np.ndarray:  # f32[N, D] 
     return ((codes - np.array(record["mean"])) / np.array(record["deviation"])).astype(np.float32)
 
 
-def open_encoder(options: data.Options) -> Encoder:
-    """The frozen encoder that `options.features` name. Raises `ConfigError` for a run that encodes no images by
-    themselves as vectors."""
+def open_encoder(options: data.Options, levels: int) -> Encoder:
+    """The frozen encoder that `options.features` name, of images stored in `levels`. Raises `ConfigError` for a run
+    that encodes no images by themselves as vectors, and `CheckpointError` for a file that is no classifier."""
+    path = pathlib.Path(options.features.encoder)
+    return _of_classifier(path, levels) if path.suffix == ".safetensors" else _of_run(options)
+
+
+def _of_classifier(path: pathlib.Path, levels: int) -> Encoder:
+    arrays, kept = classifier_file.load(path, "name another, such as one of genimg_jax/evaluation/weights")
+    network, _ = classifier_file.networks(arrays, kept)
+
+    @jax.jit
+    def compiled(parameters: core.Tree, image: jax.Array) -> jax.Array:  # u8[B, H, W, C] -> f32[B, D]
+        return network.apply(parameters, 2 * image.astype(jnp.float32) / (levels - 1) - 1)
+
+    def encode(image: np.ndarray) -> np.ndarray:
+        return np.asarray(compiled(network.parameters, image))
+
+    record = {"workdir": str(path), "step": None, "weights": kept["weights"], "levels": levels}
+    return Encoder(encode, tuple(kept["image_shape"]), levels, record)
+
+
+def _of_run(options: data.Options) -> Encoder:
     workdir, alone = pathlib.Path(options.features.encoder), jax.process_count() == 1
     devices = parallel.Options(devices=int(alone))  # several processes read the weights together
     first, record = restore.open_stage(workdir, options.features.checkpoint, devices)
@@ -117,7 +141,7 @@ def open_encoder(options: data.Options) -> Encoder:
     def encode(image: np.ndarray) -> np.ndarray:
         return np.asarray(compiled(weights, image))
 
-    return Encoder(encode, first.program.spec.image_shape, levels, record)
+    return Encoder(encode, first.program.spec.image_shape, levels, {**record, "levels": levels})
 
 
 def _encoded(encoder: Encoder, source: Source) -> Iterator[np.ndarray]:  # -> f32[n, D] ...
@@ -142,18 +166,28 @@ def _statistics(codes: np.ndarray) -> dict[str, list[float]]:  # f32[N, D] -> {"
 
 def _kept(options: data.Options, encoder: Encoder) -> Record | None:
     """The record in the file that the options name, if any, after a check that it is of this encoder."""
+    record = _read_record(options)
+    if record and record["weights"] != encoder.record["weights"]:
+        was, now = (
+            each["workdir"] + (f" at step {each['step']}" if each["step"] is not None else "")
+            for each in (record, encoder.record)
+        )
+        checkpoint = f" and --config.data.features.checkpoint={record['step']}" if record["step"] is not None else ""
+        raise CheckpointError(
+            f"the features of {options.features.statistics} are those of {was}, and {now} has other weights; name the "
+            f"one with --config.data.features.encoder{checkpoint}."
+        )
+    return record or None
+
+
+def _read_record(options: data.Options) -> Record:
+    """The record in the file that the options name; {} if they name none."""
     path = options.features.statistics
     if not path:
-        return None
+        return {}
     try:
         record = json.loads(pathlib.Path(path).read_text())
-        was, step, weights = (record[name] for name in ("workdir", "step", "weights"))
+        _ = [record[name] for name in ("workdir", "step", "weights", "mean", "deviation")]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"data.features.statistics is {path}, no {restore.FEATURES_FILE} of a run.") from error
-    if weights != encoder.record["weights"]:
-        raise CheckpointError(
-            f"the features of {path} are those of {was} at step {step}, and step {encoder.record['step']} of "
-            f"{encoder.record['workdir']} has other weights; name the one with --config.data.features.encoder and "
-            f"--config.data.features.checkpoint={step}."
-        )
     return record

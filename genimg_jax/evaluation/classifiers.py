@@ -1,26 +1,23 @@
 """Classifiers of the data: they read the classes of generated images, and their features compare images.
 
 The classifiers of scikit-learn's digits and of MNIST are part of this package. The classifier of any other labelled
-source is trained at its first use and cached. One file holds a classifier: weights as safetensors, record as metadata.
+source is trained at its first use and cached.
 """
 
 import dataclasses
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from safetensors import safe_open
-from safetensors.numpy import save_file
 
 from genimg_jax import files
 from genimg_jax.data import Source, identity
-from genimg_jax.errors import CheckpointError, DataError, ResourceError
+from genimg_jax.errors import DataError, ResourceError
 from genimg_jax.evaluation import recipe as recipes
 from genimg_jax.evaluation.image_sets import chunk
 from genimg_jax.evaluation.recipe import STANDARD, Examples, Recipe
-from genimg_jax.metrics import features, weight_files
+from genimg_jax.metrics import classifier_file, features
 from genimg_jax.metrics.classifier_tests import proportion
 from genimg_jax.metrics.features import FeatureNetwork
 
@@ -118,8 +115,7 @@ def train_and_keep(
     }
     record |= tested(_assembled(arrays, record, "trained"))
     try:
-        with files.atomic_path(path) as temporary:
-            save_file(arrays, temporary, {"record": json.dumps(record)})
+        classifier_file.save(path, arrays, record)
     except OSError as error:
         raise ResourceError(f"the classifier {path} cannot be written: {error.strerror or error}.") from error
     return _assembled(arrays, record, "trained")
@@ -128,25 +124,11 @@ def train_and_keep(
 def opened(path: Path, origin: str) -> Classifier:
     """Raises `CheckpointError` where the file is missing or not what was written."""
     cure = "install genimg_jax again" if origin == "shipped" else "delete it, and it will be trained anew"
-    try:
-        arrays = weight_files.load(path)
-        with safe_open(path, "np") as file:
-            record = json.loads(file.metadata()["record"])
-        assembled = _assembled(arrays, record, origin)
-    except (CheckpointError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"the classifier {path} cannot be read; {cure} ({error}).") from error
-    if files.digest_arrays(arrays) != record["weights"]:
-        raise CheckpointError(
-            f"the classifier {path} holds other weights ({files.digest_arrays(arrays)}) than its record says "
-            f"({record['weights']}): it is damaged; {cure}."
-        )
-    return assembled
+    return _assembled(*classifier_file.load(path, cure), origin)
 
 
 def _assembled(arrays: dict[str, np.ndarray], record: Mapping[str, Any], origin: str) -> Classifier:
-    recipe = Recipe(**record["recipe"])
-    both = recipes.networks(arrays, recipe, record["classes"], record["name"], record["weights"])
-    return Classifier(*both, record["classes"], {**record, "origin": origin})
+    return Classifier(*classifier_file.networks(arrays, record), record["classes"], {**record, "origin": origin})
 
 
 def _images(source: Source, count: int, labels: list[np.ndarray], binarized: bool = False) -> Iterator[np.ndarray]:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import flatten_dict
 from jax.scipy.ndimage import map_coordinates
 
 from genimg_jax import core, data, files, progress
@@ -22,7 +22,6 @@ from genimg_jax.data import Source, order, transforms
 from genimg_jax.engine import optimizers
 from genimg_jax.errors import DataError
 from genimg_jax.evaluation.image_sets import ImageSet
-from genimg_jax.metrics.features import FeatureNetwork
 from genimg_jax.networks.classifier import ImageClassifier
 
 REVISION = 1  # of the training code below: raise it with any change that changes weights
@@ -156,18 +155,3 @@ def fit(examples: Examples, recipe: Recipe, description: str) -> dict[str, np.nd
                 bar.set_postfix_str(f"loss {float(loss):.4f}")
     variables = jax.device_get({"params": state.params[GROUP], **state.model_state})
     return {name: x.astype(np.float16) if x.ndim > 1 else x for name, x in flatten_dict(variables, sep="/").items()}
-
-
-@functools.lru_cache
-def _apply(network: ImageClassifier, output: int) -> Callable:
-    return lambda variables, image: network.apply(variables, image, False)[output]
-
-
-def networks(
-    arrays: dict[str, np.ndarray], recipe: Recipe, classes: int, name: str, weights: str
-) -> tuple[FeatureNetwork, FeatureNetwork]:
-    """The networks of the features [B, recipe.features] and logits [B, classes], in float32, from weights by name."""
-    network = ImageClassifier(recipe.width, recipe.features, classes)
-    variables = unflatten_dict({key: jnp.asarray(x, jnp.float32) for key, x in arrays.items()}, sep="/")
-    titles = f"classifier {name}", f"logits of classifier {name}"
-    return tuple(FeatureNetwork(title, weights, None, variables, _apply(network, i)) for i, title in enumerate(titles))
