@@ -28,7 +28,14 @@ def get_config(variant: str = ""):
             "captions": {"length": 14},
             "shapes": {"count": 40_000, "holdout": True},
         },
-        optimizer={"learning_rate": 1e-3, "schedule": "cosine", "warmup_steps": 200, "ema_half_life": 50_000.0},
+        optimizer={
+            "name": "muon",
+            "arguments": {"consistent_rms": 1.0},
+            "learning_rate": 1e-3,
+            "schedule": "cosine",
+            "warmup_steps": 200,
+            "ema_half_life": 50_000.0,
+        },
         train={
             "steps": 8000,
             "batch_size": 64,

@@ -9,7 +9,7 @@ from genimg_jax.engine.config import FOUR_STEPS, experiment
 def get_config(variant: str = ""):
     return experiment(
         "transformer",
-        model={"width": 192, "depth": 6, "heads": 6, "conditions": ("tokens",)},
+        model={"width": 128, "depth": 6, "heads": 4, "conditions": ("tokens",)},
         data={
             "source": "shapes",
             "fields": ("tokens",),
@@ -18,10 +18,11 @@ def get_config(variant: str = ""):
         },
         tokenizer={"workdir": "runs/vq_shapes"},
         optimizer={
+            "name": "muon",
+            "arguments": {"consistent_rms": 1.0},
             "learning_rate": 1e-3,
             "schedule": "cosine",
             "warmup_steps": 200,
-            "clip_norm": 10.0,
             "ema_half_life": 50_000.0,
         },
         train={
