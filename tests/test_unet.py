@@ -10,6 +10,8 @@ from random_weights import random_weights
 
 from genimg_jax.errors import ConfigError
 from genimg_jax.networks.denoising import SelfAttention
+from genimg_jax.networks.dit import patchify
+from genimg_jax.networks.layers import unpatchify
 from genimg_jax.networks.unet import ResidualBlock, UNet, avg_pool, upsample
 
 
@@ -38,12 +40,24 @@ def test_fits_images(shape, multipliers, attention, c_noise):
     ("network", "sentence"),
     [
         (UNet(4, (1, 2, 2, 2), 1, (), 1), "a 28x28 image cannot be halved 3 times; .* multiples of 8"),
+        (UNet(4, (1, 2), 1, (), 1, patch=3), "patches of 3x3 do not divide a 28x28 image"),
         (UNet(4, (1, 2), 1, (14, 16), 1), r"at height 16, but the levels' are \[28, 14\]"),
     ],
 )
 def test_refuses_what_cannot_be(network, sentence):
     with pytest.raises(ConfigError, match=sentence):
         jax.eval_shape(lambda: network.init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)), jnp.zeros(1), None))
+
+
+def test_a_patch_is_one_pixel_of_a_plain_network():
+    image, c_noise = jax.random.normal(jax.random.key(0), (2, 8, 12, 3)), jnp.linspace(-1, 1, 2)
+    patched, plain = UNet(4, (1, 2), 1, (4,), 5, patch=2), UNet(4, (1, 2), 1, (4,), 20)
+    params = random_weights(lambda: patched.init(jax.random.key(1), image, c_noise, None)["params"])
+    grid = patchify(image, 2).reshape(2, 4, 6, 12)
+    found = patched.apply({"params": params}, image, c_noise, None)
+    wanted = unpatchify(plain.apply({"params": params}, grid, c_noise, None), 2, 8, 12)
+    assert found.shape == (2, 8, 12, 5) and found.std() > 0.1
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_halving_and_doubling():

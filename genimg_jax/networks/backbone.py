@@ -17,6 +17,7 @@ class Options:
     multipliers: tuple[int, ...] = several((1, 2, 2), 1)  # U-Net: channels of a level over width; each halves the image
     blocks: int = bounded(2, 1)  # U-Net: residual blocks a level
     attention: tuple[int, ...] = several((), 1, empty=True)  # U-Net: heights with self-attention, besides the lowest
+    unet_patch: int = bounded(1, 1)  # U-Net: height and width, in pixels, of what its first level takes as one
     patch: int = bounded(2, 1)  # DiT: height and width of a token, in pixels
     depth: int = bounded(6, 1)  # DiT: blocks
     heads: int = bounded(4, 1)  # DiT: attention heads, which share the width
@@ -33,7 +34,16 @@ def build(options: Options, channels: int, fields: Fields, width: int = 0, forwa
     """
     width = width or options.width
     if options.network == "unet":
-        return UNet(width, options.multipliers, options.blocks, options.attention, channels, fields, forward_mode_ad)
+        return UNet(
+            width,
+            options.multipliers,
+            options.blocks,
+            options.attention,
+            channels,
+            fields,
+            forward_mode_ad,
+            options.unet_patch,
+        )
     return DiT(
         options.patch,
         width,

@@ -3,7 +3,8 @@
 The noise level and the condition modulate each residual block by a scale and a shift after its second normalisation.
 Blocks halve the resolution by averaging pixels and double it by repeating them. Every block on the way down has a skip
 connection to one on the way up. Where pixels attend to each other, they also attend to the words of a caption (Rombach
-et al. 2022, section 3.3). `denoising` describes inputs and outputs.
+et al. 2022, section 3.3). With a `patch` above 1 the first level takes each patch of pixels as one, which costs less
+(Hoogeboom et al. 2023, section 2.4). `denoising` describes inputs and outputs.
 """
 
 import functools
@@ -26,7 +27,8 @@ from genimg_jax.networks.conditioning import (
     vector_fields,
 )
 from genimg_jax.networks.denoising import CrossAttention, Modulator, SelfAttention, WithMaps, normal
-from genimg_jax.networks.layers import Conv, Dense, Linear, Normalization
+from genimg_jax.networks.dit import patchify
+from genimg_jax.networks.layers import Conv, Dense, Linear, Normalization, unpatchify
 
 HEAD = 64  # features of an attention head, or fewer if they do not divide the block's
 
@@ -84,7 +86,8 @@ class ResidualBlock(nn.Module):
 
 
 class UNet(nn.Module):
-    """Raises `ConfigError` for an image that cannot be halved at every level, or attention at a height of no level."""
+    """Raises `ConfigError` for an image that patches do not divide or that cannot be halved at every level, or for
+    attention at a height of no level."""
 
     width: int  # channels of the first level
     multipliers: tuple[int, ...]  # each level's channels over `width`; every level except the first halves the image
@@ -93,10 +96,14 @@ class UNet(nn.Module):
     out: int
     fields: Fields = ()
     forward_mode_ad: bool = False  # see `SelfAttention`
+    patch: int = 1  # pixels to a side of what the first level takes as one
 
     @nn.compact
     def __call__(self, x: jax.Array, c_noise: jax.Array, condition: Condition) -> jax.Array:
         # [B, H, W, C], f32[B] or f32[B, K] -> f32[B, H, W, out]
+        batch, image_height, image_width, _ = x.shape
+        x = patchify(WithMaps(map_fields(self.fields), name="maps")(x, condition), self.patch)
+        x = x.reshape(batch, image_height // self.patch, image_width // self.patch, -1)
         heights = level_heights(x.shape[1], x.shape[2], len(self.multipliers))
         absent = [height for height in self.attention if height not in heights]
         if absent:
@@ -113,7 +120,7 @@ class UNet(nn.Module):
             make = ResidualBlock(features[level], resize, attention, self.forward_mode_ad, name=name)
             return make(x, vector, tokens)
 
-        x = Conv(self.width, name="first")(WithMaps(map_fields(self.fields), name="maps")(x, condition))
+        x = Conv(self.width, name="first")(x)
         skips = [x]
         for level in range(len(features)):
             if level:
@@ -132,7 +139,8 @@ class UNet(nn.Module):
                     f"up_{level}_{i}", jnp.concatenate([x, skips.pop()], axis=-1), level, attention=attends[level]
                 )
         x = nn.silu(group_norm("last_norm")(x))
-        return nn.Conv(self.out, (3, 3), kernel_init=nn.initializers.zeros, name="last")(x).astype(jnp.float32)
+        last = nn.Conv(self.patch**2 * self.out, (3, 3), kernel_init=nn.initializers.zeros, name="last")
+        return unpatchify(last(x).astype(jnp.float32), self.patch, image_height, image_width)
 
 
 def level_heights(height: int, width: int, levels: int) -> list[int]:
