@@ -25,7 +25,7 @@ test: $(INSTALLED)
 	$(BIN)/python -m pytest $(SHARED_OUT)
 
 # Under two minutes: the mathematics, and the contract of one family.
-UNITS := objectives* samplers* metrics* networks_layers networks_runtime paths quantizers config
+UNITS := objectives* samplers* metrics* networks_layers networks_runtime quantizers config
 quick: $(INSTALLED)
 	$(BIN)/python -m pytest $(SHARED_OUT) -k 'not test_contract.py or vae' tests/test_contract.py $(UNITS:%=tests/test_%.py)
 

@@ -142,3 +142,8 @@ def test_no_function_and_no_file_is_long(folder):
 def test_a_long_function_is_found():
     assert long_functions("def f():\n" + "    a = 0\n" * 59) == []
     assert long_functions("class A:\n    async def g():\n" + "        a = 0\n" * 60) == [("g", 61)]
+
+
+def test_the_quick_suite_names_files_that_exist():
+    (units,) = re.findall(r"^UNITS := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert [unit for unit in units.split() if not list((ROOT / "tests").glob(f"test_{unit}.py"))] == []
