@@ -46,12 +46,13 @@ def main() -> None:
             made = images.to_uint8(tasks.sample(run.program, run.weights, test.size, options.seed, given))
         estimate = run.program.family.likelihood_kind in ("estimate", None)
         score = candidates.negative_loss if estimate else candidates.log_prob
-        values, true_index, among = zero_shot.candidates_of(
+        captions, true_index, among = zero_shot.candidates_of(
             run.program.spec.conditions["tokens"], rows["tokens"], OTHERS + 1
         )
         shown = []
         for each in (rows["image"], made):
-            logs = candidates.scores(run.program, run.weights, {**rows, "image": each}, "tokens", values[among], score)
+            examples = {**rows, "image": each}
+            logs = candidates.scores(run.program, run.weights, examples, "tokens", captions[among], score)
             right = among[np.arange(test.size), logs.argmax(axis=1)] == true_index
             share = proportion(right.sum(), test.size)
             shown.append(f"{share.estimate:.1%} [{share.low:.1%}, {share.high:.1%}]")

@@ -65,7 +65,9 @@ def open_source(options: data.Options, split: str | Part, training: Source | Non
             "train an encoder on such images."
         )
     codes = np.concatenate(list(_encoded(encoder, source)))
-    record = training.encoder if training else _kept(options, encoder)
+    record = training.encoder if training else _kept(options)
+    if not training:
+        _check(record, encoder, options.features.statistics)
     if record is None and split == Part.TRAIN:
         record = {**encoder.record, **_statistics(codes)}
     elif record is None:
@@ -82,8 +84,9 @@ def of_pictures(options: data.Options, path: str, pixel_limit: int) -> np.ndarra
     Images of another size are cropped and resized as `data.size` does. Raises `DataError` for a file that is no image,
     and `CheckpointError` as `open_source` does.
     """
-    encoder = open_encoder(options, _read_record(options).get("levels", LEVELS))
-    record = _kept(options, encoder)
+    record = _kept(options)
+    encoder = open_encoder(options, record.get("levels", LEVELS) if record else LEVELS)
+    _check(record, encoder, options.features.statistics)
     pictures = folder.pictures(path, encoder.image_shape, encoder.stored_levels, pixel_limit)
     image = np.stack([picture for _, picture in pictures])
     rows = np.resize(np.arange(len(image)), -(-len(image) // CHUNK) * CHUNK)  # the last chunk is filled up
@@ -103,18 +106,13 @@ def open_encoder(options: data.Options, levels: int) -> Encoder:
 
 
 def _of_classifier(path: pathlib.Path, levels: int) -> Encoder:
-    arrays, kept = classifier_file.load(path, "name another, such as one of genimg_jax/evaluation/weights")
-    network, _ = classifier_file.networks(arrays, kept)
+    (network, _), kept = classifier_file.load(path, "name another, such as one of genimg_jax/evaluation/weights")
+    record = {"workdir": str(path), "step": None, "weights": kept["weights"]}
 
-    @jax.jit
-    def compiled(parameters: core.Tree, image: jax.Array) -> jax.Array:  # u8[B, H, W, C] -> f32[B, D]
-        return network.apply(parameters, 2 * image.astype(jnp.float32) / (levels - 1) - 1)
+    def encode(parameters: core.Tree, batch: core.Batch, key: jax.Array) -> jax.Array:
+        return network.apply(parameters, batch["image"])
 
-    def encode(image: np.ndarray) -> np.ndarray:
-        return np.asarray(compiled(network.parameters, image))
-
-    record = {"workdir": str(path), "step": None, "weights": kept["weights"], "levels": levels}
-    return Encoder(encode, tuple(kept["image_shape"]), levels, record)
+    return _encoder(encode, network.parameters, data.Options(), tuple(kept["image_shape"]), levels, record)
 
 
 def _of_run(options: data.Options) -> Encoder:
@@ -130,18 +128,29 @@ def _of_run(options: data.Options) -> Encoder:
             "alone, such as configs/autoencoder_digits.py."
         )
     weights, levels = jax.device_get(first.weights), first.dataset["stored_levels"]
+    return _encoder(space.encode, weights, config.data, first.program.spec.image_shape, levels, record)
+
+
+def _encoder(
+    encode: Callable[[Any, core.Batch, jax.Array], jax.Array],
+    weights: Any,
+    options: data.Options,
+    image_shape: tuple[int, int, int],
+    levels: int,
+    record: dict[str, Any],
+) -> Encoder:
+    """`encode`: weights, prepared images, key -> f32[B, ...]. Random numbers, if any, are the same for every image."""
 
     @jax.jit
-    def compiled(weights: core.Weights, image: jax.Array) -> jax.Array:  # u8[B, H, W, C] -> f32[B, D]
-        """Random numbers, if any, are the same for every image."""
+    def compiled(weights: Any, image: jax.Array) -> jax.Array:  # u8[B, H, W, C] -> f32[B, D]
         raw, key = {"image": image, "index": jnp.zeros(len(image), jnp.int32)}, core.stream(0, "encode")
-        batch = transforms.prepare(raw, key, config.data, levels, training=False)
-        return space.encode(weights, batch, key).reshape(len(image), -1)
+        batch = transforms.prepare(raw, key, options, levels, training=False)
+        return encode(weights, batch, key).reshape(len(image), -1)
 
-    def encode(image: np.ndarray) -> np.ndarray:
+    def encode_stored(image: np.ndarray) -> np.ndarray:
         return np.asarray(compiled(weights, image))
 
-    return Encoder(encode, first.program.spec.image_shape, levels, {**record, "levels": levels})
+    return Encoder(encode_stored, image_shape, levels, {**record, "levels": levels})
 
 
 def _encoded(encoder: Encoder, source: Source) -> Iterator[np.ndarray]:  # -> f32[n, D] ...
@@ -164,30 +173,30 @@ def _statistics(codes: np.ndarray) -> dict[str, list[float]]:  # f32[N, D] -> {"
     return {"mean": values.mean(0).tolist(), "deviation": np.where(differs, deviation, 1.0).tolist()}
 
 
-def _kept(options: data.Options, encoder: Encoder) -> Record | None:
-    """The record in the file that the options name, if any, after a check that it is of this encoder."""
-    record = _read_record(options)
-    if record and record["weights"] != encoder.record["weights"]:
-        was, now = (
-            each["workdir"] + (f" at step {each['step']}" if each["step"] is not None else "")
-            for each in (record, encoder.record)
-        )
-        checkpoint = f" and --config.data.features.checkpoint={record['step']}" if record["step"] is not None else ""
-        raise CheckpointError(
-            f"the features of {options.features.statistics} are those of {was}, and {now} has other weights; name the "
-            f"one with --config.data.features.encoder{checkpoint}."
-        )
-    return record or None
-
-
-def _read_record(options: data.Options) -> Record:
-    """The record in the file that the options name; {} if they name none."""
+def _kept(options: data.Options) -> Record | None:
+    """The record in the file that the options name, if any."""
     path = options.features.statistics
     if not path:
-        return {}
+        return None
     try:
         record = json.loads(pathlib.Path(path).read_text())
-        _ = [record[name] for name in ("workdir", "step", "weights", "mean", "deviation")]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        if missing := {"workdir", "step", "weights", "mean", "deviation"} - record.keys():
+            raise KeyError(*missing)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"data.features.statistics is {path}, no {restore.FEATURES_FILE} of a run.") from error
     return record
+
+
+def _check(record: Record | None, encoder: Encoder, path: str) -> None:
+    """Raises `CheckpointError` if the record of a file, if any, is not of this encoder."""
+    if not record or record["weights"] == encoder.record["weights"]:
+        return
+    was, now = (
+        each["workdir"] + (f" at step {each['step']}" if each["step"] is not None else "")
+        for each in (record, encoder.record)
+    )
+    checkpoint = f" and --config.data.features.checkpoint={record['step']}" if record["step"] is not None else ""
+    raise CheckpointError(
+        f"the features of {path} are those of {was}, and {now} has other weights; name the one with "
+        f"--config.data.features.encoder{checkpoint}."
+    )

@@ -69,7 +69,7 @@ def from_optax(
     arguments = dict(options.arguments)
     if options.decay_mask == "kernels" and "mask" in _parameters(factory):
         arguments["mask"] = lambda params: jax.tree.map(lambda x: x.ndim > 1, params)
-    if options.name == "muon":
+    if "muon_weight_dimension_numbers" in _parameters(factory):
         arguments["muon_weight_dimension_numbers"] = muon_matrices
     return factory(rate, **arguments)
 

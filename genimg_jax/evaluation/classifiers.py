@@ -113,22 +113,21 @@ def train_and_keep(
         "recipe": dataclasses.asdict(recipe),
         "recipe_digest": recipe.digest(),
     }
-    record |= tested(_assembled(arrays, record, "trained"))
+    networks = classifier_file.networks(arrays, record)
+    trained = Classifier(*networks, examples.classes, {**record, "origin": "trained"})
+    record |= tested(trained)
     try:
         classifier_file.save(path, arrays, record)
     except OSError as error:
         raise ResourceError(f"the classifier {path} cannot be written: {error.strerror or error}.") from error
-    return _assembled(arrays, record, "trained")
+    return trained._replace(record={**record, "origin": "trained"})
 
 
 def opened(path: Path, origin: str) -> Classifier:
     """Raises `CheckpointError` where the file is missing or not what was written."""
     cure = "install genimg_jax again" if origin == "shipped" else "delete it, and it will be trained anew"
-    return _assembled(*classifier_file.load(path, cure), origin)
-
-
-def _assembled(arrays: dict[str, np.ndarray], record: Mapping[str, Any], origin: str) -> Classifier:
-    return Classifier(*classifier_file.networks(arrays, record), record["classes"], {**record, "origin": origin})
+    networks, record = classifier_file.load(path, cure)
+    return Classifier(*networks, record["classes"], {**record, "origin": origin})
 
 
 def _images(source: Source, count: int, labels: list[np.ndarray], binarized: bool = False) -> Iterator[np.ndarray]:

@@ -25,14 +25,16 @@ def save(path: Path, arrays: Mapping[str, np.ndarray], record: Mapping[str, Any]
         save_file(arrays, temporary, {"record": json.dumps(record)})
 
 
-def load(path: Path, cure: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Weights by name, and the record. Raises `CheckpointError`, with the cure, where the file is missing or not what
-    was written."""
+def load(path: Path, cure: str) -> tuple[tuple[FeatureNetwork, FeatureNetwork], dict[str, Any]]:
+    """The networks of features and logits, and the record.
+
+    Raises `CheckpointError`, with the cure, where the file is missing or not what was written.
+    """
     try:
         arrays = weight_files.load(path)
         with safe_open(path, "np") as file:
             record = json.loads(file.metadata()["record"])
-        networks(arrays, record)
+        both = networks(arrays, record)
     except (CheckpointError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"the classifier {path} cannot be read; {cure} ({error}).") from error
     if (digest := files.digest_arrays(arrays)) != record["weights"]:
@@ -40,7 +42,7 @@ def load(path: Path, cure: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
             f"the classifier {path} holds other weights ({digest}) than its record says ({record['weights']}): it is "
             f"damaged; {cure}."
         )
-    return arrays, record
+    return both, record
 
 
 def networks(arrays: Mapping[str, np.ndarray], record: Mapping[str, Any]) -> tuple[FeatureNetwork, FeatureNetwork]:
