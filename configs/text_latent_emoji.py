@@ -27,7 +27,7 @@ def get_config(variant: str = ""):
             "source": "folder",
             "path": "emoji64",
             "fields": ("tokens",),
-            "captions": {"columns": ("text", "keywords"), "tokens": "bpe", "vocabulary_size": 1024, "length": 72},
+            "captions": {"columns": ("text", "keywords"), "tokens": "bpe", "vocabulary_size": 1024, "length": 80},
         },
         tokenizer={"workdir": "runs/vq_emoji"},
         optimizer={"learning_rate": 1e-3, "schedule": "cosine", "warmup_steps": 100, "ema_half_life": 20_000.0},

@@ -49,6 +49,9 @@ def test_what_training_does_not_read_is_safe_to_change():
         "model.sigma_data": False,
     }
     assert configs.digest(one) != configs.digest({**one, "model": {**one["model"], "steps": 50}})
+    one, two = (configs.experiment("transformer").to_dict() for _ in range(2))
+    two["model"] |= {"temperature": 0.5, "top_k": 3, "top_p": 0.9, "candidates": 2}
+    assert [d.safe for d in differences(one, two)] == [True] * 4
 
 
 def test_the_digest_changes_with_whatever_changes_the_result():

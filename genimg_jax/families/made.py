@@ -31,7 +31,8 @@ class Options:
     order: str = choice("raster", "raster", "random")  # the first order; all others are random
     orders: int = bounded(1, 1)
     order_seed: int = bounded(0, 0)
-    candidates: int = bounded(1, 1)  # inpaintings sampled per image, of which one is chosen; see `ancestral.resample`
+    # Inpaintings sampled per image, of which one is chosen: see `ancestral.resample`.
+    candidates: int = bounded(1, 1, inference_only=True)
     conditions: tuple[str, ...] = names()  # fields that it is conditioned on: label, tokens, map, features, source
 
 

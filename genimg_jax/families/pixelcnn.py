@@ -32,7 +32,8 @@ class Options:
     positions: bool = True  # add learned position embeddings
     likelihood: str = choice("bernoulli", "bernoulli", "categorical", "logistic_mixture")
     components: int = bounded(10, 1)  # of the mixture
-    candidates: int = bounded(1, 1)  # inpaintings sampled per image, of which one is chosen; see `ancestral.resample`
+    # Inpaintings sampled per image, of which one is chosen: see `ancestral.resample`.
+    candidates: int = bounded(1, 1, inference_only=True)
     conditions: tuple[str, ...] = names()  # fields that it is conditioned on: label, tokens, map, features, source
 
 

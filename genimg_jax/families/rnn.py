@@ -28,7 +28,8 @@ class Options:
     order: str = choice("row", "row", "pixel")
     window: int = bounded(1, 1)  # past steps that are inputs besides the state, such as 2 rows
     likelihood: str = choice("bernoulli", *LIKELIHOODS)
-    candidates: int = bounded(1, 1)  # inpaintings sampled per image, of which one is chosen; see `ancestral.resample`
+    # Inpaintings sampled per image, of which one is chosen: see `ancestral.resample`.
+    candidates: int = bounded(1, 1, inference_only=True)
     conditions: tuple[str, ...] = names()  # fields that it is conditioned on: label, tokens, map, features, source
 
 

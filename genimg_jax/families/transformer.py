@@ -30,10 +30,13 @@ class Options:
     depth: int = bounded(6, 1)
     heads: int = bounded(4, 1)
     positions: str = choice("learned", "learned", "rotary")
-    temperature: float = bounded(1.0, 1e-3)  # of samples; temperature, top_k and top_p do not change the likelihood
-    top_k: int = bounded(0, 0)  # number of likeliest levels to sample from; 0: all
-    top_p: float = bounded(1.0, 0.0, 1.0, static=True)  # probability of the set of levels to sample from; 1: all
-    candidates: int = bounded(1, 1)  # inpaintings sampled per image, of which one is chosen; see `ancestral.resample`
+    # Of samples, not of the likelihood: the softmax's temperature; how many of the likeliest levels are drawn from (0:
+    # all); the probability of the set of levels that are drawn from (1: all).
+    temperature: float = bounded(1.0, 1e-3, inference_only=True)
+    top_k: int = bounded(0, 0, inference_only=True)
+    top_p: float = bounded(1.0, 0.0, 1.0, static=True, inference_only=True)
+    # Inpaintings sampled per image, of which one is chosen: see `ancestral.resample`.
+    candidates: int = bounded(1, 1, inference_only=True)
     conditions: tuple[str, ...] = names()  # fields that it is conditioned on: label, tokens, map, features, source
     model_condition: bool = False  # train on the probability of captions too; conditions must be ('tokens',)
 
