@@ -23,6 +23,7 @@ ABOUT = """images of a run: DIRECTORY/grid.png (the first images), DIRECTORY/000
   genimg sample --workdir runs/gan_digits --count 16 --condition.label=3 --seed 7
   genimg sample --workdir runs/scenes --condition.tokens='a small red circle above a large blue square'
   genimg sample --workdir runs/scenes --given test --count 64
+  genimg sample --workdir runs/scenes_transformer --given test --best_of 8
   genimg sample --workdir runs/features_flow_digits --condition.features=photos/ --count 64
   genimg sample --workdir runs/vae_digits --interpolate 8 --steps 10
   genimg sample --workdir runs/vae_digits --interpolate 8 --given test
@@ -51,6 +52,9 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("count", 64, "number of images", lower_bound=1, flag_values=values)
     flags.DEFINE_integer(
         "seed", None, "which set of images; the run's own if not given", 0, 2**31 - 1, flag_values=values
+    )
+    flags.DEFINE_integer(
+        "best_of", 1, "images drawn for each one that is kept, the likeliest under its condition", 1, flag_values=values
     )
     flags.DEFINE_string("label", None, "the same as --condition.label", flag_values=values)
     flags.DEFINE_enum(
@@ -142,9 +146,10 @@ def _sample(values: flags.FlagValues, run: restore.Restored, texts: Mapping[str,
             parts = [tasks.interpolate(program, weights, values.interpolate, columns, seed, field_values, source)]
             index = np.arange(count) // columns
     else:
-        name, count = f"samples-{run.step}-seed{seed}", values.count
+        best = f"-best-of-{values.best_of}" if values.best_of > 1 else ""
+        name, count = f"samples-{run.step}-seed{seed}{best}", values.count
         columns = tasks.sample_columns(program, min(count, GRID), field_values or source)
-        parts = tasks.sample_batches(program, weights, count, seed, field_values, source)
+        parts = tasks.sample_batches(program, weights, count, seed, field_values, source, values.best_of)
         index = np.arange(count)
     beside, captions = conditions.all_rows(program, index, field_values, source), []
     if "label" in beside:  # runs of earlier versions have no names of classes

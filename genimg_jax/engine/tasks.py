@@ -53,6 +53,28 @@ def sample_task(family: core.Family, weights: core.Weights, batch: core.Batch, k
     return family.sample(weights, core.per_example_keys(key, batch["index"]), batch)
 
 
+@dataclasses.dataclass(frozen=True)
+class SampleBest:
+    """Of `best_of` samples for each index, the one with the largest log p(image | condition); the first of them is that
+    of `sample_task`. Ramesh et al. 2021 (section 2.6) rerank so, by another network's score of image and caption."""
+
+    best_of: int
+    stream = "sample"
+
+    def __call__(self, family: core.Family, weights: core.Weights, batch: core.Batch, key: jax.Array) -> jax.Array:
+        keys = core.per_example_keys(key, batch["index"])
+
+        def better(i, best):
+            image = family.sample(weights, jax.lax.cond(i > 0, lambda: core.fold_in(keys, i), lambda: keys), batch)
+            score = family.log_prob(weights, {**batch, "image": image}, key)
+            likelier = score > best[1]
+            return jnp.where(likelier[:, None, None, None], image, best[0]), jnp.where(likelier, score, best[1])
+
+        image = jax.eval_shape(family.sample, weights, keys, batch)
+        none = jnp.zeros(image.shape, image.dtype), jnp.full(len(keys), -jnp.inf)
+        return jax.lax.fori_loop(0, self.best_of, better, none)[0]
+
+
 @_stream("sample")
 def sample_beside_task(
     family: core.Family, weights: core.Weights, batch: core.Batch, key: jax.Array
@@ -120,9 +142,11 @@ def sample(
     seed: int | np.ndarray,
     field_values: FieldValues = None,
     source: Source | None = None,
+    best_of: int = 1,
 ) -> np.ndarray:
     """The images of `sample_batches` in one array."""  # -> f32[count, H, W, C] in [-1, 1]
-    return np.concatenate(list(sample_batches(program, weights, count, seed, field_values, source)), axis=-4)
+    batches = sample_batches(program, weights, count, seed, field_values, source, best_of)
+    return np.concatenate(list(batches), axis=-4)
 
 
 def sample_batches(
@@ -132,15 +156,19 @@ def sample_batches(
     seed: int | np.ndarray,
     field_values: FieldValues = None,
     source: Source | None = None,
+    best_of: int = 1,
 ) -> Iterator[np.ndarray]:
-    """Images 0 to `count` - 1 of the set with this `seed`. Image i depends only on the weights, the seed, i and its
-    condition (`conditions.rows`)."""  # -> f32[n, H, W, C] in [-1, 1] ...
-    if program.family.sample is None:
-        encodes = core.space_with(program.family, "encode")
+    """Images 0 to `count` - 1 of the set with this `seed`. Image i depends only on the weights, the seed, i, its
+    condition (`conditions.rows`) and `best_of` (`SampleBest`)."""  # -> f32[n, H, W, C] in [-1, 1] ...
+    family = program.family
+    if family.sample is None:
+        encodes = core.space_with(family, "encode")
         how = "; train a family over its codes, as configs/latent_digits.py does" if encodes else ""
         raise ConfigError(f"{program.config.family} cannot sample{how}.")
+    if best_of > 1 and family.log_prob is None:
+        raise ConfigError(f"{program.config.family} has no likelihood to choose the best of {best_of} samples by.")
     batches = _condition_batches(program, count, field_values, source)
-    return run_batches(program, sample_task, weights, batches, count, seed)
+    return run_batches(program, SampleBest(best_of) if best_of > 1 else sample_task, weights, batches, count, seed)
 
 
 def _condition_batches(
