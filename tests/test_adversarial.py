@@ -116,7 +116,7 @@ def bigan(options, spec, optimizers):
         return Discriminated((network.apply({"params": params}, flat, training)[:, 0],))
 
     def generator_loss(terms):  # the encoder's pairs are to be held for the generator's
-        return terms.adversarial + loss.generator(-terms.real.logits[0]).mean(), {}
+        return terms.adversarial + loss.generator(terms.fake.logits[0], -terms.real.logits[0]).mean(), {}
 
     def init(key, batch):
         keys = jax.random.split(key, 3)

@@ -8,7 +8,7 @@ import pytest
 import scipy.optimize
 
 from genimg_jax.core import per_example_keys
-from genimg_jax.objectives.adversarial import LOSSES, PENALTIES, gradient_penalty, lazily, r1, r2
+from genimg_jax.objectives.adversarial import LOSSES, PENALTIES, gradient_penalty, lazily, r1, r1_r2, r2
 
 LOGITS = np.array([-200.0, -3.0, -1.0, -0.2, 0.0, 0.5, 1.0, 4.0, 200.0])
 PAIRS = tuple(a.ravel() for a in np.meshgrid(LOGITS, LOGITS))
@@ -20,10 +20,11 @@ def float32(*arrays):
 
 
 CLOSED_FORMS = {
-    "non_saturating": (lambda r, f: np.logaddexp(0, -r) + np.logaddexp(0, f), lambda f: np.logaddexp(0, -f)),
-    "least_squares": (lambda r, f: ((r - 1) ** 2 + f**2) / 2, lambda f: (f - 1) ** 2 / 2),
-    "hinge": (lambda r, f: np.maximum(0, 1 - r) + np.maximum(0, 1 + f), lambda f: -f),
-    "wasserstein": (lambda r, f: f - r, lambda f: -f),
+    "non_saturating": (lambda r, f: np.logaddexp(0, -r) + np.logaddexp(0, f), lambda r, f: np.logaddexp(0, -f)),
+    "least_squares": (lambda r, f: ((r - 1) ** 2 + f**2) / 2, lambda r, f: (f - 1) ** 2 / 2),
+    "hinge": (lambda r, f: np.maximum(0, 1 - r) + np.maximum(0, 1 + f), lambda r, f: -f),
+    "wasserstein": (lambda r, f: f - r, lambda r, f: -f),
+    "relativistic": (lambda r, f: np.logaddexp(0, f - r), lambda r, f: np.logaddexp(0, r - f)),
 }
 
 
@@ -33,7 +34,7 @@ def test_losses_match_closed_forms(name):
     np.testing.assert_allclose(
         LOSSES[name].discriminator(*float32(*PAIRS)), discriminator(*PAIRS), rtol=1e-6, atol=1e-30
     )
-    np.testing.assert_allclose(LOSSES[name].generator(*float32(LOGITS)), generator(LOGITS), rtol=1e-6, atol=1e-30)
+    np.testing.assert_allclose(LOSSES[name].generator(*float32(*PAIRS)), generator(*PAIRS), rtol=1e-6, atol=1e-30)
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -41,11 +42,12 @@ def test_losses_are_float32_and_finite_with_their_gradients(name):
     half = tuple(jnp.asarray(a, jnp.bfloat16) for a in PAIRS)
     exact = LOSSES[name].discriminator(*(a.astype(jnp.float32) for a in half))
     np.testing.assert_array_equal(LOSSES[name].discriminator(*half), exact)
-    assert LOSSES[name].generator(half[0]).dtype == jnp.float32
+    assert LOSSES[name].generator(*half).dtype == jnp.float32
     real, fake = jax.grad(lambda r, f: LOSSES[name].discriminator(r, f).sum(), argnums=(0, 1))(*float32(*PAIRS))
     assert np.isfinite(real).all() and (np.asarray(real) <= 0)[PAIRS[0] < 1].all()
     assert np.isfinite(fake).all() and (np.asarray(fake) >= 0)[PAIRS[1] > 0].all()
-    assert (jax.grad(lambda f: LOSSES[name].generator(f).sum())(*float32(LOGITS))[LOGITS < 1] < 0).all()
+    by_fake = jax.grad(lambda f, r: LOSSES[name].generator(r, f).sum())(*float32(*PAIRS[::-1]))
+    assert np.isfinite(by_fake).all() and (by_fake <= 0)[PAIRS[1] < 1].all() and (by_fake < 0)[PAIRS[1] == 0].sum() > 5
 
 
 @pytest.mark.parametrize(
@@ -72,7 +74,7 @@ def test_optimal_discriminator(name, optimum, p):
 
 def test_undecided_non_saturating_losses_are_log_two():
     zero = jnp.zeros(1)
-    np.testing.assert_allclose(LOSSES["non_saturating"].generator(zero), np.log(2), rtol=1e-6)
+    np.testing.assert_allclose(LOSSES["non_saturating"].generator(zero, zero), np.log(2), rtol=1e-6)
     np.testing.assert_allclose(LOSSES["non_saturating"].discriminator(zero, zero), 2 * np.log(2), rtol=1e-6)
 
 
@@ -88,7 +90,7 @@ def test_losses_match_torch():
     found = LOSSES["non_saturating"].discriminator(*float32(*PAIRS))
     np.testing.assert_allclose(found, expected.numpy(), rtol=1e-6)
     np.testing.assert_allclose(
-        LOSSES["non_saturating"].generator(*float32(PAIRS[1])), cross_entropy(fake, 1.0).numpy(), rtol=1e-6
+        LOSSES["non_saturating"].generator(*float32(*PAIRS)), cross_entropy(fake, 1.0).numpy(), rtol=1e-6
     )
 
 
@@ -118,6 +120,7 @@ def test_penalties_of_a_linear_critic():
     for zero_centred in (r1, r2):
         penalty = zero_centred(linear, images(1), images(2), KEYS)
         np.testing.assert_allclose(penalty, np.full(5, 0.5 * norm**2), rtol=1e-5)
+    np.testing.assert_allclose(r1_r2(linear, images(1), images(2), KEYS), np.full(5, norm**2), rtol=1e-5)
     penalty = gradient_penalty(linear, images(1), images(2), KEYS)
     np.testing.assert_allclose(penalty, np.full(5, (norm - 1) ** 2), rtol=1e-5)
 

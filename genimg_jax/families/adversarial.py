@@ -122,7 +122,7 @@ def train_generator(
         generated = game.generate(params, state.model_state, part, key, True)
         real = game.discriminate(fixed, state.model_state, generated.real, part, training)
         fake = game.discriminate(fixed, state.model_state, generated.fake, part, training)
-        adversarial = sum(game.loss.generator(logits).mean() for logits in fake.logits)
+        adversarial = sum(x.mean() for x in map(game.loss.generator, real.logits, fake.logits))
         terms = Terms(generated, real, fake, adversarial, part, state.step)
         value, metrics = game.generator_loss(terms)
         return value, ({f"loss_{generator}": value, **metrics}, generated.observed)
@@ -153,7 +153,7 @@ def evaluate(game: Game, weights: core.Weights, batch: core.Batch, key: jax.Arra
     )
     return {
         f"loss_{discriminator}": sum(map(_per_example, map(game.loss.discriminator, real.logits, fake.logits))),
-        f"loss_{generator}": sum(map(_per_example, map(game.loss.generator, fake.logits))),
+        f"loss_{generator}": sum(map(_per_example, map(game.loss.generator, real.logits, fake.logits))),
         **{name: _per_example(x) for name, x in _named_logits(game, real, fake).items()},
     }
 

@@ -22,8 +22,8 @@ class AdversarialLoss(NamedTuple):
 
     discriminator: Callable[[jax.Array, jax.Array], jax.Array]
     """(real_logits [B], fake_logits [B]) -> f32[B]"""
-    generator: Callable[[jax.Array], jax.Array]
-    """(fake_logits [B]) -> f32[B]"""
+    generator: Callable[[jax.Array, jax.Array], jax.Array]
+    """(real_logits [B], fake_logits [B]) -> f32[B]"""
 
 
 def _in_float32(loss: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
@@ -33,25 +33,32 @@ def _in_float32(loss: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
 # Goodfellow et al. 2014, section 3: the discriminator's cross-entropy, and -log D instead of log(1 - D).
 non_saturating = AdversarialLoss(
     _in_float32(lambda real, fake: jax.nn.softplus(-real) + jax.nn.softplus(fake)),
-    _in_float32(lambda fake: jax.nn.softplus(-fake)),
+    _in_float32(lambda real, fake: jax.nn.softplus(-fake)),
 )
 
 # Mao et al. 2017, eq. 9: targets 1 for real, 0 for fake, and 1 for the generator.
 least_squares = AdversarialLoss(
     _in_float32(lambda real, fake: 0.5 * (jnp.square(real - 1) + jnp.square(fake))),
-    _in_float32(lambda fake: 0.5 * jnp.square(fake - 1)),
+    _in_float32(lambda real, fake: 0.5 * jnp.square(fake - 1)),
 )
 
 # Miyato et al. 2018, eqs. 16 and 17.
 hinge = AdversarialLoss(
     _in_float32(lambda real, fake: jax.nn.relu(1 - real) + jax.nn.relu(1 + fake)),
-    _in_float32(lambda fake: -fake),
+    _in_float32(lambda real, fake: -fake),
 )
 
 # Arjovsky et al. 2017, eqs. 2 and 3: needs a penalty or a constraint that keeps the critic Lipschitz.
 wasserstein = AdversarialLoss(
     _in_float32(lambda real, fake: fake - real),
-    _in_float32(lambda fake: -fake),
+    _in_float32(lambda real, fake: -fake),
+)
+
+# Huang et al. 2024 (R3GAN), eq. 2, after Jolicoeur-Martineau 2018: each real input is paired with a generated one, and
+# only the difference of their logits counts. Needs R1 and R2 to converge.
+relativistic = AdversarialLoss(
+    _in_float32(lambda real, fake: jax.nn.softplus(fake - real)),
+    _in_float32(lambda real, fake: jax.nn.softplus(real - fake)),
 )
 
 LOSSES = {
@@ -59,6 +66,7 @@ LOSSES = {
     "least_squares": least_squares,
     "hinge": hinge,
     "wasserstein": wasserstein,
+    "relativistic": relativistic,
 }
 
 
@@ -83,6 +91,11 @@ def r2(discriminate: Discriminate, real: Inputs, fake: Inputs, keys: jax.Array) 
     return 0.5 * jnp.square(_input_gradient(discriminate, fake)).sum(axis=1)
 
 
+def r1_r2(discriminate: Discriminate, real: Inputs, fake: Inputs, keys: jax.Array) -> jax.Array:  # -> f32[B]
+    """The sum of both, as R3GAN has it (Huang et al. 2024, section 2)."""
+    return r1(discriminate, real, fake, keys) + r2(discriminate, real, fake, keys)
+
+
 def gradient_penalty(
     discriminate: Discriminate, real: Inputs, fake: Inputs, keys: jax.Array
 ) -> jax.Array:  # key[B] -> f32[B]
@@ -105,7 +118,7 @@ def no_penalty(discriminate: Discriminate, real: Inputs, fake: Inputs, keys: jax
     return jnp.zeros(keys.shape[0], jnp.float32)
 
 
-PENALTIES = {"none": no_penalty, "r1": r1, "r2": r2, "gradient_penalty": gradient_penalty}
+PENALTIES = {"none": no_penalty, "r1": r1, "r2": r2, "r1_r2": r1_r2, "gradient_penalty": gradient_penalty}
 
 
 def lazily(every: int, step: jax.Array, penalty: Callable[[], jax.Array]) -> jax.Array:  # -> f32[]
