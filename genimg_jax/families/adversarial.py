@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from genimg_jax import core
 from genimg_jax.objectives.adversarial import PENALTIES, AdversarialLoss, lazily, non_saturating
@@ -104,7 +105,10 @@ def train_discriminator(
         value = sum(x.mean() for x in map(game.loss.discriminator, real.logits, fake.logits))
         size = lazily(game.options.penalty_every, state.step, penalty)
         logits = {name: x.mean() for name, x in _named_logits(game, real, fake).items()}
-        metrics = {f"loss_{discriminator}": value, "penalty": size, **logits}
+        signs = {
+            f"sign_real{name}": jnp.sign(x).mean() for name, x in zip(game.discriminators, real.logits, strict=True)
+        }
+        metrics = {f"loss_{discriminator}": value, "penalty": size, **logits, **signs}
         return value + game.options.penalty_weight * size, (metrics, changed)
 
     optimizer = game.optimizers[discriminator]

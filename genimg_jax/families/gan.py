@@ -11,14 +11,17 @@ import jax
 import jax.numpy as jnp
 
 from genimg_jax import core
+from genimg_jax.errors import ConfigError
 from genimg_jax.families import adversarial
 from genimg_jax.families.adversarial import Discriminated, Game, Generated
 from genimg_jax.networks.conditioning import Fields
 from genimg_jax.networks.image import ImageDecoder, ImageEncoder, ProjectionDiscriminator
 from genimg_jax.objectives.adversarial import LOSSES
+from genimg_jax.objectives.augmentations import AUGMENTATIONS, adapt, augment
 from genimg_jax.options import bounded, choice, names
 
 GROUPS = ("generator", "discriminator")
+SIGNED = ("non_saturating", "hinge")  # losses whose undecided logit is 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +34,9 @@ class Options(adversarial.Options):
     generator_normalization: str = choice("batch", "none", "batch", "group")
     discriminator_normalization: str = choice("none", "none", "batch", "group")
     spectral: bool = False  # spectral normalisation of the discriminator (Miyato et al. 2018)
+    augmentation: str = choice("none", *AUGMENTATIONS)  # of what the discriminator sees in training
+    ada_target: float = bounded(0.6, -1.0, 1.0)  # mean sign of the logits of real images that `ada` aims at
+    ada_images: int = bounded(500_000, 1)  # images in which its probability can rise from 0 to 1
     discriminator_steps: int = bounded(1, 1)  # updates per step, each on its own slice of the batch
     conditions: tuple[str, ...] = names()  # fields that it is conditioned on: label, tokens, map, features, source
 
@@ -62,6 +68,12 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
     """The family with parameter groups `generator` and `discriminator`."""
     fields = core.fields_of(options.conditions, spec)
     generator, discriminator = networks(options, spec, fields)
+    adaptive = options.augmentation == "ada"
+    if adaptive and options.loss not in SIGNED:
+        raise ConfigError(
+            f"model.augmentation is 'ada', which reads overfitting from the sign of logits, and 0 is no boundary for "
+            f"model.loss={options.loss!r}; choose one of {', '.join(SIGNED)}, or 'diffaugment'."
+        )
 
     def images(params, model_state, codes, condition, training):
         """Images in [-1, 1], and the updated batch statistics."""  # [B, Z] -> [B, H, W, C]
@@ -70,8 +82,15 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         return jnp.tanh(outputs.astype(jnp.float32)), {"generator": changed.get("batch_stats", {})}
 
     def generate(params, model_state, batch, key, training):
-        codes = core.normal(core.per_example_keys(key, batch["index"]), (options.latent,))
-        return Generated(batch["image"], *images(params, model_state, codes, batch, training))
+        keys = core.per_example_keys(key, batch["index"])
+        fake, changed = images(params, model_state, core.normal(keys, (options.latent,)), batch, training)
+        real = batch["image"]
+        if training and options.augmentation != "none":
+            p = model_state.get("augmentation", jnp.ones(()))
+            real, fake = (
+                augment(options.augmentation, core.fold_in(keys, i), x, p) for i, x in enumerate((real, fake))
+            )
+        return Generated(real, fake, changed)
 
     def discriminate(params, model_state, image, batch, training):
         variables = {"params": params, "batch_stats": model_state["discriminator"]}
@@ -89,7 +108,18 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         }
         params = {group: tree["params"] for group, tree in variables.items()}
         statistics = {group: tree.get("batch_stats", {}) for group, tree in variables.items()}
+        if adaptive:
+            statistics["augmentation"] = jnp.zeros(())
         return core.init_state(params, optimizers, model_state=statistics)
+
+    def train_step(state, batch, key):
+        state, metrics = adversarial.train_step(game, options.discriminator_steps, state, batch, key)
+        if not adaptive:
+            return state, metrics
+        old, count = state.model_state["augmentation"], len(batch["index"])
+        p = adapt(old, metrics["sign_real"], options.ada_target, count, options.ada_images)
+        state = state.replace(model_state={**state.model_state, "augmentation": p})
+        return state, {**metrics, "augmentation": p}
 
     def prior(weights, keys, condition):  # -> [B, 1, 1, Z]
         return core.normal(keys, noise.image_shape)
@@ -105,7 +135,7 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
     game = Game(optimizers, options, LOSSES[options.loss], generate, discriminate)
     return core.Family(
         init,
-        functools.partial(adversarial.train_step, game, options.discriminator_steps),
+        train_step,
         functools.partial(adversarial.evaluate, game),
         objective=(),
         log_odds=game.log_odds,
