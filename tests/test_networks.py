@@ -9,6 +9,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from genimg_jax.errors import ConfigError
 from genimg_jax.networks.convolutional import Decoder, Encoder, levels
 from genimg_jax.networks.mlp import MLP
+from genimg_jax.networks.residual import ResidualDecoder, ResidualEncoder
 
 IMAGE = np.random.default_rng(0).standard_normal((8, 8, 8, 3)).astype(np.float32)
 CODE = np.random.default_rng(1).standard_normal((8, 6)).astype(np.float32)
@@ -18,13 +19,18 @@ NETWORKS = {
     "group encoder": (Encoder(16, 5, normalization="group", activation="silu"), np.tile(IMAGE, (1, 2, 2, 1))),
     "decoder": (Decoder(8, (16, 8, 2), normalization="batch"), CODE),
     "plain decoder": (Decoder(8, (8, 8, 1)), CODE),
+    "residual encoder": (ResidualEncoder(8, 1, 5, spectral=True), np.tile(IMAGE, (1, 2, 2, 1))),
+    "residual decoder": (ResidualDecoder(8, 2, (16, 8, 2), normalization="batch"), CODE),
 }
 
 
 @pytest.fixture(params=NETWORKS, scope="module")
 def network(request):
+    """A network with its parameters near those it begins with, none at 0."""
     module, inputs = NETWORKS[request.param]
-    return module, inputs, jax.jit(module.init, static_argnums=2)(jax.random.key(0), inputs, True)
+    variables = jax.jit(module.init, static_argnums=2)(jax.random.key(0), inputs, True)
+    moved = jax.tree.map(lambda x: x + 0.03 * jax.random.normal(jax.random.key(9), x.shape), variables["params"])
+    return module, inputs, {**variables, "params": moved}
 
 
 def train(module, variables, inputs):
@@ -50,8 +56,23 @@ def test_encoder_and_decoder_fit_any_image(shape):
     def outputs(module, inputs):
         return jax.eval_shape(lambda x: module.init_with_output(jax.random.key(0), x, True)[0], inputs)
 
-    assert outputs(Encoder(4, 5), image).shape == (2, 5)
-    assert outputs(Decoder(4, shape), code).shape == (2, *shape)
+    for encoder, decoder in (
+        (Encoder(4, 5), Decoder(4, shape)),
+        (ResidualEncoder(4, 1, 5), ResidualDecoder(4, 1, shape)),
+    ):
+        assert outputs(encoder, image).shape == (2, 5)
+        assert outputs(decoder, code).shape == (2, *shape)
+
+
+def test_residual_networks_begin_as_if_they_had_no_blocks():
+    """So that deep ones neither enlarge nor damp a signal; a block whose last kernel is not 0 is seen."""
+    deep, shallow = ResidualEncoder(4, 3, 5), ResidualEncoder(4, 0, 5)
+    variables = jax.jit(deep.init, static_argnums=2)(jax.random.key(0), IMAGE, True)
+    plain = {name: value for name, value in variables["params"].items() if not name.startswith("Block")}
+    expected = shallow.apply({"params": plain}, IMAGE, True)
+    np.testing.assert_allclose(deep.apply(variables, IMAGE, True), expected, atol=1e-6)
+    variables["params"]["Block_1"]["Conv_1"]["kernel"] += 0.1
+    assert np.abs(deep.apply(variables, IMAGE, True) - expected).max() > 0.01
 
 
 def test_channels_double_up_to_eight_times_the_width():

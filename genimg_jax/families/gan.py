@@ -26,9 +26,9 @@ SIGNED = ("non_saturating", "hinge")  # losses whose undecided logit is 0
 
 @dataclasses.dataclass(frozen=True)
 class Options(adversarial.Options):
-    network: str = choice("mlp", "mlp", "conv")
+    network: str = choice("mlp", "mlp", "conv", "residual")
     width: int = bounded(256, 1)  # hidden units of the MLPs, channels of the convolutions at the image's size
-    depth: int = bounded(3, 1)  # hidden layers of the MLPs
+    depth: int = bounded(3, 1)  # hidden layers of the MLPs, residual blocks at each size
     latent: int = bounded(64, 1)  # dimensions of the noise
     loss: str = choice("non_saturating", *LOSSES)
     generator_normalization: str = choice("batch", "none", "batch", "group")

@@ -8,6 +8,7 @@ from genimg_jax.networks.conditioning import Condition, Fields, VectorEncoder, w
 from genimg_jax.networks.convolutional import Decoder, Encoder
 from genimg_jax.networks.grid import GridDecoder, GridEncoder
 from genimg_jax.networks.mlp import MLP
+from genimg_jax.networks.residual import ResidualDecoder, ResidualEncoder
 
 BLOCKS = 1  # residual blocks at each size of a grid network
 
@@ -15,9 +16,9 @@ BLOCKS = 1  # residual blocks at each size of a grid network
 class ImageEncoder(nn.Module):
     """An image to a vector, or a grid of them. The condition is one more channel (Mirza and Osindero 2014)."""
 
-    network: str  # 'mlp', 'conv' or 'grid'
+    network: str  # 'mlp', 'conv', 'residual' or 'grid'
     width: int  # hidden units of the MLP, or channels of the first convolution
-    depth: int  # hidden layers of the MLP, downsamplings of 'grid'; that of 'conv' follows from the image's size
+    depth: int  # hidden layers of the MLP, blocks a size of 'residual', downsamplings of 'grid'; 'conv' needs none
     out: int
     fields: Fields = ()
     normalization: str = "none"
@@ -34,6 +35,8 @@ class ImageEncoder(nn.Module):
             return network(flat, training)
         if self.network == "grid":
             return GridEncoder(self.width, BLOCKS, self.depth, self.out)(image)
+        if self.network == "residual":
+            return ResidualEncoder(self.width, self.depth, self.out, self.normalization, self.spectral)(image, training)
         network = Encoder(self.width, self.out, normalization=self.normalization, spectral=self.spectral)
         return network(image, training)
 
@@ -74,4 +77,6 @@ class ImageDecoder(nn.Module):
             return flat.reshape(-1, *self.shape)
         if self.network == "grid":
             return GridDecoder(self.width, BLOCKS, self.depth, self.shape[-1])(code)
+        if self.network == "residual":
+            return ResidualDecoder(self.width, self.depth, self.shape, self.normalization)(code, training)
         return Decoder(self.width, self.shape, normalization=self.normalization)(code, training)
