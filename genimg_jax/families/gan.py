@@ -34,7 +34,7 @@ class Options(adversarial.Options):
     generator_normalization: str = choice("batch", "none", "batch", "group")
     discriminator_normalization: str = choice("none", "none", "batch", "group")
     spectral: bool = False  # spectral normalisation of the discriminator (Miyato et al. 2018)
-    augmentation: str = choice("none", *AUGMENTATIONS)  # of what the discriminator sees in training
+    augmentation: str = choice("none", "none", *AUGMENTATIONS)  # of what the discriminator sees in training
     ada_target: float = bounded(0.6, -1.0, 1.0)  # mean sign of the logits of real images that `ada` aims at
     ada_images: int = bounded(500_000, 1)  # images in which its probability can rise from 0 to 1
     discriminator_steps: int = bounded(1, 1)  # updates per step, each on its own slice of the batch
