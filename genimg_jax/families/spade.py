@@ -2,9 +2,9 @@
 
 The generator's loss is the hinge loss and feature matching (Wang et al. 2018, equation 4), without the paper's
 perceptual loss, which needs a pretrained network. With `style_encoder` the code of an image is encoded from it, as in a
-VAE (section 3.2), so that the style of one image can be given to the map of another. Feature matching compares an image
-with the real one of the same map. Without the encoder it pulls all images of a map to one, even where a map leaves
-colours open: give it a low weight then.
+VAE (section 3, multi-modal synthesis), so that the style of one image can be given to the map of another. Feature
+matching compares an image with the real one of the same map. Without the encoder it pulls all images of a map to one,
+even where a map leaves colours open: give it a low weight then.
 """
 
 import dataclasses

@@ -132,7 +132,7 @@ class MultiscaleDiscriminator(nn.Module):
 
 
 class StyleEncoder(nn.Module):
-    """An image to the mean and log variance of its code's posterior, a diagonal Gaussian (section 3.2)."""
+    """An image to the mean and log variance of its code's posterior, a diagonal Gaussian (section 3)."""
 
     width: int
     latent: int
