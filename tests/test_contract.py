@@ -16,12 +16,18 @@ from genimg_jax import core, families
 from genimg_jax.engine import checkpoint, config_files, parallel
 from genimg_jax.options import parse
 
+# Families that digits do not suit: a configuration, changes of its options, and the fields that the family needs. The
+# hinge loss has no gradient by the last bias while every logit is within the margin.
+OTHERS = {"spade": ("spade_shapes", {"loss": "non_saturating"}, {"map": contract.FIELDS["map"]})}
+
 
 def case(name: str) -> contract.Case:
-    """The family at the size of its `tiny` digits configuration."""
+    """The family at the size of its `tiny` configuration, that of digits unless it is among the `OTHERS`."""
     module = families.load(name)
-    values = config_files.load(f"configs/{name}_digits.py:tiny").model.to_dict()
-    return contract.Case(module.make, parse(module.Options, values, "model"), module.GROUPS)
+    config, changes, fields = OTHERS.get(name, (f"{name}_digits", {}, {}))
+    values = config_files.load(f"configs/{config}.py:tiny").model.to_dict() | changes
+    spec = contract.SPEC._replace(fields=fields)
+    return contract.Case(module.make, parse(module.Options, values, "model"), module.GROUPS, spec)
 
 
 CONDITIONED = [name for name in families.REGISTRY if hasattr(families.load(name).Options, "conditions")]

@@ -20,6 +20,7 @@ REGISTRY = (
     "pixelcnn",
     "realnvp",
     "rnn",
+    "spade",
     "transformer",
     "vae",
     "vq",
