@@ -210,11 +210,13 @@ def _sample(opened: RunContext, weights: core.Weights) -> tuple[ImageSet, Measur
     program, comparison = opened.program, opened.comparison
     options, reference = program.config.evaluate, comparison.reference
     count, labels = options.samples or opened.source.size, None
-    conditions, source, captions, conditioned_on = None, None, None, set(program.family.conditions) - {"label"}
+    conditions, source, captions, masks = None, None, None, None
+    conditioned_on = set(program.family.conditions) - {"label"}
     if conditioned_on:  # all conditions are those of the held-out images, in their order
         source, order = opened.source, np.arange(count) % opened.source.size
         labels, names = None if reference.labels is None else reference.labels[order], reference.classes
         captions = source.captions(order) if source.captions and {"tokens", "features"} & conditioned_on else None
+        masks = source.annotations(order)["mask"] if source.annotations and "map" in conditioned_on else None
     elif "label" in program.family.conditions:
         # Runs of earlier versions do not say what their classes are called; others were checked.
         same = len(reference.classes) == program.spec.num_classes
@@ -240,7 +242,7 @@ def _sample(opened: RunContext, weights: core.Weights) -> tuple[ImageSet, Measur
         images = labelled(images, labels, names, reference)
     if conditioned_on:
         description = f"{', '.join(program.family.conditions)} of {opened.source.split}, in order"
-        images = images._replace(captions=captions, asked={"conditions": description})
+        images = images._replace(captions=captions, masks=masks, asked={"conditions": description})
     machine = _machine([d.device_kind for d in jax.devices()], run.cores())
     return images, _fact("images_a_second", count / seconds, machine)
 
