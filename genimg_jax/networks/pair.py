@@ -17,7 +17,7 @@ ACTIVATION = "leaky_relu"
 class PairDiscriminator(nn.Module):
     """The logit of a pair, from features of its image and features of its code side by side.
 
-    The three parts are D(x), D(z) and D(x, z) of ALI (Dumoulin et al. 2017, appendix A). Only the image's part reads the
+    ALI's has the same three parts, D(x), D(z) and D(x, z) (Dumoulin et al. 2017, appendix A). Only the first reads the
     condition.
     """
 
