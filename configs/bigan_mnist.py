@@ -19,7 +19,7 @@ def get_config(variant: str = ""):
             "penalty": "r1",
             "penalty_weight": 0.3,
             "image_cycle": 10.0,
-            "code_cycle": 1.0,
+            "code_cycle": 10.0,
         },
         data={"source": "tfds", "name": "mnist"},
         optimizer={"generator": {**adam, "ema_half_life": 10_000.0}, "discriminator": adam},

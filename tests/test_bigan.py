@@ -86,7 +86,7 @@ def assert_solved(maps: dict[str, np.ndarray]) -> None:
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_training_inverts_the_generator(loss):
-    assert_solved(play(lambda rate: linear_game(rate, loss=loss, penalty="r1", penalty_weight=0.1)))
+    assert_solved(play(lambda rate: linear_game(rate, loss=loss, penalty="r1", penalty_weight=0.2)))
 
 
 def other_pairs(game: adversarial.Game) -> adversarial.Game:
@@ -112,7 +112,7 @@ def untrained_encoder(game: adversarial.Game) -> adversarial.Game:
 
 @pytest.mark.parametrize("fault", [other_pairs, uphill, untrained_encoder])
 def test_a_wrong_game_does_not(fault):
-    maps = play(lambda rate: fault(linear_game(rate, penalty="r1", penalty_weight=0.1)))
+    maps = play(lambda rate: fault(linear_game(rate, penalty="r1", penalty_weight=0.2)))
     with pytest.raises(AssertionError):
         assert_solved(maps)
 
