@@ -128,7 +128,8 @@ def pull(loss: str, sign: float = 1.0, change: Callable = lambda game: game) -> 
     batch = {"image": (codes @ PIXELS).reshape(-1, *SHAPE), "index": index}
     steps = adversarial.train_discriminator, adversarial.train_generator
     moved = [jax.jit(lambda state, step=step: step(game, state, batch, key)[0].params)(state) for step in steps]
-    return max(float(jnp.abs(a - b).max()) for p in moved for a, b in zip(*map(jax.tree.leaves, (p, state.params))))  # noqa: B905
+    changes = [jax.tree.map(lambda a, b: jnp.abs(a - b).max(), params, state.params) for params in moved]
+    return max(float(change) for change in jax.tree.leaves(changes))
 
 
 @pytest.mark.parametrize("loss", LOSSES)

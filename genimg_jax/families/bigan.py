@@ -110,6 +110,7 @@ def swapped(loss: AdversarialLoss) -> AdversarialLoss:
     """The generator and the encoder minimise the discriminator's loss with the labels of its inputs swapped.
 
     Generated pairs are to be taken for real ones, and real ones for generated ones (Donahue et al. 2017, section 3.4).
+    Of the relativistic loss this is the generator's own, which reads both logits already.
     """
     return AdversarialLoss(loss.discriminator, lambda real, fake: loss.discriminator(fake, real))
 
