@@ -11,6 +11,7 @@ from genimg_jax.options import nearest
 
 REGISTRY = (
     "autoencoder",
+    "bigan",
     "diffusion",
     "flow",
     "gan",
