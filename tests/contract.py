@@ -34,7 +34,7 @@ class Case(NamedTuple):
 
 @functools.cache
 def batch(size: int = BATCH, spec: core.Spec = SPEC) -> core.Batch:
-    """Images with something to learn: bright squares at places that depend on the class."""
+    """Images with something to learn: bright squares at places that depend on the class. Fields are random."""
     rng = np.random.default_rng(0)
     label = np.arange(size) % spec.num_classes
     image = np.full((size, *spec.image_shape), -1.0, np.float32)
@@ -43,7 +43,15 @@ def batch(size: int = BATCH, spec: core.Spec = SPEC) -> core.Batch:
         image[i, 2 * row : 2 * row + 3, 2 * column : 2 * column + 2] = 1.0
     flips = rng.random(image.shape) < 0.05
     image = np.where(flips, -image, image)
-    return {"image": image, "label": label.astype(np.int32), "index": np.arange(size, dtype=np.int32)}
+    fields = {name: field_values(field, size, rng) for name, field in spec.fields.items()}
+    return {"image": image, "label": label.astype(np.int32), "index": np.arange(size, dtype=np.int32), **fields}
+
+
+def field_values(field: core.Field, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Random values of a field, [size, *field.shape]."""
+    if field.size:
+        return rng.integers(field.size, size=(size, *field.shape)).astype(np.int32)
+    return rng.normal(size=(size, *field.shape)).astype(np.float32)
 
 
 def family(case: Case, rates: dict[str, Any] | None = None, options: Any = None, microbatches: int = 1) -> core.Family:
@@ -186,7 +194,8 @@ def samples_are_their_own(case: Case) -> None:
     made = family(case)
     if made.sample is None:
         return
-    keys, condition = core.per_example_keys(core.stream(0, "sample"), jnp.arange(8)), {"label": batch(8)["label"]}
+    keys, data = core.per_example_keys(core.stream(0, "sample"), jnp.arange(8)), batch(8, case.spec)
+    condition = {name: data[name] for name in case.spec.conditions}
     draw = jax.jit(made.sample)
     whole = draw(weights(case), keys, condition)
     assert whole.shape == (8, *case.spec.image_shape) and np.abs(whole).max() <= 1 + 1e-6
@@ -208,10 +217,7 @@ FIELDS = {
 def fields_batch(spec: core.Spec, seed: int) -> core.Batch:
     """The images of `batch`, with random conditions of every kind."""
     rng, data = np.random.default_rng(seed), batch(BATCH, spec._replace(fields={}))
-    for name, field in spec.conditions.items():
-        shape = (BATCH, *field.shape)
-        data = {**data, name: rng.integers(field.size, size=shape) if field.size else rng.normal(size=shape)}
-    return {name: np.asarray(x, np.int32 if x.dtype.kind == "i" else np.float32) for name, x in data.items()}
+    return {**data, **{name: field_values(field, BATCH, rng) for name, field in spec.conditions.items()}}
 
 
 def of_all_conditions(case: Case, **changes) -> tuple[core.Family, core.Weights, core.Batch, core.Batch]:
@@ -315,7 +321,7 @@ def in_range(metrics: Mapping[str, float]) -> None:
 
 
 def evaluation_ignores_padding(case: Case) -> None:
-    made, data, key = family(case), batch(5), core.stream(0, "evaluate")
+    made, data, key = family(case), batch(5, case.spec), core.stream(0, "evaluate")
     padded = {k: np.concatenate([v, v[:3] * 0 + v.max()]) for k, v in data.items()}
     for name in ("evaluate", "log_prob"):
         function = getattr(made, name)
@@ -332,7 +338,7 @@ def objective_is_stated(case: Case) -> None:
     """It names metrics that there are, and a loss that is one among them."""
     made = family(case)
     key = core.stream(0, "evaluate")
-    metrics = jax.eval_shape(lambda: made.evaluate(core.weights(init(case, 0)), batch(), key))
+    metrics = jax.eval_shape(lambda: made.evaluate(core.weights(init(case, 0)), batch(BATCH, case.spec), key))
     assert set(made.objective) <= {*metrics, *(("log_prob",) if made.log_prob else ())}
     assert ("loss" in made.objective) == ("loss" in metrics)
     # What can be computed or bounded is maximised; what has to be estimated by an ODE is a by-product.

@@ -16,12 +16,19 @@ from genimg_jax import core, families
 from genimg_jax.engine import checkpoint, config_files, parallel
 from genimg_jax.options import parse
 
+# The configurations of families that digits are no data for, and the fields of the data.
+OTHERS = {
+    "cyclegan": ("cyclegan_emoji", {"source": core.Field((8, 8, 1), paired=False)}),
+    "pix2pix": ("pix2pix_emoji", {"source": core.Field((8, 8, 1))}),
+}
+
 
 def case(name: str) -> contract.Case:
-    """The family at the size of its `tiny` digits configuration."""
-    module = families.load(name)
-    values = config_files.load(f"configs/{name}_digits.py:tiny").model.to_dict()
-    return contract.Case(module.make, parse(module.Options, values, "model"), module.GROUPS)
+    """The family at the size of its `tiny` configuration, of digits where there is one."""
+    module, (config, fields) = families.load(name), OTHERS.get(name, (f"{name}_digits", {}))
+    values = config_files.load(f"configs/{config}.py:tiny").model.to_dict()
+    spec = contract.SPEC._replace(fields=fields)
+    return contract.Case(module.make, parse(module.Options, values, "model"), module.GROUPS, spec)
 
 
 CONDITIONED = [name for name in families.REGISTRY if hasattr(families.load(name).Options, "conditions")]

@@ -11,12 +11,14 @@ from genimg_jax.options import nearest
 
 REGISTRY = (
     "autoencoder",
+    "cyclegan",
     "diffusion",
     "flow",
     "gan",
     "made",
     "masked",
     "meanflow",
+    "pix2pix",
     "pixelcnn",
     "realnvp",
     "rnn",
