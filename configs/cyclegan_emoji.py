@@ -38,7 +38,14 @@ def get_config(variant: str = ""):
         variants={
             "tiny": {
                 **FOUR_STEPS,
-                "model": {"width": 4, "blocks": 1, "pool": 10, "discriminator_width": 4, "discriminator_depth": 1},
+                "model": {
+                    "width": 4,
+                    "num_downsamples": 1,
+                    "blocks": 1,
+                    "pool": 10,
+                    "discriminator_width": 4,
+                    "discriminator_depth": 1,
+                },
                 "data": {"limit": 64},
                 "train": {**FOUR_STEPS["train"], "batch_size": 8, "samples": 16},
             }
