@@ -34,7 +34,7 @@ class Case(NamedTuple):
 
 @functools.cache
 def batch(size: int = BATCH, spec: core.Spec = SPEC) -> core.Batch:
-    """Images with something to learn: bright squares at places that depend on the class. Fields are random."""
+    """Images with something to learn: bright squares at places that depend on the class."""
     rng = np.random.default_rng(0)
     label = np.arange(size) % spec.num_classes
     image = np.full((size, *spec.image_shape), -1.0, np.float32)
@@ -43,15 +43,14 @@ def batch(size: int = BATCH, spec: core.Spec = SPEC) -> core.Batch:
         image[i, 2 * row : 2 * row + 3, 2 * column : 2 * column + 2] = 1.0
     flips = rng.random(image.shape) < 0.05
     image = np.where(flips, -image, image)
-    fields = {name: field_values(field, size, rng) for name, field in spec.fields.items()}
+    fields = {name: random_field(rng, field, size) for name, field in spec.fields.items()}
     return {"image": image, "label": label.astype(np.int32), "index": np.arange(size, dtype=np.int32), **fields}
 
 
-def field_values(field: core.Field, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Random values of a field, [size, *field.shape]."""
-    if field.size:
-        return rng.integers(field.size, size=(size, *field.shape)).astype(np.int32)
-    return rng.normal(size=(size, *field.shape)).astype(np.float32)
+def random_field(rng: np.random.Generator, field: core.Field, count: int) -> np.ndarray:  # -> [count, *field.shape]
+    shape = (count, *field.shape)
+    values = rng.integers(field.size, size=shape) if field.size else rng.normal(size=shape)
+    return values.astype(np.int32 if field.size else np.float32)
 
 
 def family(case: Case, rates: dict[str, Any] | None = None, options: Any = None, microbatches: int = 1) -> core.Family:
@@ -195,7 +194,7 @@ def samples_are_their_own(case: Case) -> None:
     if made.sample is None:
         return
     keys, data = core.per_example_keys(core.stream(0, "sample"), jnp.arange(8)), batch(8, case.spec)
-    condition = {name: data[name] for name in case.spec.conditions}
+    condition = {name: data[name] for name in ("label", *case.spec.fields)}
     draw = jax.jit(made.sample)
     whole = draw(weights(case), keys, condition)
     assert whole.shape == (8, *case.spec.image_shape) and np.abs(whole).max() <= 1 + 1e-6
@@ -217,7 +216,7 @@ FIELDS = {
 def fields_batch(spec: core.Spec, seed: int) -> core.Batch:
     """The images of `batch`, with random conditions of every kind."""
     rng, data = np.random.default_rng(seed), batch(BATCH, spec._replace(fields={}))
-    return {**data, **{name: field_values(field, BATCH, rng) for name, field in spec.conditions.items()}}
+    return {**data, **{name: random_field(rng, field, BATCH) for name, field in spec.conditions.items()}}
 
 
 def of_all_conditions(case: Case, **changes) -> tuple[core.Family, core.Weights, core.Batch, core.Batch]:

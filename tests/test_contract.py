@@ -16,17 +16,18 @@ from genimg_jax import core, families
 from genimg_jax.engine import checkpoint, config_files, parallel
 from genimg_jax.options import parse
 
-# The configurations of families that digits are no data for, and the fields of the data.
+# Families that digits do not suit: a configuration, changes of its options, and the fields that the family needs.
 OTHERS = {
-    "cyclegan": ("cyclegan_emoji", {"source": core.Field((8, 8, 1), paired=False)}),
-    "pix2pix": ("pix2pix_emoji", {"source": core.Field((8, 8, 1))}),
+    "cyclegan": ("cyclegan_emoji", {}, {"source": contract.FIELDS["source"]._replace(paired=False)}),
+    "pix2pix": ("pix2pix_emoji", {}, {"source": contract.FIELDS["source"]}),
 }
 
 
 def case(name: str) -> contract.Case:
-    """The family at the size of its `tiny` configuration, of digits where there is one."""
-    module, (config, fields) = families.load(name), OTHERS.get(name, (f"{name}_digits", {}))
-    values = config_files.load(f"configs/{config}.py:tiny").model.to_dict()
+    """The family at the size of its `tiny` configuration, that of digits unless it is among the `OTHERS`."""
+    module = families.load(name)
+    config, changes, fields = OTHERS.get(name, (f"{name}_digits", {}, {}))
+    values = config_files.load(f"configs/{config}.py:tiny").model.to_dict() | changes
     spec = contract.SPEC._replace(fields=fields)
     return contract.Case(module.make, parse(module.Options, values, "model"), module.GROUPS, spec)
 
