@@ -27,6 +27,9 @@ DECLARED = {
     "kl": Declared(low=0.0),
     "diffusion": Declared(low=0.0),
     "prior": Declared(low=0.0),
+    "cycle": Declared("lower", low=0.0),
+    "identity": Declared("lower", low=0.0),
+    "l1": Declared("lower", low=0.0),
     "loss_generator": Declared(),  # of a game: it depends on the other player
     "loss_discriminator": Declared(),
     "logit_*": Declared(),

@@ -10,6 +10,7 @@ import sys
 
 import jax
 import numpy as np
+import pair_folders
 import pytest
 from PIL import Image
 from tiny_runs import ROOT, SHARED, environment, name_of, steps, train
@@ -27,7 +28,7 @@ from genimg_jax.evaluation import results
 CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("*.py"))
 
 
-def data_of(config: str, monkeypatch) -> list[str]:
+def data_of(config: str, monkeypatch, folders: pytest.TempPathFactory) -> list[str]:
     """Flags that find the data of a configuration; skips where it is not there."""
     options = config_files.load(name_of(config)).data
     if options.source == "tfds" and options.name == "cifar10":  # what is shared is a JPEG copy of it
@@ -44,6 +45,11 @@ def data_of(config: str, monkeypatch) -> list[str]:
         if not place.is_dir():
             pytest.skip(f"there is no {place}")
         return [f"--config.data.path={place}"]
+    if options.source in ("pairs", "domains"):
+        if not (SHARED / "emoji64").is_dir():
+            pytest.skip(f"there is no {SHARED / 'emoji64'}")
+        pair_folders.link(SHARED / "emoji64", ("blob", "noto"), folders := folders.mktemp("styles"))
+        return [f"--config.data.path={folders / 'blob'}", f"--config.data.{options.source}.partner={folders / 'noto'}"]
     return []
 
 
@@ -80,12 +86,11 @@ VARIANTS += [
 
 
 @pytest.mark.parametrize(("config", "variant"), VARIANTS)
-def test_every_variant_fits_its_data(config, variant, monkeypatch):
+def test_every_variant_fits_its_data(config, variant, monkeypatch, tmp_path_factory):
     """Step, evaluation and samples have shapes, with the first of the configuration's own images."""
-    flags = dict(flag.split("=") for flag in data_of(config, monkeypatch))
+    flags = dict(flag.removeprefix("--config.").split("=") for flag in data_of(config, monkeypatch, tmp_path_factory))
     values = config_files.load(f"{ROOT / 'configs' / config}.py{variant}")
-    found = {key: flags.get(f"--config.data.{key}", values.data[key]) for key in ("name", "path")}
-    values.update({"data": {"limit": 512, **found}})
+    values.update_from_flattened_dict({"data.limit": 512, **flags})
     resolved = configs.resolve(values)
     source = with_features(resolved, variant, open_source(resolved.data, resolved.data.train_split))
     program = programs.build(resolved, source.spec, source.stored_levels, tokenizer_of(resolved, variant, source))
@@ -111,9 +116,9 @@ ONE_EACH = [f"{name}_digits" for name in ("vae", "gan", "autoencoder", "transfor
 
 
 @pytest.mark.parametrize("config", [c if c in ONE_EACH else pytest.param(c, marks=pytest.mark.slow) for c in CONFIGS])
-def test_a_configuration_trains_evaluates_samples_and_reports(config, tmp_path, monkeypatch, capsys):
+def test_a_configuration_trains_evaluates_samples_and_reports(config, tmp_path, tmp_path_factory, monkeypatch, capsys):
     values = configs.resolve(config_files.load(name_of(config)))
-    flags = data_of(config, monkeypatch)
+    flags = data_of(config, monkeypatch, tmp_path_factory)
     stages = {"tokenizer.workdir": values.tokenizer.workdir, "data.features.encoder": values.data.features.encoder}
     for key, first in stages.items():
         if first:

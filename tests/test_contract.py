@@ -18,7 +18,11 @@ from genimg_jax.options import parse
 
 # Families that digits do not suit: a configuration, changes of its options, and the fields that the family needs. The
 # hinge loss has no gradient by the last bias while every logit is within the margin.
-OTHERS = {"spade": ("spade_shapes", {"loss": "non_saturating"}, {"map": contract.FIELDS["map"]})}
+OTHERS = {
+    "cyclegan": ("cyclegan_emoji", {}, {"source": contract.FIELDS["source"]._replace(paired=False)}),
+    "pix2pix": ("pix2pix_emoji", {}, {"source": contract.FIELDS["source"]}),
+    "spade": ("spade_shapes", {"loss": "non_saturating"}, {"map": contract.FIELDS["map"]}),
+}
 
 
 def case(name: str) -> contract.Case:

@@ -26,7 +26,8 @@ def main(arguments: Sequence[str]) -> None:
             allowed = field.metadata.get("choices")
             print(f"  model.{field.name:26} {field.default!r:16} {', '.join(allowed) if allowed else ''}".rstrip())
         return
-    spec = core.Spec((8, 8, 1), 10, 2)
+    fields = {"source": core.Field((64, 64, 1)), "map": core.Field((64, 64), 2)}  # some families cannot be without
+    spec = core.Spec((64, 64, 1), 10, 2, fields)
     print(f"{'family':16} {'log_prob is':12} {'groups':26} can")
     for name in families.REGISTRY:
         module = families.load(name)
