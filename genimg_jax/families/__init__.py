@@ -20,6 +20,7 @@ REGISTRY = (
     "pixelcnn",
     "realnvp",
     "rnn",
+    "stylegan2",
     "transformer",
     "vae",
     "vq",
