@@ -24,6 +24,7 @@ REGISTRY = (
     "realnvp",
     "rnn",
     "spade",
+    "stylegan2",
     "transformer",
     "vae",
     "vq",
