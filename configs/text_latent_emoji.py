@@ -30,9 +30,16 @@ def get_config(variant: str = ""):
             "captions": {"columns": ("text", "keywords"), "tokens": "bpe", "vocabulary_size": 1024, "length": 80},
         },
         tokenizer={"workdir": "runs/vq_emoji"},
-        optimizer={"learning_rate": 1e-3, "schedule": "cosine", "warmup_steps": 100, "ema_half_life": 20_000.0},
+        optimizer={
+            "name": "muon",
+            "arguments": {"consistent_rms": 1.0},
+            "learning_rate": 1e-3,
+            "schedule": "cosine",
+            "warmup_steps": 100,
+            "ema_half_life": 20_000.0,
+        },
         train={
-            "steps": 6000,
+            "steps": 5000,
             "batch_size": 32,
             "log_every": 50,
             "evaluate_every": 500,
