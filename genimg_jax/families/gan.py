@@ -5,7 +5,7 @@ Loss, penalty, networks, normalisation and conditioning are independent options.
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -64,16 +64,46 @@ def networks(
     return generator, ProjectionDiscriminator(discriminator, fields) if projects else discriminator
 
 
-def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimizer]) -> core.Family:
-    """The family with parameter groups `generator` and `discriminator`."""
-    fields = core.fields_of(options.conditions, spec)
-    generator, discriminator = networks(options, spec, fields)
-    adaptive = options.augmentation == "ada"
-    if adaptive and options.loss not in SIGNED:
+def code_space(options: Options, spec: core.Spec, images: Callable) -> core.Latents:
+    """The space of the noise that images are made from, by `images(params, model_state, codes, condition, training)`."""
+
+    def prior(weights, keys, condition):  # -> [B, 1, 1, Z]
+        return core.normal(keys, noise.image_shape)
+
+    def decode(weights, codes, condition):  # [B, 1, 1, Z] -> [B, H, W, C]
+        codes = codes.reshape(-1, options.latent)
+        return images(weights.params["generator"], weights.model_state, codes, condition, False)[0]
+
+    noise = spec._replace(image_shape=(1, 1, options.latent), levels=0)
+    return core.Latents(noise, decode, prior=prior, interpolate="spherical")
+
+
+def check_augmentation(options: Options) -> None:
+    if options.augmentation == "ada" and options.loss not in SIGNED:
         raise ConfigError(
             f"model.augmentation is 'ada', which reads overfitting from the sign of logits, and 0 is no boundary for "
             f"model.loss={options.loss!r}; choose one of {', '.join(SIGNED)}, or 'diffaugment'."
         )
+
+
+def train_step(
+    game: Game, options: Options, state: core.TrainState, batch: core.Batch, key: jax.Array
+) -> tuple[core.TrainState, core.Metrics]:
+    """A step of both players; then the probability of adaptive augmentations follows the discriminator."""
+    state, metrics = adversarial.train_step(game, options.discriminator_steps, state, batch, key)
+    if options.augmentation != "ada":
+        return state, metrics
+    old, count = state.model_state["augmentation"], len(batch["index"])
+    p = adapt(old, metrics["sign_real"], options.ada_target, count, options.ada_images)
+    state = state.replace(model_state={**state.model_state, "augmentation": p})
+    return state, {**metrics, "augmentation": p}
+
+
+def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimizer]) -> core.Family:
+    """The family with parameter groups `generator` and `discriminator`."""
+    fields = core.fields_of(options.conditions, spec)
+    generator, discriminator = networks(options, spec, fields)
+    check_augmentation(options)
 
     def images(params, model_state, codes, condition, training):
         """Images in [-1, 1], and the updated batch statistics."""  # [B, Z] -> [B, H, W, C]
@@ -86,10 +116,8 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         fake, changed = images(params, model_state, core.normal(keys, (options.latent,)), batch, training)
         real = batch["image"]
         if training and options.augmentation != "none":
-            p = model_state.get("augmentation", jnp.ones(()))
-            real, fake = (
-                augment(options.augmentation, core.fold_in(keys, i), x, p) for i, x in enumerate((real, fake))
-            )
+            apply = functools.partial(augment, options.augmentation, p=model_state.get("augmentation", 1.0))
+            real, fake = apply(core.fold_in(keys, 0), real), apply(core.fold_in(keys, 1), fake)
         return Generated(real, fake, changed)
 
     def discriminate(params, model_state, image, batch, training):
@@ -108,38 +136,22 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         }
         params = {group: tree["params"] for group, tree in variables.items()}
         statistics = {group: tree.get("batch_stats", {}) for group, tree in variables.items()}
-        if adaptive:
+        if options.augmentation == "ada":
             statistics["augmentation"] = jnp.zeros(())
         return core.init_state(params, optimizers, model_state=statistics)
 
-    def train_step(state, batch, key):
-        state, metrics = adversarial.train_step(game, options.discriminator_steps, state, batch, key)
-        if not adaptive:
-            return state, metrics
-        old, count = state.model_state["augmentation"], len(batch["index"])
-        p = adapt(old, metrics["sign_real"], options.ada_target, count, options.ada_images)
-        state = state.replace(model_state={**state.model_state, "augmentation": p})
-        return state, {**metrics, "augmentation": p}
-
-    def prior(weights, keys, condition):  # -> [B, 1, 1, Z]
-        return core.normal(keys, noise.image_shape)
-
-    def decode(weights, codes, condition):  # [B, 1, 1, Z] -> [B, H, W, C]
-        codes = codes.reshape(-1, options.latent)
-        return images(weights.params["generator"], weights.model_state, codes, condition, False)[0]
-
     def sample(weights, keys, condition):
-        return decode(weights, prior(weights, keys, condition), condition)
+        return space.decode(weights, space.prior(weights, keys, condition), condition)
 
-    noise = spec._replace(image_shape=(1, 1, options.latent), levels=0)
+    space = code_space(options, spec, images)
     game = Game(optimizers, options, LOSSES[options.loss], generate, discriminate)
     return core.Family(
         init,
-        train_step,
+        functools.partial(train_step, game, options),
         functools.partial(adversarial.evaluate, game),
         objective=(),
         log_odds=game.log_odds,
         sample=sample,
-        latents=(core.Latents(noise, decode, prior=prior, interpolate="spherical"),),
+        latents=(space,),
         conditions=options.conditions,
     )
