@@ -65,7 +65,7 @@ def networks(
 
 
 def code_space(options: Options, spec: core.Spec, images: Callable) -> core.Latents:
-    """The space of the noise that images are made from, by `images(params, model_state, codes, condition, training)`."""
+    """The space of noise, from which `images(params, model_state, codes, condition, training)` makes images."""
 
     def prior(weights, keys, condition):  # -> [B, 1, 1, Z]
         return core.normal(keys, noise.image_shape)
