@@ -11,14 +11,13 @@ Intervals are 95 %: Student's over codes and over images, and Wilson's of shares
 import argparse
 import pathlib
 import sys
-from collections.abc import Iterator
 
 import jax
 import numpy as np
 
 from genimg_jax import core
-from genimg_jax.data import Part, Source, open_source
-from genimg_jax.engine import conditions, config_files, features, parallel, restore, runtime, tasks
+from genimg_jax.data import Part, open_source
+from genimg_jax.engine import config_files, features, restore, runtime, tasks
 from genimg_jax.engine import program as programs
 from genimg_jax.errors import exit_code
 from genimg_jax.evaluation import classifiers, suite
@@ -38,14 +37,6 @@ def there_and_back(
     return codes.reshape(len(codes), -1), image, recovered.reshape(len(codes), -1)
 
 
-def draws(program: programs.Program, count: int, source: Source) -> Iterator[core.Batch]:
-    """Indices, with the conditions of held-out images if the family has any."""
-    size = parallel.round_up(program.mesh, programs.batch_size(program))
-    for start in range(0, count, size):
-        index = np.arange(start, start + size, dtype=np.int32)
-        yield {"index": index, **conditions.rows(program, index, source=source)}
-
-
 def r_squared(codes: np.ndarray, recovered: np.ndarray) -> Interval:
     """The mean over dimensions of 1 - squared error / variance, as a mean over codes."""  # [N, Z], [N, Z]
     return intervals.mean(1 - (np.square(codes - recovered) / codes.var(axis=0)).mean(axis=1))
@@ -63,7 +54,7 @@ def main() -> None:
     run = restore.open_run(options.workdir, config_files.of_run(options.workdir), options.checkpoint)
     data = run.program.config.data
     test, train = features.open_source(data, options.split), open_source(data, Part.TRAIN)
-    batches = draws(run.program, options.count, test)
+    batches = tasks.condition_batches(run.program, options.count, source=test)
     codes, image, recovered = programs.run(
         run.program, there_and_back, run.weights, batches, options.count, options.seed
     )

@@ -17,7 +17,7 @@ from genimg_jax.engine import checkpoint
 from genimg_jax.errors import ConfigError
 from genimg_jax.families import cyclegan
 from genimg_jax.families.cyclegan import OTHER
-from genimg_jax.networks.translation import ResNetGenerator, instance_norm
+from genimg_jax.networks.translation import InstanceNorm, ResNetGenerator
 from genimg_jax.objectives import replay
 
 SHAPE, GREY, BATCH, POOL = (8, 8, 3), (8, 8, 1), 4, 6
@@ -262,11 +262,13 @@ def test_what_cannot_be_translated_is_refused(field, changes, message):
 
 def test_instance_normalisation_is_of_each_channel_of_each_image():
     x = np.random.default_rng(0).normal(3, 2, (2, 5, 6, 3)).astype(np.float32)
-    found = instance_norm(jnp.asarray(x))
+    found = InstanceNorm().apply({}, jnp.asarray(x))
     np.testing.assert_allclose(found.mean((1, 2)), 0, atol=1e-6)
     np.testing.assert_allclose(found.std((1, 2)), 1, rtol=1e-4)
-    np.testing.assert_allclose(instance_norm(jnp.asarray(x * [5, 1, 2] + [1, -9, 4], jnp.float32)), found, atol=1e-4)
-    assert not instance_norm(jnp.ones((1, 2, 2, 1))).any()
+    np.testing.assert_allclose(
+        InstanceNorm().apply({}, jnp.asarray(x * [5, 1, 2] + [1, -9, 4], jnp.float32)), found, atol=1e-4
+    )
+    assert not InstanceNorm().apply({}, jnp.ones((1, 2, 2, 1))).any()
 
 
 def test_the_resnet_draws_no_frame():

@@ -167,14 +167,14 @@ def sample_batches(
         raise ConfigError(f"{program.config.family} cannot sample{how}.")
     if best_of > 1 and family.log_prob is None:
         raise ConfigError(f"{program.config.family} has no likelihood to choose the best of {best_of} samples by.")
-    batches = _condition_batches(program, count, field_values, source)
+    batches = condition_batches(program, count, field_values, source)
     return run_batches(program, SampleBest(best_of) if best_of > 1 else sample_task, weights, batches, count, seed)
 
 
-def _condition_batches(
+def condition_batches(
     program: Program,
     count: int,
-    field_values: FieldValues,
+    field_values: FieldValues = None,
     source: Source | None = None,
     example: Callable[[np.ndarray], np.ndarray] = lambda index: index,
 ) -> Iterator[core.Batch]:
@@ -226,7 +226,7 @@ def interpolate(
     if core.space_with(program.family, "prior", "interpolate") is None:
         raise ConfigError(f"{program.config.family} draws no codes to interpolate between.")
     count = rows * steps
-    batches = _condition_batches(program, count, field_values, source, lambda index: index // steps)
+    batches = condition_batches(program, count, field_values, source, lambda index: index // steps)
     return run(program, Interpolate(steps), weights, batches, count, seed)
 
 
@@ -244,7 +244,7 @@ def interpolate_held_out(
         first = 2 * (batch["index"] // steps)
         return batch | {"first": codes[first % count], "second": codes[(first + 1) % count]}
 
-    ends = _condition_batches(program, rows * steps, field_values, source, lambda index: nearer_end(index, steps))
+    ends = condition_batches(program, rows * steps, field_values, source, lambda index: nearer_end(index, steps))
     return run(program, Interpolate(steps), weights, map(with_ends, ends), rows * steps, EVALUATION_SEED)
 
 

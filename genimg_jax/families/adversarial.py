@@ -147,6 +147,30 @@ def train_step(
     return state.replace(step=state.step + 1), {**metrics, **more}
 
 
+def code_space(
+    spec: core.Spec,
+    size: int,
+    decode: Callable[[core.Weights, jax.Array, core.Batch], jax.Array],
+    encode: Callable[[core.Weights, core.Batch], jax.Array] | None = None,
+) -> core.Latents:
+    """The space of standard normal codes z f32[B, `size`], as images of one pixel.
+
+    `decode` is (weights, z, condition) -> images, and `encode` (weights, batch) -> z.
+    """
+
+    def prior(weights, keys, condition):  # -> [B, 1, 1, Z]
+        return core.normal(keys, codes.image_shape)
+
+    def decode_pixel(weights, pixel, condition):  # [B, 1, 1, Z] -> [B, H, W, C]
+        return decode(weights, pixel[:, 0, 0], condition)
+
+    def encode_pixel(weights, batch, key):  # [B, H, W, C] -> [B, 1, 1, Z]
+        return encode(weights, batch)[:, None, None]
+
+    codes = spec._replace(image_shape=(1, 1, size), levels=0)
+    return core.Latents(codes, decode_pixel, encode and encode_pixel, prior, "spherical")
+
+
 def evaluate(game: Game, weights: core.Weights, batch: core.Batch, key: jax.Array) -> core.Metrics:
     """Losses and logits of held-out and generated inputs, f32[B]. They do not measure the quality of images."""
     generator, discriminator = game.groups

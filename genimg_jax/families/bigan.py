@@ -165,7 +165,13 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
     def sample(weights, keys, condition):
         return space.decode(weights, space.prior(weights, keys, condition), condition)
 
-    space = code_space(options, spec, model)
+    def decode(weights, codes, condition):  # [B, Z] -> [B, H, W, C]
+        return model.generate(weights.params["generator"], weights.model_state, codes, condition, False)[0]
+
+    def encode(weights, batch):  # -> [B, Z]
+        return model.encode(weights.params["generator"], weights.model_state, batch["image"], batch, False)[0]
+
+    space = adversarial.code_space(spec, options.latent, decode, encode)
     squared = is_enabled(options.image_cycle) and options.image_distance == "squared_error"
     return core.Family(
         init,
@@ -177,21 +183,3 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         latents=(space,),
         conditions=options.conditions,
     )
-
-
-def code_space(options: Options, spec: core.Spec, model: Model) -> core.Latents:
-    """The space of z, which is standard normal."""
-
-    def decode(weights, codes, condition):  # [B, 1, 1, Z] -> [B, H, W, C]
-        codes = codes.reshape(-1, options.latent)
-        return model.generate(weights.params["generator"], weights.model_state, codes, condition, False)[0]
-
-    def encode(weights, batch, key):  # [B, H, W, C] -> [B, 1, 1, Z]
-        codes, _ = model.encode(weights.params["generator"], weights.model_state, batch["image"], batch, False)
-        return codes[:, None, None]
-
-    def prior(weights, keys, condition):  # -> [B, 1, 1, Z]
-        return core.normal(keys, codes.image_shape)
-
-    codes = spec._replace(image_shape=(1, 1, options.latent), levels=0)
-    return core.Latents(codes, decode, encode, prior, "spherical")

@@ -5,7 +5,7 @@ Loss, penalty, networks, normalisation and conditioning are independent options.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -62,20 +62,6 @@ def networks(
         spectral=options.spectral,
     )
     return generator, ProjectionDiscriminator(discriminator, fields) if projects else discriminator
-
-
-def code_space(options: Options, spec: core.Spec, images: Callable) -> core.Latents:
-    """The space of noise, from which `images(params, model_state, codes, condition, training)` makes images."""
-
-    def prior(weights, keys, condition):  # -> [B, 1, 1, Z]
-        return core.normal(keys, noise.image_shape)
-
-    def decode(weights, codes, condition):  # [B, 1, 1, Z] -> [B, H, W, C]
-        codes = codes.reshape(-1, options.latent)
-        return images(weights.params["generator"], weights.model_state, codes, condition, False)[0]
-
-    noise = spec._replace(image_shape=(1, 1, options.latent), levels=0)
-    return core.Latents(noise, decode, prior=prior, interpolate="spherical")
 
 
 def check_augmentation(options: Options) -> None:
@@ -140,10 +126,13 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
             statistics["augmentation"] = jnp.zeros(())
         return core.init_state(params, optimizers, model_state=statistics)
 
+    def decode(weights, codes, condition):  # [B, Z] -> [B, H, W, C]
+        return images(weights.params["generator"], weights.model_state, codes, condition, False)[0]
+
     def sample(weights, keys, condition):
         return space.decode(weights, space.prior(weights, keys, condition), condition)
 
-    space = code_space(options, spec, images)
+    space = adversarial.code_space(spec, options.latent, decode)
     game = Game(optimizers, options, LOSSES[options.loss], generate, discriminate)
     return core.Family(
         init,

@@ -182,19 +182,14 @@ def sizes(options: Options, spec: core.Spec) -> tuple[str, ...]:
 
 def code_space(options: Options, spec: core.Spec, model: Model) -> core.Latents:
     """The space of codes. With a style encoder images are encoded too, each to the mean of its posterior."""
-    space = spec._replace(image_shape=(1, 1, options.latent), levels=0)
 
-    def decode(weights, codes, condition):  # [B, 1, 1, Z] -> [B, H, W, C]
-        codes = codes.reshape(-1, options.latent)
+    def decode(weights, codes, condition):  # [B, Z] -> [B, H, W, C]
         return model.images(weights.params["generator"], weights.model_state, codes, condition, False)[0]
 
-    def encode(weights, batch, key):  # [B, H, W, C] -> [B, 1, 1, Z]
-        return model.posterior(weights.params["generator"], batch["image"])[0][:, None, None]
+    def encode(weights, batch):  # -> [B, Z]
+        return model.posterior(weights.params["generator"], batch["image"])[0]
 
-    def prior(weights, keys, condition):  # -> [B, 1, 1, Z]
-        return core.normal(keys, space.image_shape)
-
-    return core.Latents(space, decode, encode if options.style_encoder else None, prior, "spherical")
+    return adversarial.code_space(spec, options.latent, decode, encode if options.style_encoder else None)
 
 
 def feature_matching(fake: tuple[jax.Array, ...], real: tuple[jax.Array, ...]) -> jax.Array:

@@ -129,8 +129,8 @@ def path_penalty(
 def latents(options: Options, spec: core.Spec, generator: Generator) -> tuple[core.Latents, core.Latents]:
     """The spaces of z, [1, 1, Z], and of w, [layers, 1, Z] from coarse to fine."""
 
-    def styles(weights, z, condition):  # [B, 1, 1, Z] -> [B, layers, 1, Z]
-        w = generator.mapping(weights.params["generator"], z[:, 0, 0], condition)
+    def styles(weights, z, condition):  # [B, Z] -> [B, layers, 1, Z]
+        w = generator.mapping(weights.params["generator"], z, condition)
         # Exactly w at 1 and exactly the mean at 0.
         w = options.truncation * w + (1 - options.truncation) * weights.model_state["w_mean"][None]
         return every_layer(w, generator.layers)[:, :, None]
@@ -139,20 +139,15 @@ def latents(options: Options, spec: core.Spec, generator: Generator) -> tuple[co
         shared = generator.noise(core.stream(0, "noise")[None])
         return jnp.clip(generator.synthesize(weights.params["generator"], codes[:, :, 0], shared), -1, 1)
 
-    def prior(weights, keys, condition):  # -> [B, 1, 1, Z]
-        return generator.codes(keys)[:, None, None]
-
-    def decode_z(weights, codes, condition):  # [B, 1, 1, Z] -> [B, H, W, C]
-        return decode(weights, styles(weights, codes, condition), condition)
+    def decode_z(weights, z, condition):  # [B, Z] -> [B, H, W, C]
+        return decode(weights, styles(weights, z, condition), condition)
 
     def style_prior(weights, keys, condition):  # -> [B, layers, 1, Z]
-        return styles(weights, prior(weights, keys, condition), condition)
+        return styles(weights, generator.codes(keys), condition)
 
-    z_space, w_space = (
-        spec._replace(image_shape=(rows, 1, options.latent), levels=0) for rows in (1, generator.layers)
-    )
+    w_space = spec._replace(image_shape=(generator.layers, 1, options.latent), levels=0)
     return (
-        core.Latents(z_space, decode_z, prior=prior, interpolate="spherical"),
+        adversarial.code_space(spec, options.latent, decode_z),
         core.Latents(w_space, decode, prior=style_prior, interpolate="linear"),
     )
 
