@@ -102,6 +102,9 @@ class Latents(NamedTuple):
     """(weights, keys[B], condition) -> codes. The family's `sample` is `decode` of them."""
     interpolate: str | None = None
     """The path between two codes, 'spherical' or 'linear' (`objectives.interpolation`); None: there is none."""
+    layered: bool = False
+    """Whether the first axis of the codes is the network's layers, from coarse to fine, each of which may have another
+    image's code."""
 
 
 class Family(NamedTuple):

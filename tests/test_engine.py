@@ -12,7 +12,7 @@ from tiny_runs import change, environment, losses, name_of, state, steps, train
 
 from genimg_jax import core
 from genimg_jax.data import open_source
-from genimg_jax.engine import conditions, config_files, parallel, tasks, training
+from genimg_jax.engine import codes, conditions, config_files, parallel, tasks, training
 from genimg_jax.engine import config as configs
 from genimg_jax.engine import program as programs
 from genimg_jax.errors import ConfigError
@@ -165,16 +165,21 @@ def test_the_batch_size_changes_no_value():
 
 def test_random_streams_keep_their_names():
     """Another name gives other images for the seeds of finished runs."""
-    named = {task: programs.stream_name(getattr(tasks, task)) for task in vars(tasks) if task.endswith("_task")}
+    every = vars(tasks) | vars(codes)
+    named = {name: programs.stream_name(task) for name, task in every.items() if name.endswith("_task")}
     assert named == {
         "evaluate_task": "evaluate",
         "log_prob_task": "log_prob",
         "sample_task": "sample",
         "sample_beside_task": "sample",
+        "translate_task": "sample",
+        "cycle_task": "sample",
+        "prior_task": "sample",
+        "encode_decode_task": "encode",
         "reconstruct_task": "encode",
         "encode_task": "encode",
     }
-    assert programs.stream_name(tasks.Interpolate(5)) == "sample"
+    assert programs.stream_name(codes.Interpolate(5)) == "sample"
     program, _ = build("vae_digits")
     weights = core.weights(program.init(0))
     keys = core.per_example_keys(core.stream(7, "sample"), jnp.arange(3))
@@ -228,7 +233,7 @@ def test_a_column_of_samples_shows_one_class():
 def test_interpolations_begin_and_end_at_samples(config):
     program, _ = build(config, parallel__devices=1)
     weights = core.weights(program.init(0))
-    rows = tasks.interpolate(program, weights, rows=3, steps=5, seed=2).reshape(3, 5, 8, 8, 1)
+    rows = codes.interpolate(program, weights, rows=3, steps=5, seed=2).reshape(3, 5, 8, 8, 1)
     ends = tasks.sample(program, weights, 6, seed=2)
     assert_close(rows[:, 0], ends[0::2])
     assert_close(rows[:, -1], ends[1::2])
@@ -241,4 +246,4 @@ def test_capabilities_that_are_lacking_are_named(monkeypatch):
     with pytest.raises(ConfigError, match="gan cannot sample"):
         tasks.sample(lacking, None, 1, 0)
     with pytest.raises(ConfigError, match="gan draws no codes"):
-        tasks.interpolate(lacking, None, 1, 2, 0)
+        codes.interpolate(lacking, None, 1, 2, 0)

@@ -187,10 +187,12 @@ def _save_grids(
         if fields:  # samples below the held-out images whose conditions they have
             columns = tasks.COLUMNS
             pictures = tasks.beside_held_out(program, weights, validation, count // 2, program.seed)
-            index = np.minimum(np.arange(pictures.shape[-4] // 2), validation.size - 1)  # the last batch is padded
+            groups, rows = pictures.shape[-6:-4]
+            index = np.minimum(np.arange(groups * columns), validation.size - 1)  # the last batch is padded
             if texts := conditions.captions(program, index, validation, classes):
-                rows = np.array(texts).reshape(-1, columns)
-                captions = np.stack([np.full_like(rows, ""), rows], axis=1).ravel().tolist()
+                captions = np.full((groups, rows, columns), "", object)
+                captions[:, 1] = np.reshape(texts, (groups, columns))
+                captions = captions.ravel().tolist()
         else:
             columns = tasks.sample_columns(program, count)
             pictures = tasks.sample(program, weights, count, program.seed)
@@ -202,4 +204,4 @@ def _save_grids(
         return
     pictures = program.unstack(pictures)
     for i in active(records):
-        records[i].save_grid(step, pictures[i], columns, captions)
+        records[i].save_grid(step, pictures[i].reshape(-1, *pictures[i].shape[-3:]), columns, captions)

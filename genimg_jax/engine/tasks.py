@@ -1,4 +1,4 @@
-"""Tasks for `program.run` that every run has: evaluation, likelihoods, samples, reconstructions, interpolations.
+"""Tasks for `program.run`: evaluation, likelihoods, samples, reconstructions, translations. `codes` has more.
 
 The name of a task's random stream must not change, because the images of a seed depend on it.
 """
@@ -17,7 +17,6 @@ from genimg_jax.engine import conditions, parallel
 from genimg_jax.engine.conditions import FieldValues
 from genimg_jax.engine.program import Program, Task, batch_size, held_out, run, run_batches
 from genimg_jax.errors import ConfigError
-from genimg_jax.objectives.interpolation import INTERPOLATIONS
 
 EVALUATION_SEED = 0  # noise of held-out images (binarisation, codes) is the same for every run and training seed
 
@@ -27,7 +26,7 @@ CLASS_COLUMNS = 16  # at most so many classes have their own columns in a grid o
 # ------------------------------------------------------------------------------------------------------ tasks
 
 
-def _stream(name: str) -> Callable[[Task], Task]:
+def stream(name: str) -> Callable[[Task], Task]:
     """Names a task's random stream."""
 
     def named(task: Task) -> Task:
@@ -37,18 +36,18 @@ def _stream(name: str) -> Callable[[Task], Task]:
     return named
 
 
-@_stream("evaluate")
+@stream("evaluate")
 def evaluate_task(family: core.Family, weights: core.Weights, batch: core.Batch, key: jax.Array) -> core.Metrics:
     return family.evaluate(weights, batch, key)
 
 
-@_stream("log_prob")
+@stream("log_prob")
 def log_prob_task(family: core.Family, weights: core.Weights, batch: core.Batch, key: jax.Array) -> core.Metrics:
     functions = {"log_prob": family.log_prob, "log_prob_at_half": family.log_prob_at_half}
     return {name: function(weights, batch, key) for name, function in functions.items() if function}
 
 
-@_stream("sample")
+@stream("sample")
 def sample_task(family: core.Family, weights: core.Weights, batch: core.Batch, key: jax.Array) -> jax.Array:
     return family.sample(weights, core.per_example_keys(key, batch["index"]), batch)
 
@@ -75,42 +74,45 @@ class SampleBest:
         return jax.lax.fori_loop(0, self.best_of, better, none)[0]
 
 
-@_stream("sample")
+@stream("sample")
 def sample_beside_task(
     family: core.Family, weights: core.Weights, batch: core.Batch, key: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    return batch["image"], sample_task(family, weights, batch, key)
+) -> tuple[jax.Array, ...]:
+    """A held-out image and a sample of its condition; of a source (source, sample, held-out image)."""
+    first = (batch["source"],) if "source" in family.conditions else ()
+    beside = batch["image"], sample_task(family, weights, batch, key)
+    return first + (beside[::-1] if first else beside)
 
 
-@_stream("encode")
+@stream("sample")
+def cycle_task(family: core.Family, weights: core.Weights, batch: core.Batch, key: jax.Array) -> tuple[jax.Array, ...]:
+    """An image of the other domain, its translation, and that translated back."""
+    translated = sample_task(family, weights, batch, key)
+    back = core.space_with(family, "encode").encode(weights, {**batch, "image": translated}, key)
+    return batch["source"], translated, back
+
+
+@stream("sample")
+def translate_task(
+    family: core.Family, weights: core.Weights, batch: core.Batch, key: jax.Array
+) -> tuple[jax.Array, ...]:
+    return batch["source"], sample_task(family, weights, batch, key)
+
+
+@stream("encode")
+def encode_decode_task(
+    family: core.Family, weights: core.Weights, batch: core.Batch, key: jax.Array
+) -> tuple[jax.Array, ...]:
+    space = core.space_with(family, "encode")
+    codes = space.encode(weights, batch, key)
+    return batch["image"], codes, space.decode(weights, codes, batch)
+
+
+@stream("encode")
 def reconstruct_task(
     family: core.Family, weights: core.Weights, batch: core.Batch, key: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    space = core.space_with(family, "encode")
-    return batch["image"], space.decode(weights, space.encode(weights, batch, key), batch)
-
-
-@dataclasses.dataclass(frozen=True)
-class Interpolate:
-    """Image i is step i % steps of the path between the codes of samples 2 (i // steps) and 2 (i // steps) + 1, or
-    between the codes `first` and `second` of the batch."""
-
-    steps: int
-    stream = "sample"
-
-    def __call__(self, family: core.Family, weights: core.Weights, batch: core.Batch, key: jax.Array) -> jax.Array:
-        row, t = batch["index"] // self.steps, jnp.linspace(0.0, 1.0, self.steps)[batch["index"] % self.steps]
-        if "first" in batch:
-            space, ends = core.space_with(family, "encode", "interpolate"), (batch["first"], batch["second"])
-        else:
-            space = core.space_with(family, "prior", "interpolate")
-            ends = (space.prior(weights, core.per_example_keys(key, 2 * row + i), batch) for i in range(2))
-        return space.decode(weights, INTERPOLATIONS[space.interpolate](*ends, t), batch)
-
-
-@_stream("encode")
-def encode_task(family: core.Family, weights: core.Weights, batch: core.Batch, key: jax.Array) -> jax.Array:
-    return core.space_with(family, "encode", "interpolate").encode(weights, batch, key)
+) -> tuple[jax.Array, ...]:
+    return encode_decode_task(family, weights, batch, key)[::2]
 
 
 # -------------------------------------------------------------------------------------------- running the tasks
@@ -185,69 +187,60 @@ def condition_batches(
         yield {"index": index.astype(np.int32), **conditions.rows(program, example(index), field_values, source)}
 
 
+def given_batches(
+    program: Program, images: np.ndarray, conditions_of: Callable[[np.ndarray], core.Batch] = lambda index: {}
+) -> Iterator[core.Batch]:
+    """This process's rows of batches of stored images u8[N, H, W, C], with their conditions, by index."""
+    size = parallel.round_up(program.mesh, min(batch_size(program), len(images)))
+    for start in range(0, len(images), size):
+        index = np.arange(start, start + size)[parallel.local_rows(size)]
+        yield {"image": images[index % len(images)], "index": index.astype(np.int32), **conditions_of(index)}
+
+
 def beside_held_out(
     program: Program, weights: core.Weights, source: Source, count: int, seed: int | np.ndarray
 ) -> np.ndarray:
-    """Rows of `COLUMNS` images of `source`, each above a row of samples with the same conditions."""
-    # -> f32[2 * count or a few more, H, W, C]
-    return _in_pairs(program, sample_beside_task, weights, source, count, seed)
+    """Rows of `COLUMNS` images of `source`, each above a row of samples with the same conditions.
+
+    Of a family that translates there are three rows: sources, samples, and what they should be; without pairs, what
+    they are translated back to.
+    """  # -> f32[about count / COLUMNS, 2 or 3, COLUMNS, H, W, C]
+    unpaired = any(not program.spec.conditions[name].paired for name in program.family.conditions)
+    return in_rows(program, cycle_task if unpaired else sample_beside_task, weights, source, count, seed)
 
 
 def reconstruct(program: Program, weights: core.Weights, source: Source, count: int) -> np.ndarray:
     """Rows of `COLUMNS` images of `source`, each above a row of their reconstructions."""
-    # -> f32[2 * count or a few more, H, W, C]
+    # -> f32[about count / COLUMNS, 2, COLUMNS, H, W, C]
     if core.space_with(program.family, "encode") is None:
         raise ConfigError(f"{program.config.family} has no codes to reconstruct images from.")
-    return _in_pairs(program, reconstruct_task, weights, source, count, EVALUATION_SEED)
+    return in_rows(program, reconstruct_task, weights, source, count, EVALUATION_SEED)
 
 
-def _in_pairs(
+def in_rows(
     program: Program, task: Task, weights: core.Weights, source: Source, count: int, seed: int | np.ndarray
-) -> np.ndarray:  # -> [..., 2 N, H, W, C]
-    """A row of `COLUMNS` of the task's first images, then a row of its second ones."""
+) -> np.ndarray:
+    """A row of `COLUMNS` of the task's first images, a row of its second ones, and so on; repeatedly, for `count`
+    examples or a few more. If some are grey and others in colour, all have three channels."""
+    # -> f32[..., count / COLUMNS, rows, COLUMNS, H, W, C]
     count = -(-count // COLUMNS) * COLUMNS
     batches = itertools.islice(held_out(program, source, COLUMNS), count // COLUMNS)
-    pairs = run(program, task, weights, batches, count, seed)
-    rows = [x.reshape(*x.shape[:-4], -1, COLUMNS, *x.shape[-3:]) for x in pairs]
-    return np.stack(rows, axis=-5).reshape(*pairs[0].shape[:-4], -1, *pairs[0].shape[-3:])
+    results = run(program, task, weights, batches, count, seed)
+    channels = max(x.shape[-1] for x in results)
+    rows = [np.broadcast_to(x, (*x.shape[:-1], channels)) for x in results]
+    return np.stack([x.reshape(*x.shape[:-4], -1, COLUMNS, *x.shape[-3:]) for x in rows], axis=-5)
 
 
-def interpolate(
-    program: Program,
-    weights: core.Weights,
-    rows: int,
-    steps: int,
-    seed: int,
-    field_values: FieldValues = None,
-    source: Source | None = None,
-) -> np.ndarray:
-    """Rows of `steps` images between the codes of samples 2i and 2i + 1; a row has one condition."""
-    # -> f32[rows * steps, H, W, C]
-    if core.space_with(program.family, "prior", "interpolate") is None:
-        raise ConfigError(f"{program.config.family} draws no codes to interpolate between.")
-    count = rows * steps
-    batches = condition_batches(program, count, field_values, source, lambda index: index // steps)
-    return run(program, Interpolate(steps), weights, batches, count, seed)
+def translate(program: Program, weights: core.Weights, field_values: FieldValues, seed: int) -> tuple[np.ndarray, ...]:
+    """Each image of the condition 'source', its translation, and without pairs that translated back."""
+    # -> 2 or 3 x f32[N, H, W, C] in [-1, 1]
+    task = translate_task if program.spec.conditions["source"].paired else cycle_task
+    count = len(field_values["source"])
+    return run(program, task, weights, condition_batches(program, count, field_values), count, seed)
 
 
-def interpolate_held_out(
-    program: Program, weights: core.Weights, source: Source, rows: int, steps: int, field_values: FieldValues = None
-) -> np.ndarray:
-    """Rows of `steps` images between the codes of images 2i and 2i + 1 of `source`; see `nearer_end` for conditions."""
-    # -> f32[rows * steps, H, W, C]
-    count = min(2 * rows, source.size)
-    size = min(batch_size(program), count)
-    batches = itertools.islice(held_out(program, source, size), -(-count // size))
-    codes = run(program, encode_task, weights, batches, count, EVALUATION_SEED)
-
-    def with_ends(batch: core.Batch) -> core.Batch:
-        first = 2 * (batch["index"] // steps)
-        return batch | {"first": codes[first % count], "second": codes[(first + 1) % count]}
-
-    ends = condition_batches(program, rows * steps, field_values, source, lambda index: nearer_end(index, steps))
-    return run(program, Interpolate(steps), weights, map(with_ends, ends), rows * steps, EVALUATION_SEED)
-
-
-def nearer_end(index: np.ndarray, steps: int) -> np.ndarray:
-    """The index of the source image nearer to an interpolated image, which gets its condition."""  # i[B] -> i[B]
-    return 2 * (index // steps) + (2 * (index % steps) >= steps)
+def translate_back(program: Program, weights: core.Weights, images: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Each image u8[N, H, W, C], its translation to the domain of the sources, and that translated back."""
+    # -> 3 x f32[N, H, W, C] in [-1, 1]
+    batches = given_batches(program, images)
+    return run(program, encode_decode_task, weights, batches, len(images), EVALUATION_SEED)

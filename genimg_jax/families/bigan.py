@@ -21,11 +21,10 @@ import jax.numpy as jnp
 from genimg_jax import core
 from genimg_jax.families import adversarial
 from genimg_jax.families.adversarial import Discriminated, Game, Generated
-from genimg_jax.families.vq import LOSSES as DISTANCES
-from genimg_jax.families.vq import peak_signal_to_noise_ratio
 from genimg_jax.networks.image import ImageDecoder, ImageEncoder
 from genimg_jax.networks.pair import PairDiscriminator
 from genimg_jax.objectives.adversarial import LOSSES, AdversarialLoss
+from genimg_jax.objectives.distances import DISTANCES, peak_signal_to_noise_ratio
 from genimg_jax.options import bounded, choice, is_enabled, names
 
 GROUPS = ("generator", "discriminator")  # the encoder is part of the first

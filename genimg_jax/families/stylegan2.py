@@ -148,7 +148,7 @@ def latents(options: Options, spec: core.Spec, generator: Generator) -> tuple[co
     w_space = spec._replace(image_shape=(generator.layers, 1, options.latent), levels=0)
     return (
         adversarial.code_space(spec, options.latent, decode_z),
-        core.Latents(w_space, decode, prior=style_prior, interpolate="linear"),
+        core.Latents(w_space, decode, prior=style_prior, interpolate="linear", layered=True),
     )
 
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from genimg_jax import core
 from genimg_jax.networks.grid import GridDecoder, GridEncoder, halved
+from genimg_jax.objectives.distances import DISTANCES, peak_signal_to_noise_ratio, squared_error
 from genimg_jax.objectives.quantizers import Quantizer, finite_scalar_quantizer, vector_quantizer
 from genimg_jax.options import bounded, choice, names, several
 
@@ -92,7 +93,7 @@ def build(options: Options, spec: core.Spec) -> Autoencoder:
         vectors = vectors_of(params, batch)
         quantized, codes, commitment = quantizer.quantize(codebook, vectors)
         images, commitment = outputs(params, quantized, batch), commitment.mean(axis=(1, 2))
-        distance = LOSSES[options.reconstruction](images - batch["image"]).mean(axis=(1, 2, 3))
+        distance = DISTANCES[options.reconstruction](images - batch["image"]).mean(axis=(1, 2, 3))
         return Outputs(images, vectors, codes, commitment, distance + options.commitment * commitment)
 
     def finish(model_state, statistics):
@@ -174,15 +175,3 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
 def measures(outputs: Outputs, image: jax.Array) -> core.Metrics:  # -> {name: f32[]}
     """Means over the batch: the squared error of the reconstruction, and the unweighted commitment loss."""
     return {"reconstruction": squared_error(outputs.outputs - image).mean(), "commitment": outputs.commitment.mean()}
-
-
-def squared_error(difference: jax.Array) -> jax.Array:  # [...] -> [...]
-    return jnp.square(difference)
-
-
-def peak_signal_to_noise_ratio(error: jax.Array) -> jax.Array:  # f32[...], mean squared errors -> f32[...]
-    """PSNR in dB, for values in [-1, 1] (peak 2). Errors are at least 1e-10: at most 106 dB."""
-    return 10 * jnp.log10(4 / jnp.maximum(error, 1e-10))
-
-
-LOSSES = {"squared_error": squared_error, "absolute_error": jnp.abs}
