@@ -8,7 +8,8 @@ import pytest
 from tiny_runs import assert_same_state, state, steps, train
 
 from genimg_jax import core
-from genimg_jax.engine import checkpoint, reproduce, restore, run, training
+from genimg_jax.engine import checkpoint, reproduce, restore, run
+from genimg_jax.engine.transfer import transfer
 from genimg_jax.errors import CheckpointError
 
 
@@ -99,9 +100,10 @@ def test_embeddings_are_transferred_from_where_they_were_before(tmp_path, capsys
     checkpoint.save(store, donor, {}, None)
     checkpoint.wait(store)
     mine = embedding_state("net/condition/label", 0.0, ema_exponents=(1.0, 2.0))
-    found = training.transfer(mine, store, 0)
+    found, manifest = transfer(mine, store, 0)
     checkpoint.close(store)
     assert "took 2 of 2 arrays" in capsys.readouterr().out
+    assert manifest["init_from"] == {"directory": str(store.directory), "step": 0, "arrays": {"model": "all 2"}}
     first, second = found.ema_params.values()
     for tree, value in ((found.params["model"], 7.0), (first, 7.0 + averaged), (second, 7.0)):
         np.testing.assert_array_equal(tree["net"]["condition"]["label"]["embedding"], np.full((3, 2), value))
@@ -167,7 +169,14 @@ def test_transfer_takes_what_matches(run_of, tmp_path, capsys):
     params = [name for name in found if name.startswith("params/")]
     other = [name for name in params if found[name].shape != donor[name].shape]
     assert 0 < len(other) < len(params)
-    assert f"took {len(params) - len(other)} of {len(params)} arrays" in output and other[0] in output
+    assert f"took {len(params) - len(other)} of {len(params)} arrays" in output
+    origin = run.read_json(tmp_path, "manifest.json")["init_from"]
+    assert origin["directory"] == str(run_of("gan_digits") / "checkpoints") and origin["step"] == 6
+    assert all(f"  {place}: {text}\n" in output for place, text in origin["arrays"].items())
+    _, group, network, subtree, rest = other[0].split("/", 4)
+    shapes = [f"float32[{','.join(map(str, x[other[0]].shape))}]" for x in (donor, found)]
+    described = f"{rest} is {shapes[0]} there, {shapes[1]} here"
+    assert f"1 of another shape: {described}" in origin["arrays"][f"{group}/{network}/{subtree}"]
     for name in params:
         assert np.array_equal(found[name], donor[name]) == (name not in other), name
     averaged = [name for name in found if name.startswith("ema/") and name.replace("ema/", "params/", 1) not in other]
@@ -177,6 +186,36 @@ def test_transfer_takes_what_matches(run_of, tmp_path, capsys):
         wanted = 0.1 * start + 0.9 * donor[name.replace("ema/", "params/", 1)]
         np.testing.assert_allclose(found[name], wanted, rtol=1e-5, atol=1e-7)
     assert {name.split("/")[1] for name in averaged} == {"generator", "discriminator"}
+
+
+def test_a_transfer_says_what_it_lacks_in_a_few_lines(tmp_path, capsys):
+    """First a group's sum, then its subtrees; of a large model only those of which arrays are missing."""
+
+    def model(blocks: int, width: int) -> core.TrainState:
+        params = {f"block_{i:02}": {"kernel": jnp.ones((2, width)), "bias": jnp.ones(2)} for i in range(blocks)}
+        groups = {"generator": params, "discriminator": {"out": jnp.ones(2)}}
+        return core.init_state(groups, {group: core.Optimizer(optax.sgd(1.0)) for group in groups})
+
+    store = checkpoint.open_store(tmp_path)
+    checkpoint.save(store, model(3, 5), {}, None)
+    checkpoint.wait(store)
+    _, manifest = transfer(model(4, 6), store, 0)
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "  discriminator: all 1",
+        "  generator: 3 of 8; 2 absent there; 3 of another shape",
+        *[
+            f"  generator/block_{i:02}: 1 of 2; 1 of another shape: kernel is float32[2,5] there, float32[2,6] here"
+            for i in range(3)
+        ],
+        "  generator/block_03: 0 of 2; 2 absent there: bias, ...",
+    ]
+    assert len(manifest["init_from"]["arrays"]) == 6
+    _, manifest = transfer(model(40, 5), store, 0)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 20 and lines[2] == "  generator/block_03: 0 of 2; 2 absent there: bias, ..."
+    assert lines[-1] == "  and 24 more: see init_from in manifest.json"
+    assert len(manifest["init_from"]["arrays"]) == 42
+    checkpoint.close(store)
 
 
 def test_nothing_in_common_is_an_error(run_of, tmp_path, capsys):

@@ -1,5 +1,7 @@
 """Optimisers, and the only functions that change parameters: `value_and_grad`, `update` and `train_group` of `core`."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,8 @@ import optax
 import pytest
 
 from genimg_jax import core
-from genimg_jax.engine import optimizers
+from genimg_jax.engine import config as configs
+from genimg_jax.engine import optimizers, vmapped
 from genimg_jax.errors import ConfigError
 
 # ------------------------------------------------------------------------------------------------------ optimisers
@@ -20,6 +23,9 @@ def test_learning_rate_follows_its_closed_form():
     at = np.arange(111)
     wanted = np.where(at < 10, 0.3 * at / 10, 0.15 * (1 + np.cos(np.pi * (at - 10) / 100)))
     np.testing.assert_allclose([rate(i) for i in at], wanted, rtol=1e-5, atol=1e-7)
+    rate = optimizers.learning_rate(optimizers.Options(learning_rate=0.3, schedule="linear", warmup_steps=10), 111)
+    wanted = np.interp(np.arange(112), [0, 10, 60, 111], [0, 0.3, 0.3, 0])
+    np.testing.assert_allclose([rate(i) for i in range(112)], wanted, rtol=1e-5, atol=1e-7)
 
 
 def updates(options: optimizers.Options, params, gradients, steps: int = 1):
@@ -66,6 +72,46 @@ def test_muon_updates_the_matrices_of_kernels_and_adam_the_rest():
     by_adam = updates(optimizers.Options("adam", 0.1, {"nesterov": True}), gradients, gradients)
     np.testing.assert_allclose(changes["word"]["embedding"], by_adam["word"]["embedding"], rtol=1e-5)
     np.testing.assert_allclose(changes["stack"]["bias"], by_adam["stack"]["bias"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "muon"])
+def test_frozen_subtrees_keep_every_bit(name):
+    """Also under weight decay. The others move as if they were alone: the clipped norm is theirs."""
+    options = optimizers.Options(name, 0.1, {"weight_decay": 0.5} if name != "sgd" else {}, clip_norm=1e-3)
+    params = {"low": {"kernel": jax.random.normal(jax.random.key(0), (3, 4)), "zero": -jnp.zeros(2)}}
+    params |= {
+        "high": {"block": {"kernel": jnp.ones((3, 4))}, "out": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}}
+    }
+    gradients = jax.tree.map(lambda x: 100 * jnp.cos(jnp.arange(x.size, dtype=x.dtype).reshape(x.shape)), params)
+
+    def trained(options, params, gradients):
+        optimizer = optimizers.make(options, 100, 1)
+        state = core.init_state({"w": params}, {"w": optimizer})
+        step = jax.jit(lambda state: core.update(optimizer, state, "w", gradients)[0])
+        return step(step(state))
+
+    part = {"high": {"out": params["high"]["out"]}}
+    alone = trained(options, part, {"high": {"out": gradients["high"]["out"]}})
+    state = trained(dataclasses.replace(options, frozen=("low", "block")), params, gradients)
+    after = state.params["w"]
+    jax.tree.map(np.testing.assert_array_equal, after["high"]["out"], alone.params["w"]["high"]["out"])
+    for one, two in ((after["low"], params["low"]), (after["high"]["block"], params["high"]["block"])):
+        assert all(a.tobytes() == b.tobytes() for a, b in zip(*map(jax.tree.leaves, (one, two)), strict=True))
+    assert (after["high"]["out"]["bias"] != 1).all()
+    shapes = [sorted(x.shape for x in jax.tree.leaves(s.opt_state)) for s in (state, alone)]
+    assert shapes[0] == shapes[1], "no moments of frozen arrays"
+
+
+def test_a_name_that_freezes_nothing_is_refused():
+    optimizer = optimizers.make(optimizers.Options(frozen=("block_0", "from_imag")), 1, 1)
+    params = {"from_image": {"kernel": jnp.ones(2)}, "block_0": {"kernel": jnp.ones(2)}}
+    with pytest.raises(ConfigError, match=r"has 'from_imag', .*'from_image'\? Names: block_0, kernel, from_image\."):
+        core.init_state({"w": params}, {"w": optimizer})
+
+
+def test_runs_that_freeze_other_subtrees_share_no_program():
+    values = configs.experiment("gan").to_dict()
+    assert vmapped.shared(values)["optimizer.discriminator.frozen"] == []
 
 
 def test_half_life_is_counted_in_images():

@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import pathlib
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +20,7 @@ from genimg_jax.engine.config_differences import differences, table
 from genimg_jax.engine.old_configs import complete
 from genimg_jax.engine.program import Program
 from genimg_jax.engine.record import RunRecord, active, isolate_failure, run_record
+from genimg_jax.engine.transfer import transfer
 from genimg_jax.errors import CheckpointError, ConfigError, DataError, Failure
 from genimg_jax.options import nearest
 
@@ -73,11 +73,11 @@ def _train(
         for i in active(records):
             with isolate_failure(records, i):
                 stores.enter_context(records[i].checkpoints(config.train.keep, config.train.best))
-        state, step = _start(program, records, source, force_resume)
+        state, step, origins = _start(program, records, source, force_resume)
         if step < config.train.steps:
             environment, inputs = run.environment(), _inputs(program, source)
             for i in active(records):
-                records[i].write_manifest(step, environment, inputs | _companions(records, i))
+                records[i].write_manifest(step, environment | origins[i], inputs | _companions(records, i))
                 if source.vocabulary:
                     text.save(source.vocabulary, records[i].folder)
                 if source.encoder:
@@ -105,18 +105,22 @@ def dry_run(config: Config) -> str:
 
 def _start(
     program: Program, records: Sequence[RunRecord], source: Source, force_resume: bool
-) -> tuple[core.TrainState, int]:
-    """The state to continue from, and its step, which must be the same for all runs."""
+) -> tuple[core.TrainState, int, dict[int, dict[str, Any]]]:
+    """The state to continue from, its step, which must be the same for all runs, and by run the part of the manifest
+    about `init_from`."""
     fresh = functools.cache(lambda: program.unstack(program.init(program.seed)))
     states: dict[int, core.TrainState] = {}
+    origins: dict[int, dict[str, Any]] = {}
     for i in active(records):
         with isolate_failure(records, i):
-            states[i] = _start_one(program, records[i], source, force_resume) or _initialized(program, fresh()[i])
+            stored = _start_one(program, records[i], source, force_resume)
+            states[i], origins[i] = (stored, {}) if stored else _initialized(program, fresh()[i])
     steps = {int(state.step) for state in states.values()}
     if len(steps) > 1:
         raise CheckpointError(f"runs at the steps {sorted(steps)} cannot go on as one program; train each by itself.")
     # A failed run keeps its row of the stacked arrays; its values are never used.
-    return program.stack([states[i] if i in states else fresh()[i] for i in range(len(records))]), steps.pop()
+    stacked = program.stack([states[i] if i in states else fresh()[i] for i in range(len(records))])
+    return stacked, steps.pop(), origins
 
 
 def _start_one(program: Program, record: RunRecord, source: Source, force_resume: bool) -> core.TrainState | None:
@@ -138,10 +142,10 @@ def _start_one(program: Program, record: RunRecord, source: Source, force_resume
     return checkpoint.restore(other, step, program.abstract_state)
 
 
-def _initialized(program: Program, state: core.TrainState) -> core.TrainState:
-    """A fresh state, with the parameters of the run `init_from` if the configuration names one."""
+def _initialized(program: Program, state: core.TrainState) -> tuple[core.TrainState, dict[str, Any]]:
+    """A fresh state, with the parameters of the run `init_from` if there is one; and the manifest's part about them."""
     if not program.config.init_from:
-        return state
+        return state, {}
     other = checkpoint.open_store(pathlib.Path(program.config.init_from), read_only=True)
     return transfer(jax.tree.map(jnp.asarray, state), other, checkpoint.choose(other, "last"))
 
@@ -168,51 +172,6 @@ def _check_inputs(workdir: pathlib.Path, program: Program, source: Source, force
             f"the training data changed since this run began: {changed}. Restore it, use another --workdir, or "
             "--force_resume to go on."
         )
-
-
-def transfer(state: core.TrainState, store: checkpoint.Store, step: int) -> core.TrainState:
-    """The state with the parameters, and their averages, that another run has at the same path in the same shape.
-
-    Raises `CheckpointError` if there is no such parameter.
-    """
-    source = checkpoint.restore_untyped(store, step)
-    taken, missing = [], []
-
-    def fitting(mine, *names):
-        """The array of the first of these names that exists, if its shape and dtype are those of `mine`."""
-        array = next((source[place] for name in names if (place := checkpoint.place(name, source)) in source), None)
-        fits = array is not None and (array.shape, array.dtype) == (mine.shape, mine.dtype)
-        return array if fits else None
-
-    def pick(path, mine):
-        name = checkpoint.path_name(path)
-        array = fitting(mine, name)
-        (missing if array is None else taken).append(name)
-        return mine if array is None else jax.device_put(array, mine.sharding)
-
-    def average(path, mine):
-        """The other run's average, else its parameters: never an average of parameters that were not loaded."""
-        name = checkpoint.path_name(path)
-        kept, of_parameters = name.replace("params/", "ema/", 1), re.sub(r"@\d+/", "/", name, count=1)
-        array = fitting(mine, kept, of_parameters)
-        # Not the parameter's own buffer: the step donates both.
-        return mine if array is None else jax.device_put(array, mine.sharding, may_alias=False)
-
-    picked = jax.tree_util.tree_map_with_path(
-        pick, state.replace(opt_state={}, ema_params={}, model_state={}, frozen_params={}, step=None)
-    )
-    averaged = jax.tree_util.tree_map_with_path(
-        average,
-        state.replace(
-            params=state.ema_params, opt_state={}, ema_params={}, model_state={}, frozen_params={}, step=None
-        ),
-    )
-    print(f"took {len(taken)} of {len(taken) + len(missing)} arrays from {store.directory} step {step}")
-    for name in missing[:5]:
-        print(f"  not there in this shape: {name}")
-    if not taken:
-        raise CheckpointError(f"init_from: no array of {store.directory} step {step} matches this model.")
-    return state.replace(params=picked.params, ema_params=averaged.params)
 
 
 def _companions(records: Sequence[RunRecord], i: int) -> dict[str, Any]:
