@@ -27,12 +27,13 @@ def make(problem: Problem, variant: str) -> tuple[Callable[[int], float], dict]:
     built = program_of(problem)
     state = built.init(np.int32(0))
     indices = np.arange(problem.batch_size, dtype=np.int32)
-    data = itertools.cycle([{"image": image, "index": indices} for image in batches(problem)])
+    data, names = itertools.cycle(batches(problem)), ("image", "source")[: problem.domains]
 
     def run(steps: int) -> float:
         nonlocal state
         for _ in range(steps):
-            state, metrics = built.step(state, parallel.put_batch(next(data), built.mesh), np.int32(0))
+            batch = {"index": indices, **{name: next(data) for name in names}}
+            state, metrics = built.step(state, parallel.put_batch(batch, built.mesh), np.int32(0))
         jax.block_until_ready(state)
         found = jax.device_get(metrics).unpack()
         return next(value for name, value in found.items() if name.startswith("loss"))
@@ -58,5 +59,6 @@ def program_of(problem: Problem):
         train={"batch_size": problem.batch_size},
         evaluate={"batch_size": problem.batch_size},
     )
-    spec = core.Spec(problem.image_shape, 0, problem.levels)
+    fields = {"source": core.Field(problem.image_shape, paired=False)} if problem.domains == 2 else {}
+    spec = core.Spec(problem.image_shape, 0, problem.levels, fields)
     return program.build(config.resolve(experiment), spec, problem.levels)

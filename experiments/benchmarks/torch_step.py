@@ -3,25 +3,38 @@
 Left out, in PyTorch's favour: the gradient norms and the non-finite guard that this project's step computes.
 """
 
+import functools
 import itertools
 from collections.abc import Callable
 
 import torch
+import torch_adversarial
 import torch_denoisers
 import torch_sequences
+import torch_translation
 from problems import Problem, batches
 from torch import nn
 from torch.nn import functional
+from torch_training import adam, logits_and_r1, update
 
 
 def make(problem: Problem, variant: str) -> tuple[Callable[[int], float], dict]:
     """A function that takes so many steps and returns the last loss, and what it ran on.
 
-    `variant` joins with '-' any of: 'eager', 'compiled' (losses through `torch.compile`), 'channels_last'.
+    `variant` joins with '-' any of: 'eager', 'compiled' (losses without penalties through `torch.compile`), 'penalties'
+    (those with penalties as well), 'channels_last', 'grouped' (StyleGAN2's modulated convolutions).
     """
     channels_last, compiled = "channels_last" in variant, "compiled" in variant
-    makers = {"gan": gan, "vae": vae}
     compiler = torch.compile if compiled else lambda f: f
+    penalty_compiler = compiler if "penalties" in variant else lambda f: f
+    makers = {
+        "gan": functools.partial(gan, penalty_compiler=penalty_compiler),
+        "vae": vae,
+        "stylegan2": functools.partial(
+            torch_adversarial.stylegan2, penalty_compiler=penalty_compiler, grouped="grouped" in variant
+        ),
+        "cyclegan": torch_translation.cyclegan,
+    }
     if problem.family in makers:
         modules, step = makers[problem.family](problem, compiler)
     else:
@@ -33,10 +46,13 @@ def make(problem: Problem, variant: str) -> tuple[Callable[[int], float], dict]:
     layout = torch.channels_last if channels_last else torch.contiguous_format
     data = itertools.cycle(batches(problem))
 
+    def prepare(image):
+        image = torch.from_numpy(image).permute(0, 3, 1, 2).to(torch.float32, memory_format=layout)
+        return image.div_((problem.levels - 1) / 2).sub_(1)
+
     def run(steps: int) -> float:
         for _ in range(steps):
-            image = torch.from_numpy(next(data)).permute(0, 3, 1, 2).to(torch.float32, memory_format=layout)
-            loss = step(image.div_((problem.levels - 1) / 2).sub_(1))
+            loss = step(*(prepare(next(data)) for _ in range(problem.domains)))
         return loss.item()
 
     return run, {
@@ -46,27 +62,20 @@ def make(problem: Problem, variant: str) -> tuple[Callable[[int], float], dict]:
     }
 
 
-def adam(module: nn.Module, problem: Problem) -> torch.optim.Optimizer:
-    betas = (problem.optimizer["b1"], 0.999)
-    return torch.optim.Adam(module.parameters(), problem.optimizer["learning_rate"], betas, fused=True)
-
-
 def single(model: nn.Module, problem: Problem, compiler: Callable):
     """A model whose forward pass returns its loss."""
     optimizer, forward = adam(model, problem), compiler(model)
 
     def step(image):
         loss = forward(image)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
+        update(optimizer, loss)
         return loss
 
     return (model,), step
 
 
-def gan(problem: Problem, compiler: Callable):
-    latent = problem.model["latent"]
+def gan(problem: Problem, compiler: Callable, penalty_compiler: Callable):
+    latent, penalized = problem.model["latent"], "penalty" in problem.model  # R1 of weight 1 at every step
     generator = nn.Sequential(decoder(problem, problem.image_shape[2], normalized=True), nn.Tanh())
     discriminator = encoder(problem, 1)
     optimizers = adam(generator, problem), adam(discriminator, problem)
@@ -74,6 +83,11 @@ def gan(problem: Problem, compiler: Callable):
     @compiler
     def discriminator_loss(image, fake):
         return functional.softplus(-discriminator(image)).mean() + functional.softplus(discriminator(fake)).mean()
+
+    @penalty_compiler
+    def discriminator_loss_r1(image, fake):
+        logits, penalty = logits_and_r1(discriminator, image)
+        return functional.softplus(-logits).mean() + functional.softplus(discriminator(fake)).mean() + penalty
 
     @compiler
     def generator_loss(codes):
@@ -85,14 +99,10 @@ def gan(problem: Problem, compiler: Callable):
         with torch.no_grad():
             fake = generate(torch.randn(len(image), latent))
         discriminator.requires_grad_(True)
-        loss = discriminator_loss(image, fake)
-        loss.backward()
-        optimizers[1].step()
-        optimizers[1].zero_grad()
+        loss = (discriminator_loss_r1 if penalized else discriminator_loss)(image, fake)
+        update(optimizers[1], loss)
         discriminator.requires_grad_(False)
-        generator_loss(torch.randn(len(image), latent)).backward()
-        optimizers[0].step()
-        optimizers[0].zero_grad()
+        update(optimizers[0], generator_loss(torch.randn(len(image), latent)))
         return loss
 
     return (generator, discriminator), step
@@ -112,9 +122,7 @@ def vae(problem: Problem, compiler: Callable):
 
     def step(image):
         loss = negative_bound(image, torch.randn(len(image), latent))
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
+        update(optimizer, loss)
         return loss
 
     return (model,), step

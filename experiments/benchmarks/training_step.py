@@ -9,6 +9,7 @@ the undisturbed turns, or over all of them where there was none; the table says 
 """
 
 import argparse
+import itertools
 import json
 import os
 import pathlib
@@ -31,7 +32,7 @@ class Contender:
     """A process that waits until it is told how many steps to take."""
 
     def __init__(self, problem: str, name: str, cache: str):
-        self.name = name
+        self.name, period = name, PROBLEMS[problem].period
         command = [sys.executable, __file__, "--worker", problem, name]
         environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": cache}
         self.process = subprocess.Popen(
@@ -41,7 +42,7 @@ class Contender:
         self.steps = 1 if self.description else 0
         if self.description:
             taken = self.take_turn()
-            self.steps = max(1, round(SECONDS / taken["seconds"]))
+            self.steps = period * max(1, round(SECONDS / taken["seconds"] / period))
 
     def _read(self) -> dict:
         line = self.process.stdout.readline()
@@ -97,35 +98,47 @@ def own_seconds() -> float:
     return sum(os.times()[:2])
 
 
-def measure(problem: str, names: list[str], rounds: int, patience: float) -> dict:
-    """{contender: {images_per_second, turns, disturbed, ...}}"""
-    size = PROBLEMS[problem].batch_size
+def contenders_of(problem: str, names: list[str]) -> list[Contender]:
     with tempfile.TemporaryDirectory() as cache:  # a compilation that was interrupted once leaves a damaged one
         contenders = [c for c in (Contender(problem, name, cache) for name in names) if c.description]
     counts = {c.description["parameters"] for c in contenders}
     if len(counts) != 1:
         raise SystemExit(f"{problem}: the contenders differ in their numbers of parameters: {counts}")
-    turns = {c.name: [] for c in contenders}
+    return contenders
+
+
+def measure(names: dict[str, list[str]], rounds: int, patience: float) -> dict:
+    """{problem: {contender: {images_per_second, turns, disturbed, ...}}}, for the names of each problem's contenders.
+
+    All problems take turns too.
+    """
+    contenders = {problem: contenders_of(problem, chosen) for problem, chosen in names.items()}
+    turns = {problem: {c.name: [] for c in members} for problem, members in contenders.items()}
     for _ in range(rounds):
-        for contender in contenders:
-            deadline = time.monotonic() + patience
-            wait_for_quiet(deadline)
-            turn = contender.take_turn()
-            while turn["foreign"] >= DISTURBED and time.monotonic() < deadline:
+        for problem, members in contenders.items():
+            for contender in members:
+                deadline = time.monotonic() + patience
                 wait_for_quiet(deadline)
                 turn = contender.take_turn()
-            turns[contender.name].append({**turn, "rate": contender.steps * size / turn["seconds"]})
-    for contender in contenders:
+                while turn["foreign"] >= DISTURBED and time.monotonic() < deadline:
+                    wait_for_quiet(deadline)
+                    turn = contender.take_turn()
+                rate = contender.steps * PROBLEMS[problem].batch_size / turn["seconds"]
+                turns[problem][contender.name].append({**turn, "rate": rate})
+    for contender in itertools.chain.from_iterable(contenders.values()):
         contender.close()
     return {
-        c.name: {
-            "images_per_second": statistics.median(undisturbed(turns[c.name])),
-            "disturbed": sum(t["foreign"] >= DISTURBED for t in turns[c.name]),
-            "last_loss": turns[c.name][-1]["loss"],
-            "turns": [round(t["rate"], 1) for t in turns[c.name]],
-            **c.description,
+        problem: {
+            c.name: {
+                "images_per_second": statistics.median(undisturbed(turns[problem][c.name])),
+                "disturbed": sum(t["foreign"] >= DISTURBED for t in turns[problem][c.name]),
+                "last_loss": turns[problem][c.name][-1]["loss"],
+                "turns": [round(t["rate"], 1) for t in turns[problem][c.name]],
+                **c.description,
+            }
+            for c in members
         }
-        for c in contenders
+        for problem, members in contenders.items()
     }
 
 
@@ -152,6 +165,21 @@ def table(results: dict, rounds: int) -> str:
     return "\n".join(lines)
 
 
+def penalty_costs(results: dict) -> str:
+    """The time of a step with penalties relative to the same step without, of each framework's fastest contender."""
+
+    def best(problem: str, framework: str) -> float:
+        rates = [r["images_per_second"] for name, r in results[problem].items() if name.startswith(framework)]
+        return max(rates, default=float("nan"))
+
+    return "\n".join(
+        f"{problem} to {plain}: {framework} {best(plain, framework) / best(problem, framework):.2f} times the time"
+        for problem in results
+        if (plain := PROBLEMS[problem].plain) in results
+        for framework in ("jax", "torch")
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default=",".join(PROBLEMS), help="problems, joined by commas")
@@ -159,17 +187,22 @@ def main() -> None:
     parser.add_argument("--jax", default=",".join(JAX_VARIANTS), help="tuned, plain, tuned-2 (two host devices), ...")
     parser.add_argument("--torch", default="", help="instead of every variant that suits the problem")
     parser.add_argument("--patience", type=float, default=20.0, help="seconds a turn waits for a quiet machine")
+    parser.add_argument("--together", action="store_true", help="rounds go through all problems, to compare them")
     parser.add_argument("--output", type=pathlib.Path, help="where to write the results as JSON")
     parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
         return work(*options.worker)
-    results = {}
+    names = {}
     for problem in options.only.split(","):
         suitable = options.torch.split(",") if options.torch else PROBLEMS[problem].torch
-        names = [f"jax {v}" for v in options.jax.split(",")] + [f"torch {v}" for v in suitable if v != "none"]
-        results[problem] = measure(problem, names, options.rounds, options.patience)
-        print(table({problem: results[problem]}, options.rounds), "\n", flush=True)
+        names[problem] = [f"jax {v}" for v in options.jax.split(",")] + [f"torch {v}" for v in suitable if v != "none"]
+    results = {}
+    for group in [names] if options.together else [{problem: chosen} for problem, chosen in names.items()]:
+        measured = measure(group, options.rounds, options.patience)
+        print(table(measured, options.rounds), "\n", flush=True)
+        results |= measured
+    print(penalty_costs(results))
     if options.output:
         options.output.write_text(json.dumps(results, indent=1))
 
