@@ -1,8 +1,10 @@
-"""How close to the data a trained diffusion or flow model comes for the time that its sampler takes.
+"""How close to the data a model comes for the time that its sampler takes: diffusion, flow, or masked generation.
 
     python experiments/sampling_tradeoff.py --workdir runs/diffusion_mnist --samples 1000 \\
         --solvers euler heun dpm_solver ancestral --steps 4 8 16 32 --out experiments/results
+    python experiments/sampling_tradeoff.py --workdir runs/masked_mnist --solvers random confidence --steps 8 16 32
 
+Of masked generation the solver is the order in which values are unmasked.
 Every solver with every number of steps draws the same images (one key an image) from one checkpoint; their Frechet
 distance to the held-out images, corrected for its bias and with a 95 % interval, is in the features of the project's
 classifier, and rates are of a second pass, compiled before. Written: a table (Markdown), the figures (JSON) and the
@@ -114,7 +116,7 @@ def main() -> None:
     print("| solver | steps | evaluations | images/s | Frechet distance, corrected |\n| --- | --- | --- | --- | --- |")
     for solver in options.solvers:
         for steps in options.steps:
-            changed = {"solver": solver, "steps": steps, **guided}
+            changed = {"solver" if hasattr(config.model, "solver") else "order": solver, "steps": steps, **guided}
             found = measure(options.workdir, changed, options.samples, judge)
             model = argparse.Namespace(**{**vars(config.model), **guided})
             rows.append({"solver": solver, "steps": steps, "evaluations": evaluations(model, solver, steps), **found})

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from genimg_jax.objectives.gradients import of_input_gradient
 from genimg_jax.objectives.interpolants import per_example
 
 Inputs = Any  # a tree of arrays [B, ...]: images, or images and codes
@@ -70,25 +71,18 @@ LOSSES = {
 }
 
 
-def _input_gradient(discriminate: Discriminate, inputs: Inputs) -> jax.Array:  # -> f32[B, values]
-    """The gradient of each logit by its own input, from one backward pass through the sum of the logits.
-
-    This is exact only if an example's logit depends on no other example. Batch normalisation and minibatch statistics
-    in the discriminator couple the examples: row i is then the gradient of the sum of all logits by input i.
-    """
-    inputs = jax.tree.map(lambda x: x.astype(jnp.float32), inputs)
-    gradient = jax.grad(lambda x: discriminate(x).astype(jnp.float32).sum())(inputs)
-    return jnp.concatenate([x.reshape(len(x), -1) for x in jax.tree.leaves(gradient)], axis=1)
+def _half_square(gradient: jax.Array) -> jax.Array:  # f32[B, values] -> f32[B]
+    return 0.5 * jnp.square(gradient).sum(axis=1)
 
 
 def r1(discriminate: Discriminate, real: Inputs, fake: Inputs, keys: jax.Array) -> jax.Array:  # -> f32[B]
     """0.5 |gradient|^2 at the real inputs, without the weight gamma (Mescheder et al. 2018, eq. 9)."""
-    return 0.5 * jnp.square(_input_gradient(discriminate, real)).sum(axis=1)
+    return of_input_gradient(_half_square, discriminate, real)
 
 
 def r2(discriminate: Discriminate, real: Inputs, fake: Inputs, keys: jax.Array) -> jax.Array:  # -> f32[B]
     """0.5 |gradient|^2 at the generated inputs, without the weight gamma (Mescheder et al. 2018, eq. 10)."""
-    return 0.5 * jnp.square(_input_gradient(discriminate, fake)).sum(axis=1)
+    return of_input_gradient(_half_square, discriminate, fake)
 
 
 def r1_r2(discriminate: Discriminate, real: Inputs, fake: Inputs, keys: jax.Array) -> jax.Array:  # -> f32[B]
@@ -110,8 +104,10 @@ def gradient_penalty(
         weight = per_example(uniform, real)
         return weight * real + (1 - weight) * fake
 
-    gradient = _input_gradient(discriminate, jax.tree.map(between, real, fake))
-    return jnp.square(optax.safe_norm(gradient, 1e-12, axis=1) - 1)
+    def measure(gradient: jax.Array) -> jax.Array:
+        return jnp.square(optax.safe_norm(gradient, 1e-12, axis=1) - 1)
+
+    return of_input_gradient(measure, discriminate, jax.tree.map(between, real, fake))
 
 
 def no_penalty(discriminate: Discriminate, real: Inputs, fake: Inputs, keys: jax.Array) -> jax.Array:  # -> f32[B]

@@ -7,14 +7,22 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from genimg_jax.objectives.gradients import of_input_gradient
+
 
 def path_lengths(synthesize: Callable[[jax.Array], jax.Array], w: jax.Array, direction: jax.Array) -> jax.Array:
     """|J^T y| of each code w, where J is the Jacobian of the image by w and y, the `direction`, is N(0, 1) noise.
 
     Each image must depend on its own code alone.
     """  # [B, D], f32[B, H, W, C] -> f32[B]
-    gradient = jax.grad(lambda w: (synthesize(w).astype(jnp.float32) * direction).sum())(w.astype(jnp.float32))
-    return optax.safe_norm(gradient, 1e-12, axis=1)  # its own gradient is finite at 0
+
+    def projection(w: jax.Array) -> jax.Array:
+        return (synthesize(w).astype(jnp.float32) * direction).sum((1, 2, 3))
+
+    def norm(gradient: jax.Array) -> jax.Array:
+        return optax.safe_norm(gradient, 1e-12, axis=1)  # its own gradient is finite at 0
+
+    return of_input_gradient(norm, projection, w)
 
 
 def path_length_scale(height: int, width: int) -> float:
