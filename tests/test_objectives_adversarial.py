@@ -215,3 +215,28 @@ def test_r1_matches_torch():
     (gradient,) = torch.autograd.grad((torch.tanh(x @ first) @ second).sum(), x)
     found = r1(mlp, images(1), images(2), KEYS)
     np.testing.assert_allclose(found, 0.5 * gradient.square().sum(dim=1).numpy(), rtol=1e-4)
+
+
+def test_a_penalty_needs_no_reversed_convolution():
+    """XLA's CPU backend runs these by its slowest code. Differentiating in reverse mode twice makes them."""
+    random = np.random.default_rng(0)
+    kernels = [jnp.asarray(random.normal(size=(4, 4, *channels)), jnp.float32) for channels in ((3, 8), (8, 16))]
+    images = jnp.asarray(random.normal(size=(2, 16, 16, 3)), jnp.float32)
+
+    def logits(kernels, x):
+        for kernel in kernels:
+            numbers = ("NHWC", "HWIO", "NHWC")
+            x = jnp.tanh(jax.lax.conv_general_dilated(x, kernel, (2, 2), "SAME", dimension_numbers=numbers))
+        return x.sum((1, 2, 3))
+
+    def ours(kernels):
+        return r1(lambda x: logits(kernels, x), images, images, None).mean()
+
+    def twice(kernels):
+        gradient = jax.grad(lambda x: logits(kernels, x).sum())(images)
+        return 0.5 * jnp.square(gradient).sum((1, 2, 3)).mean()
+
+    compiled = [jax.jit(jax.grad(function)).lower(kernels).compile() for function in (ours, twice)]
+    for a, b in zip(compiled[0](kernels), compiled[1](kernels), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    assert ["rhs_reversal" in program.as_text() for program in compiled] == [False, True]

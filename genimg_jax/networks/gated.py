@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genimg_jax.backend import CHANNELS_LAST
+from genimg_jax import backend
 from genimg_jax.networks.conditioning import Condition, Fields, MapEncoder, VectorEncoder, map_fields, vector_fields
 from genimg_jax.networks.layers import add
 
@@ -55,7 +55,7 @@ class Convolution(nn.Module):
         if self.window == (1, 1):
             return add(x @ kernel[0, 0], bias)
         padding = ((0, 0), (self.sides, self.sides))
-        return add(jax.lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=CHANNELS_LAST), bias)
+        return add(backend.convolution(x, kernel, (1, 1), padding), bias)
 
 
 def gate(x: jax.Array) -> jax.Array:

@@ -77,7 +77,8 @@ def promotion(spectral: bool, training: bool) -> Callable:
 _promote = promotion(spectral=False, training=False)
 Linear = functools.partial(nn.Dense, dot_general=backend.dense_product)  # Flax's defaults otherwise
 Dense = functools.partial(Linear, kernel_init=he_normal, promote_dtype=_promote)
-Conv = functools.partial(nn.Conv, kernel_size=(3, 3), kernel_init=he_normal, promote_dtype=_promote)
+PlainConv = functools.partial(nn.Conv, conv_general_dilated=backend.convolution)  # Flax's defaults otherwise
+Conv = functools.partial(PlainConv, kernel_size=(3, 3), kernel_init=he_normal, promote_dtype=_promote)
 
 
 class Downsample(nn.Conv):
@@ -88,6 +89,7 @@ class Downsample(nn.Conv):
     padding: int = 1
     kernel_init: Callable = he_normal
     promote_dtype: Callable = _promote
+    conv_general_dilated: Callable = backend.convolution
 
 
 def add(x: jax.Array, bias: jax.Array) -> jax.Array:  # [..., C], [C] -> [..., C]

@@ -28,7 +28,7 @@ from genimg_jax.networks.conditioning import (
 )
 from genimg_jax.networks.denoising import CrossAttention, Modulator, SelfAttention, WithMaps, normal
 from genimg_jax.networks.dit import patchify
-from genimg_jax.networks.layers import Conv, Dense, Linear, Normalization, unpatchify
+from genimg_jax.networks.layers import Conv, Dense, Linear, Normalization, PlainConv, unpatchify
 
 HEAD = 64  # features of an attention head, or fewer if they do not divide the block's
 
@@ -63,7 +63,7 @@ class ResidualBlock(nn.Module):
         self, x: jax.Array, condition: jax.Array, tokens: tuple[jax.Array, jax.Array] | None = None
     ) -> jax.Array:
         # [B, H, W, C], [B, E], ([B, T, any], bool[B, T]) -> [B, H or H / 2 or 2 H, W likewise, features]
-        convolution = functools.partial(nn.Conv, self.features, (3, 3))
+        convolution = functools.partial(PlainConv, self.features, (3, 3))
         resize = {"keep": lambda x: x, "halve": avg_pool, "double": upsample}[self.resize]
         y = resize(nn.silu(group_norm("norm_in")(x)))
         y = convolution(kernel_init=normal, name="conv_in")(y)
@@ -139,7 +139,7 @@ class UNet(nn.Module):
                     f"up_{level}_{i}", jnp.concatenate([x, skips.pop()], axis=-1), level, attention=attends[level]
                 )
         x = nn.silu(group_norm("last_norm")(x))
-        last = nn.Conv(self.patch**2 * self.out, (3, 3), kernel_init=nn.initializers.zeros, name="last")
+        last = PlainConv(self.patch**2 * self.out, (3, 3), kernel_init=nn.initializers.zeros, name="last")
         return unpatchify(last(x).astype(jnp.float32), self.patch, image_height, image_width)
 
 
