@@ -203,6 +203,7 @@ def steps(microbatches):
     return history
 
 
+@pytest.mark.slow
 def test_gradient_accumulation_changes_nothing():
     for (one, before), (two, after) in zip(steps(1), steps(2), strict=True):
         for a, b in zip(jax.tree.leaves((one, before)), jax.tree.leaves((two, after)), strict=True):
