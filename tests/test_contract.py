@@ -97,6 +97,11 @@ def test_objective_is_stated(made):
     contract.objective_is_stated(made)
 
 
+COMPILES_LONG = ("stylegan2", "cyclegan", "spade", "pix2pix")  # ten seconds and more for three runs as one program
+VECTORISED = [pytest.param(f, marks=pytest.mark.slow) if f in COMPILES_LONG else f for f in families.REGISTRY]
+
+
+@pytest.mark.parametrize("made", VECTORISED, indirect=True)
 def test_float_options_vectorise(made):
     contract.float_options_vectorise(made)
 
