@@ -1,7 +1,6 @@
-"""Masked generation on dynamically binarised MNIST: a lower bound of the likelihood, and samples in a few
-steps. An hour of one core.
+"""Masked generation on dynamically binarised MNIST: a lower bound of the likelihood, and samples in a few steps.
 
-Prepared data is found in TFDS_DATA_DIR, or where data.path says.
+It takes an hour of one core. Prepared data is found in TFDS_DATA_DIR, or where data.path says.
 """
 
 from genimg_jax.engine.config import FOUR_STEPS, experiment

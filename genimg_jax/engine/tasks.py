@@ -206,7 +206,7 @@ def beside_held_out(
     they are translated back to.
     """  # -> f32[about count / COLUMNS, 2 or 3, COLUMNS, H, W, C]
     unpaired = any(not program.spec.conditions[name].paired for name in program.family.conditions)
-    return in_rows(program, cycle_task if unpaired else sample_beside_task, weights, source, count, seed)
+    return _in_rows(program, cycle_task if unpaired else sample_beside_task, weights, source, count, seed)
 
 
 def reconstruct(program: Program, weights: core.Weights, source: Source, count: int) -> np.ndarray:
@@ -214,10 +214,10 @@ def reconstruct(program: Program, weights: core.Weights, source: Source, count: 
     # -> f32[about count / COLUMNS, 2, COLUMNS, H, W, C]
     if core.space_with(program.family, "encode") is None:
         raise ConfigError(f"{program.config.family} has no codes to reconstruct images from.")
-    return in_rows(program, reconstruct_task, weights, source, count, EVALUATION_SEED)
+    return _in_rows(program, reconstruct_task, weights, source, count, EVALUATION_SEED)
 
 
-def in_rows(
+def _in_rows(
     program: Program, task: Task, weights: core.Weights, source: Source, count: int, seed: int | np.ndarray
 ) -> np.ndarray:
     """A row of `COLUMNS` of the task's first images, a row of its second ones, and so on; repeatedly, for `count`

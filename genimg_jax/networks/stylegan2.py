@@ -97,8 +97,7 @@ def modulated_conv(x: jax.Array, kernel: jax.Array, scale: jax.Array, demodulate
     Both are per channel, so they are applied to the inputs and to the outputs of one shared convolution.
     """  # [B, H, W, C], [k, k, C, D], f32[B, C] -> [B, H, W, D]
     x = (x * scale[:, None, None].astype(x.dtype)).astype(kernel.dtype)
-    edge = kernel.shape[0] // 2
-    y = backend.convolution(x, kernel, (1, 1), ((edge, edge), (edge, edge)))
+    y = backend.convolution(x, kernel, (1, 1), "SAME")
     if not demodulate:
         return y
     squares = jnp.square(kernel.astype(jnp.float32)).sum(axis=(0, 1))
