@@ -151,6 +151,8 @@ class Family(NamedTuple):
     denoise: Callable[..., jax.Array] | None = None
     """(weights, noisy f32[B, H, W, C], sigma f32[B], condition) -> f32[B, H, W, C], the expected clean image, where
     noisy = image + sigma * standard normal noise."""
+    sigmas: Callable[[Weights, int], jax.Array] | None = None
+    """(weights, steps) -> f32[steps + 1]: noise levels to denoise at, from noise alone down to 0."""
     denoise_space: Latents | None = None
     """The space whose codes `denoise` takes and returns, instead of images; tokens as levels in [-1, 1]."""
     inpaint: Callable[..., jax.Array] | None = None

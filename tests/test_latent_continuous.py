@@ -161,6 +161,10 @@ def test_codes_are_denoised_on_their_own_scale(ideal):
     own = core.Weights(weights.params, {}, {})
     np.testing.assert_allclose(found, 3 * prior.denoise(own, noisy, level, {}) + 5, rtol=1e-4)
     assert family.denoise_space is family.latents[0]
+    levels = prior.sigmas(own, 5)
+    assert levels[-1] == 0 and levels[-2] > 0 and levels[0] > 10
+    assert (np.diff(levels) < 0).all()
+    np.testing.assert_allclose(family.sigmas(weights, 5), 3 * levels, rtol=1e-6)
 
 
 KEY = jax.random.key(4)

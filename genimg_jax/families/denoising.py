@@ -23,6 +23,7 @@ from genimg_jax.objectives.weightings import independent, stratified
 from genimg_jax.options import bounded, is_enabled, names
 from genimg_jax.samplers import ode
 from genimg_jax.samplers.likelihood import adaptive_log_density, log_density, rademacher
+from genimg_jax.samplers.sigma_schedules import karras
 
 GROUPS = ("model",)
 CONTINUOUS_VALUED = True
@@ -114,6 +115,9 @@ def family(
     def denoise(weights, noisy, level, condition):
         return model.guided(weights.params["model"], condition)(noisy, level)
 
+    def sigmas(weights, steps):
+        return karras()(steps, *level_range(options, model.interpolant(weights.params["model"])))
+
     def sample(weights, keys, batch):
         return from_noise(shared, weights, draw_noise(shared, keys), batch, keys)
 
@@ -129,6 +133,7 @@ def family(
         conditions=options.conditions,
         latents=() if model.stochastic else (noise_space(shared),),
         denoise=denoise,
+        sigmas=sigmas,
     )
     if not spec.levels:
         return base

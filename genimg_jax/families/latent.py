@@ -168,6 +168,9 @@ def over_codes(prior: core.Family, batches: CodedBatches) -> core.Family:
     def denoise(weights, noisy, level, batch):
         return prior.denoise(prior_weights(weights), noisy, level, batches.encode(weights.frozen_params, batch))
 
+    def sigmas(weights, steps):
+        return prior.sigmas(prior_weights(weights), steps)
+
     def inpaint(weights, image, mask, keys, batch):
         batch = {**batch, "image": image, "index": jnp.arange(len(image))}
         batch = batches.encode(weights.frozen_params, batch)
@@ -182,6 +185,7 @@ def over_codes(prior: core.Family, batches: CodedBatches) -> core.Family:
         log_prob_at_half=encoded(prior.log_prob_at_half),
         condition_log_prob=encoded(prior.condition_log_prob),
         denoise=prior.denoise and denoise,
+        sigmas=prior.sigmas and sigmas,
         inpaint=prior.inpaint and inpaint,
         latents=(),  # the prior's latents decode to images of codes
     )

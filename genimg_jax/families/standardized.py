@@ -67,6 +67,9 @@ def standardized(
             family.denoise(family_weights(weights), standardize(scale, noisy), level, standardize_batch(scale, batch)),
         )
 
+    def sigmas(weights, steps):
+        return family.sigmas(family_weights(weights), steps) * weights.model_state["scale"]["deviation"] / DEVIATION
+
     return core.Family(
         init,
         train_step,
@@ -75,6 +78,7 @@ def standardized(
         sample=sample,
         conditions=family.conditions,
         denoise=family.denoise and denoise,
+        sigmas=family.sigmas and sigmas,
     )
 
 
