@@ -156,7 +156,7 @@ def test_a_run_that_is_not_there_cannot_be_continued(tmp_path, capsys):
 
 
 def test_transfer_takes_what_matches(run_of, tmp_path, capsys):
-    """Parameters of the same name and shape, averages from their averages, and the rest as it was initialised."""
+    """Arrays of the same name and shape, averages from their averages, and the rest as it was initialised."""
     donor = state(run_of("gan_digits"))
     flags = [f"--config.init_from={run_of('gan_digits')}", "--config.model.latent=6"]
     flags += ["--config.optimizer.generator.learning_rate=0.0", "--config.optimizer.discriminator.learning_rate=0.0"]
@@ -169,7 +169,10 @@ def test_transfer_takes_what_matches(run_of, tmp_path, capsys):
     params = [name for name in found if name.startswith("params/")]
     other = [name for name in params if found[name].shape != donor[name].shape]
     assert 0 < len(other) < len(params)
-    assert f"took {len(params) - len(other)} of {len(params)} arrays" in output
+    inner = [name for name in found if name.startswith("extra/")]
+    assert inner and all(found[name].shape == donor[name].shape for name in inner)
+    arrays = len(params) + len(inner)
+    assert f"took {arrays - len(other)} of {arrays} arrays" in output
     origin = run.read_json(tmp_path, "manifest.json")["init_from"]
     assert origin["directory"] == str(run_of("gan_digits") / "checkpoints") and origin["step"] == 6
     assert all(f"  {place}: {text}\n" in output for place, text in origin["arrays"].items())
@@ -179,6 +182,9 @@ def test_transfer_takes_what_matches(run_of, tmp_path, capsys):
     assert f"1 of another shape: {described}" in origin["arrays"][f"{group}/{network}/{subtree}"]
     for name in params:
         assert np.array_equal(found[name], donor[name]) == (name not in other), name
+    for name in (name for name in inner if name.endswith("/mean")):
+        # One step with momentum 0.99 or less moves means that were learned, and not those of a new network, 0.
+        assert np.linalg.norm(found[name] - donor[name]) < np.linalg.norm(found[name]), name
     averaged = [name for name in found if name.startswith("ema/") and name.replace("ema/", "params/", 1) not in other]
     for name in averaged:
         # One step with a rate of 0: the average moved by 0.9 towards the parameters, which stood still.
@@ -210,6 +216,10 @@ def test_a_transfer_says_what_it_lacks_in_a_few_lines(tmp_path, capsys):
         "  generator/block_03: 0 of 2; 2 absent there: bias, ...",
     ]
     assert len(manifest["init_from"]["arrays"]) == 6
+    with pytest.raises(CheckpointError, match=r"generator.frozen keeps the random values of generator/block_00/kernel"):
+        transfer(model(4, 6), store, 0, {"generator": ("block_00",)})
+    transfer(model(4, 6), store, 0, {"generator": ("bias_of_others",), "discriminator": ("out",)})
+    capsys.readouterr()
     _, manifest = transfer(model(40, 5), store, 0)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 20 and lines[2] == "  generator/block_03: 0 of 2; 2 absent there: bias, ..."

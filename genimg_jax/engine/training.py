@@ -147,7 +147,8 @@ def _initialized(program: Program, state: core.TrainState) -> tuple[core.TrainSt
     if not program.config.init_from:
         return state, {}
     other = checkpoint.open_store(pathlib.Path(program.config.init_from), read_only=True)
-    return transfer(jax.tree.map(jnp.asarray, state), other, checkpoint.choose(other, "last"))
+    frozen = {group: options.frozen for group, options in program.config.optimizer.items()}
+    return transfer(jax.tree.map(jnp.asarray, state), other, checkpoint.choose(other, "last"), frozen)
 
 
 def _check_same(stored: Mapping[str, Any], requested: Mapping[str, Any], where: str, force_resume: bool) -> None:

@@ -1,9 +1,10 @@
-"""Parameters of another run as the start of a new one, with a report of those that do not fit."""
+"""The arrays of another run as the start of a new one, with a report of those that do not fit."""
 
+import functools
 import itertools
 import posixpath
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,13 +14,17 @@ from genimg_jax.engine import checkpoint
 from genimg_jax.errors import CheckpointError
 
 MATCHES_SHOWN = 18  # lines about groups and subtrees
+STATE = checkpoint.FILED["model_state"]
 
 
-def transfer(state: core.TrainState, store: checkpoint.Store, step: int) -> tuple[core.TrainState, dict[str, Any]]:
-    """The state with the parameters, and their averages, that another run has at the same path in the same shape; and
-    the part of the manifest about them.
+def transfer(
+    state: core.TrainState, store: checkpoint.Store, step: int, frozen: Mapping[str, Collection[str]] = {}
+) -> tuple[core.TrainState, dict[str, Any]]:
+    """The state with the parameters, their averages and the arrays of `model_state`, such as batch statistics, that
+    another run has at the same path in the same shape; and the part of the manifest about them.
 
-    Raises `CheckpointError` if there is no such parameter.
+    Raises `CheckpointError` if there is no such parameter, or none for a subtree that is `frozen`, {group: names on
+    paths}: its random values would be kept.
     """
     stored = checkpoint.restore_untyped(store, step)
 
@@ -27,8 +32,8 @@ def transfer(state: core.TrainState, store: checkpoint.Store, step: int) -> tupl
         """The array of the first of these names that exists."""
         return next((stored[place] for name in names if (place := checkpoint.place(name, stored)) in stored), None)
 
-    def pick(path: tuple, mine: jax.Array) -> jax.Array:
-        array = find(f"params/{checkpoint.path_name(path)}")
+    def pick(part: str, path: tuple, mine: jax.Array) -> jax.Array:
+        array = find(f"{part}/{checkpoint.path_name(path)}")
         return jax.device_put(array, mine.sharding) if _fits(array, mine) else mine
 
     def average(path: tuple, mine: jax.Array) -> jax.Array:
@@ -39,6 +44,17 @@ def transfer(state: core.TrainState, store: checkpoint.Store, step: int) -> tupl
         return jax.device_put(array, mine.sharding, may_alias=False) if _fits(array, mine) else mine
 
     pairs = {name: (find(f"params/{name}"), mine) for name, mine in checkpoint.named(state.params).items()}
+    if not any(_fits(*pair) for pair in pairs.values()):
+        raise CheckpointError(f"init_from: no array of {store.directory} step {step} matches this model.")
+    for name, pair in pairs.items():
+        group, _, path = name.partition("/")
+        if not set(frozen.get(group, ())).isdisjoint(path.split("/")) and not _fits(*pair):
+            raise CheckpointError(
+                f"init_from: optimizer.{group}.frozen keeps the random values of {name}, because {store.directory} "
+                f"step {step} has no such array of that shape; leave what it lacks out of optimizer.{group}.frozen."
+            )
+    inner = checkpoint.named(state.model_state)
+    pairs |= {f"{STATE}/{name}": (find(f"{STATE}/{name}"), mine) for name, mine in inner.items()}
     taken, matches = sum(_fits(*pair) for pair in pairs.values()), _matches(pairs)
     print(f"took {taken} of {len(pairs)} arrays from {store.directory} step {step}")
     few = len(matches) <= MATCHES_SHOWN
@@ -46,12 +62,13 @@ def transfer(state: core.TrainState, store: checkpoint.Store, step: int) -> tupl
     print(*shown[:MATCHES_SHOWN], sep="\n")
     if not few:
         print(f"  and {len(matches) - len(shown[:MATCHES_SHOWN])} more: see init_from in manifest.json")
-    if not taken:
-        raise CheckpointError(f"init_from: no array of {store.directory} step {step} matches this model.")
-    params = jax.tree_util.tree_map_with_path(pick, state.params)
-    averages = jax.tree_util.tree_map_with_path(average, state.ema_params)
     origin = {"directory": str(store.directory), "step": step, "arrays": matches}
-    return state.replace(params=params, ema_params=averages), {"init_from": origin}
+    state = state.replace(
+        params=jax.tree_util.tree_map_with_path(functools.partial(pick, "params"), state.params),
+        ema_params=jax.tree_util.tree_map_with_path(average, state.ema_params),
+        model_state=jax.tree_util.tree_map_with_path(functools.partial(pick, STATE), state.model_state),
+    )
+    return state, {"init_from": origin}
 
 
 def _fits(there: jax.Array | None, mine: jax.Array) -> bool:
