@@ -55,6 +55,17 @@ DECLARED = {
     "gan_*_difference": Declared(low=-1.0, high=1.0),  # to be near to 0
     "gan_*": SHARE,
     "prompt_accuracy/*": SHARE,
+    # Restored images
+    "ssim": Declared("higher", high=1.0),
+    "ms_ssim": Declared("higher", low=0.0, high=1.0),
+    "feature_distance": Declared("lower", low=0.0),
+    "residual": Declared(low=0.0),  # to be near to the noise of the observation
+    "credible_coverage/*": Declared(low=0.0, high=1.0),  # to be near to the level
+    "crps": Declared("lower"),  # fair scores may be below 0
+    "energy_score": Declared("lower"),
+    "diversity": Declared(low=0.0),
+    "psnr_of_mean": Declared("higher", "dB"),
+    "rank_deviation": Declared("lower", low=0.0, high=1.0),
     # Inference of conditions by Bayes' rule
     "zero_shot_accuracy": SHARE,
     "retrieval@1/*": SHARE,

@@ -10,7 +10,13 @@ from typing import NoReturn
 import pytest
 
 PREFIX = "needs "
-NAMES = {"torch": "PyTorch", "pytorch_fid": "pytorch-fid", "torch_fidelity": "torch-fidelity", "submitit": "Slurm"}
+NAMES = {
+    "torch": "PyTorch",
+    "skimage": "scikit-image",
+    "pytorch_fid": "pytorch-fid",
+    "torch_fidelity": "torch-fidelity",
+    "submitit": "Slurm",
+}
 
 
 def missing(what: str, why: str) -> NoReturn:

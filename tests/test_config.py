@@ -1,5 +1,6 @@
 """Configurations: what they hold, what is wrong with them, and that every leaf of them is read."""
 
+import contextlib
 import dataclasses
 import os
 import re
@@ -309,6 +310,13 @@ def use_everything(tmp_path):
                 assert source == "tfds", "which is not prepared there"
         values["data"] |= {"source": "pairs", "pairs": {**values["data"]["pairs"], "partner": ""}}
         open_source(configs.resolve(values).data, "train")
+        blur = {"kind": "several", "steps": ("deblur", "superres", "jpeg")}
+        masks = {"kind": "inpaint", "mask": "half"}, {"kind": "inpaint", "mask": "file"}, {"kind": "outpaint"}
+        for observation in (blur, {"kind": "superres"}, {**blur, "kernel_file": "none.npy"}, *masks):
+            values = config_files.load(name_of("vae_digits")).to_dict()
+            values["data"] |= {"fields": ("source",), "observation": {**values["data"]["observation"], **observation}}
+            with contextlib.suppress(ConfigError):  # of files that there are not
+                open_source(configs.resolve(values).data, "train")
 
     for split in ("train", "test"):
         (tmp_path / "images" / split).mkdir(parents=True)

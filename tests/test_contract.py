@@ -21,6 +21,7 @@ from genimg_jax.options import parse
 OTHERS = {
     "cyclegan": ("cyclegan_emoji", {}, {"source": contract.FIELDS["source"]._replace(paired=False)}),
     "pix2pix": ("pix2pix_emoji", {}, {"source": contract.FIELDS["source"]}),
+    "regressor": ("regressor_shapes", {}, {"source": contract.FIELDS["source"]}),
     "spade": ("spade_shapes", {"loss": "non_saturating"}, {"map": contract.FIELDS["map"]}),
 }
 

@@ -146,7 +146,7 @@ def test_the_gap_of_a_bound_is_measured_and_its_interval_is_its_own(monkeypatch)
 # ---------------------------------------------------------------------------------------------------- the protocol
 
 # Families that have no likelihood.
-WITHOUT = ("autoencoder", "bigan", "cyclegan", "gan", "pix2pix", "spade", "stylegan2", "vq", "vqgan")
+WITHOUT = ("autoencoder", "bigan", "cyclegan", "gan", "pix2pix", "regressor", "spade", "stylegan2", "vq", "vqgan")
 
 
 def reads_the_class(family: core.Family) -> bool:

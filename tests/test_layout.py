@@ -14,14 +14,15 @@ PACKAGE = ROOT / "genimg_jax"
 MODULES = ("errors", "backend", "options", "files", "progress", "directions", "averages", "contract", "core")
 # Rooms, from the ground up: each may import those named, and whatever these may import.
 ROOMS = {
-    "data": (),
+    "observations": (),
+    "data": ("observations",),
     "networks": (),
     "objectives": (),
     "samplers": (),
     "families": ("networks", "objectives", "samplers"),
     "metrics": ("networks",),
     "engine": ("families", "data", "metrics"),
-    "tasks": ("samplers", "objectives"),
+    "tasks": ("samplers", "objectives", "observations"),
     "evaluation": ("engine", "tasks"),
     "sweeps": ("evaluation",),
     "reports": ("sweeps",),
@@ -116,7 +117,7 @@ def test_suggestions_and_digests_are_made_in_one_place(module, rooms):
     assert {room for room, path in sources() if f"import {module}\n" in path.read_text()} == rooms
 
 
-@pytest.mark.parametrize("room", ["networks", "objectives", "samplers", "metrics", "families", "tasks"])
+@pytest.mark.parametrize("room", ["observations", "networks", "objectives", "samplers", "metrics", "families", "tasks"])
 def test_mathematics_names_no_device_and_no_compiler(room):
     named = re.compile(r"\b(gpu|cpu|tpu|cudnn|xla)\b|default_backend|optimization_barrier", re.IGNORECASE)
     found = {path.name: named.findall(path.read_text()) for name, path in sources() if name == room}

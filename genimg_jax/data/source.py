@@ -37,6 +37,7 @@ KINDS: dict[str, Callable[[Options], Stored]] = {
 SHOWN = 5  # names in a message
 TOKENS = "tokens"  # the field that captions become
 FEATURES = "features"  # the field that an encoder makes
+SOURCE = "source"  # the field that an observation makes
 
 
 def open_source(options: Options, split: str | Part, vocabulary: "Tokenizer | None" = None) -> Source:
@@ -48,8 +49,11 @@ def open_source(options: Options, split: str | Part, vocabulary: "Tokenizer | No
     Raises DataError if there is nothing to read, if images differ in shape and the options do not make them alike, or
     if an image cannot be read; for a streamed source that last error comes with the batch that holds the image. Raises
     ConfigError for a field that the source does not have. The field `features` is left out if the options name its
-    encoder: `engine.features` adds it.
+    encoder: `engine.features` adds it. The field `source` is not read if `options.observation` makes it of the image:
+    `transforms.prepare` adds it.
     """
+    if options.observation.kind:
+        return _with_observation(options, split, vocabulary)
     if options.features.encoder:
         options = dataclasses.replace(options, fields=tuple(name for name in options.fields if name != FEATURES))
     stored = KINDS[options.source](options)
@@ -60,6 +64,24 @@ def open_source(options: Options, split: str | Part, vocabulary: "Tokenizer | No
     needed = rows.size(recipe) + sum(rows.size(domain) for domain, *_ in domains.values())
     in_memory = needed <= options.memory_mib << 20
     return _source(recipe, split_size, shown, in_memory, {n: _source(*d, in_memory, {}) for n, d in domains.items()})
+
+
+def _with_observation(options: Options, split: str | Part, vocabulary: "Tokenizer | None") -> Source:
+    """`open_source` with the field `source` in the spec."""
+    import jax  # here, as in `_source`
+
+    from genimg_jax import core
+    from genimg_jax.observations import observing
+
+    if SOURCE not in options.fields:
+        raise ConfigError("data.observation makes the field 'source', which data.fields does not name; add it.")
+    others = tuple(name for name in options.fields if name != SOURCE)
+    plain = dataclasses.replace(options, fields=others, observation=type(options.observation)())
+    source = open_source(plain, split, vocabulary)
+    image, keys = np.zeros((1, *source.spec.image_shape), np.float32), jax.random.split(jax.random.key(0), 1)
+    made_of = functools.partial(observing.random_source, options.observation)
+    field = core.Field(jax.eval_shape(made_of, image, keys).shape[1:])
+    return source._replace(spec=source.spec._replace(fields={**source.spec.fields, SOURCE: field}))
 
 
 def _check_fields(options: Options, stored: Stored) -> None:

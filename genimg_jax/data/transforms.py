@@ -1,12 +1,13 @@
-"""Prepares a batch inside the compiled step: scaling, flips, binarisation. Bytes cross to the device."""
+"""Prepares a batch inside the compiled step: scaling, flips, binarisation, observations. Bytes cross to the device."""
 
 import jax
 import jax.numpy as jnp
 
 from genimg_jax import core
 from genimg_jax.data.types import Options
+from genimg_jax.observations import observing
 
-FLIP, BINARIZE = 0, 1  # streams of the key
+FLIP, BINARIZE, OBSERVE = 0, 1, 2  # streams of the key
 
 
 def prepare(batch: core.Batch, key: jax.Array, options: Options, stored_levels: int, training: bool) -> core.Batch:
@@ -17,6 +18,9 @@ def prepare(batch: core.Batch, key: jax.Array, options: Options, stored_levels: 
     each pixel as 1 with probability u / (stored_levels - 1). The source applies static and threshold binarisation:
     then `stored_levels` is 2. A flip mirrors every field that has pixels ([B, H, W, ...]) with its image.
     Fields of integers become i32, and those that are images f32 in [-1, 1]; everything else passes through.
+
+    `options.observation` makes the field `source` of the image, unless the batch has one already. In training its masks
+    and noise are those of `key`; in evaluation they depend on the example's index alone.
     """  # u8[B, H, W, C] -> f32[B, H, W, C]
     batch = {name: array if name == "image" else field(array) for name, array in batch.items()}
     batch["image"] = _unit(batch["image"], stored_levels)
@@ -28,7 +32,12 @@ def prepare(batch: core.Batch, key: jax.Array, options: Options, stored_levels: 
     if options.binarize == "dynamic":
         keys = core.per_example_keys(jax.random.fold_in(key, BINARIZE), batch["index"])
         image = jax.vmap(jax.random.bernoulli)(keys, image).astype(jnp.float32)
-    return {**batch, "image": 2 * image - 1}
+    batch = {**batch, "image": 2 * image - 1}
+    if options.observation.kind and "source" not in batch:
+        key = jax.random.fold_in(key, OBSERVE) if training else core.stream(0, "observe")
+        keys = core.per_example_keys(key, batch["index"])
+        batch["source"] = observing.random_source(options.observation, batch["image"], keys)
+    return batch
 
 
 def _unit(image: jax.Array, levels: int) -> jax.Array:  # u8[B, H, W, C] -> f32[B, H, W, C] in [0, 1]

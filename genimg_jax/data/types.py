@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from genimg_jax import observations
 from genimg_jax.options import bounded, choice, location, names
 
 if TYPE_CHECKING:  # not otherwise: a mistaken option is refused without loading JAX
@@ -86,6 +87,7 @@ class Options:
     pairs: PairOptions = field(default_factory=PairOptions)
     domains: DomainOptions = field(default_factory=DomainOptions)
     features: FeatureOptions = field(default_factory=FeatureOptions)
+    observation: observations.Options = field(default_factory=observations.Options)  # its kind makes the field `source`
     limit: int = bounded(0, 0)  # so many of the split's examples, a fixed random choice by class; 0: all
     memory_mib: int = bounded(2048, 0)  # images and fields that fit in this are read once and kept; others streamed
     workers: int = bounded(2, 0)  # decoding processes for a streamed source; 0: threads of this process

@@ -1,13 +1,15 @@
 """Conditions of samples: those that the user sets, or those of held-out images."""
 
+import functools
 import pathlib
 from collections.abc import Mapping, Sequence
 
+import jax
 import numpy as np
 
-from genimg_jax import core
+from genimg_jax import core, data
 from genimg_jax.data import Source, decode, loading, text, transforms
-from genimg_jax.data.source import FEATURES
+from genimg_jax.data.source import FEATURES, SOURCE
 from genimg_jax.engine import features
 from genimg_jax.engine.program import Program, batch_size
 from genimg_jax.errors import ConfigError, DataError
@@ -34,7 +36,7 @@ def rows(
             raise ConfigError(
                 f"this {program.config.family} is not told {name!r}{nearest(name, fields)} Of each image {listed}."
             )
-    examples = loading.rows(source, index % source.size) if source and set(fields) - set(field_values) else {}
+    examples = _examples(program, source, index) if source and set(fields) - set(field_values) else {}
     condition = {}
     for name, field in fields.items():
         if name in field_values:
@@ -50,6 +52,21 @@ def rows(
                 "what the test images come with."
             )
     return condition
+
+
+def _examples(program: Program, source: Source, index: np.ndarray) -> core.Batch:
+    """The examples of a source, with the field that an observation makes, the same as in evaluation."""
+    index, options = index % source.size, program.config.data
+    examples = loading.rows(source, index)
+    if options.observation.kind:
+        raw = {"image": examples["image"], "index": index.astype(np.int32)}
+        examples[SOURCE] = np.asarray(_observed(options, source.stored_levels, raw))
+    return examples
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _observed(options: data.Options, levels: int, raw: core.Batch) -> jax.Array:  # -> f32[B, H, W, C]
+    return transforms.prepare(raw, core.stream(0, "evaluate-data"), options, levels, False)[SOURCE]
 
 
 def all_rows(
@@ -108,7 +125,7 @@ def parse(program: Program, name: str, value: str, classes: Sequence[str] = ()) 
             return np.load(path, allow_pickle=False)
         if name == FEATURES and options.features.encoder:
             return features.of_pictures(options, path, PIXEL_LIMIT)
-        if len(field.shape) >= 2:
+        if len(field.shape) == 2 or (len(field.shape) == 3 and field.shape[-1] in (1, 3)):
             return _picture(field, path)
         raise ConfigError(f"--condition.{name}={value} is no array: give a file .npy of {list(field.shape)} numbers.")
     except (OSError, ValueError, DataError) as error:

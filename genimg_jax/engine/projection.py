@@ -5,24 +5,19 @@ the distance in pixels has many local minima, and no network of features is need
 """
 
 import dataclasses
-import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from genimg_jax import core
-from genimg_jax.data import Source
-from genimg_jax.engine import conditions
-from genimg_jax.engine.conditions import FieldValues
 from genimg_jax.engine.program import Program, run
 from genimg_jax.engine.tasks import given_batches
 from genimg_jax.errors import ConfigError
 from genimg_jax.objectives.distances import peak_signal_to_noise_ratio
-
-RATE = 0.1  # Adam's, in standard deviations of the codes that are drawn
+from genimg_jax.samplers.latent_posterior import best_of, descend
 
 
 class Projected(NamedTuple):
@@ -58,39 +53,18 @@ class Projection:
         def draw(i: jax.Array) -> jax.Array:
             return space.prior(weights, core.fold_in(keys, i), batch)
 
-        def nearest(i, best):
-            codes = draw(i)
-            distance, spread = error(codes), best[2] + jnp.square(codes - first).mean(tuple(range(1, codes.ndim)))
-            better = distance < best[1]
-            return _where(better, codes, best[0]), jnp.where(better, distance, best[1]), spread
-
-        first = draw(0)
-        start, _, spread = jax.lax.fori_loop(1, self.starts, nearest, (first, error(first), jnp.zeros(len(keys))))
-        # The mean squared difference of two draws is twice their variance.
-        scale = jnp.sqrt(spread / (2 * (self.starts - 1))).reshape(-1, *(1,) * (first.ndim - 1))
-        optimizer = optax.adam(optax.cosine_decay_schedule(RATE, max(self.steps, 1)))
-
-        def step(_, carry):
-            codes, state, best, least = carry
-            (_, distance), gradient = jax.value_and_grad(total, has_aux=True)(codes)
-            best, least = _where(distance < least, codes, best), jnp.minimum(distance, least)
-            updates, state = optimizer.update(gradient * scale, state)
-            return codes + updates * scale, state, best, least
-
-        def total(codes: jax.Array) -> tuple[jax.Array, jax.Array]:
-            each = error(codes)
-            return each.sum(), each
-
-        initial = start, optimizer.init(start), start, jnp.full(len(keys), jnp.inf)
-        # One step more: the last codes are looked at too.
-        codes = jax.lax.fori_loop(0, self.steps + 1, step, initial)[2]
+        start, scale = best_of(draw, lambda codes, i: error(codes), self.starts)
+        codes = descend(error, start, scale, self.steps)
         return Projected(
             batch["image"], space.decode(weights, codes, batch), codes, peak_signal_to_noise_ratio(error(codes))
         )
 
 
-def _where(condition: jax.Array, one: jax.Array, two: jax.Array) -> jax.Array:  # bool[B], [B, ...], [B, ...]
-    return jnp.where(condition.reshape(-1, *(1,) * (one.ndim - 1)), one, two)
+def check(program: Program) -> core.Latents:
+    """The space of `space_of`. Raises `ConfigError` for a family that draws no codes on a continuous scale."""
+    if space := space_of(program.family):
+        return space
+    raise ConfigError(f"{program.config.family} draws no codes to search images among.")
 
 
 def project(
@@ -99,13 +73,10 @@ def project(
     images: np.ndarray,
     task: Projection,
     seed: int,
-    field_values: FieldValues = None,
-    source: Source | None = None,
+    conditions_of: Callable[[np.ndarray], core.Batch] = lambda index: {},
 ) -> Projected:  # u8[N, H, W, C]
-    """The projections of images in the levels of the run's data. Conditions are those of `conditions.rows`.
+    """The projections of images in the levels of the run's data, under the conditions of their indices.
 
-    Raises `ConfigError` for a family that draws no codes on a continuous scale."""
-    if space_of(program.family) is None:
-        raise ConfigError(f"{program.config.family} draws no codes to search images among.")
-    conditions_of = functools.partial(conditions.rows, program, field_values=field_values, source=source)
+    Raises `ConfigError` as `check` does."""
+    check(program)
     return run(program, task, weights, given_batches(program, images, conditions_of), len(images), seed)

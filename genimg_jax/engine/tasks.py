@@ -79,7 +79,7 @@ def sample_beside_task(
     family: core.Family, weights: core.Weights, batch: core.Batch, key: jax.Array
 ) -> tuple[jax.Array, ...]:
     """A held-out image and a sample of its condition; of a source (source, sample, held-out image)."""
-    first = (batch["source"],) if "source" in family.conditions else ()
+    first = (_visible(batch["source"]),) if "source" in family.conditions else ()
     beside = batch["image"], sample_task(family, weights, batch, key)
     return first + (beside[::-1] if first else beside)
 
@@ -96,7 +96,12 @@ def cycle_task(family: core.Family, weights: core.Weights, batch: core.Batch, ke
 def translate_task(
     family: core.Family, weights: core.Weights, batch: core.Batch, key: jax.Array
 ) -> tuple[jax.Array, ...]:
-    return batch["source"], sample_task(family, weights, batch, key)
+    return _visible(batch["source"]), sample_task(family, weights, batch, key)
+
+
+def _visible(source: jax.Array) -> jax.Array:
+    """The channels of a source to look at: without that of a mask."""  # [B, H, W, C] -> [B, H, W, 1 or 3]
+    return source[..., : 3 if source.shape[-1] >= 3 else 1]
 
 
 @stream("encode")
@@ -188,13 +193,19 @@ def condition_batches(
 
 
 def given_batches(
-    program: Program, images: np.ndarray, conditions_of: Callable[[np.ndarray], core.Batch] = lambda index: {}
+    program: Program,
+    images: np.ndarray,
+    conditions_of: Callable[[np.ndarray], core.Batch] = lambda index: {},
+    draws: int = 1,
 ) -> Iterator[core.Batch]:
-    """This process's rows of batches of stored images u8[N, H, W, C], with their conditions, by index."""
-    size = parallel.round_up(program.mesh, min(batch_size(program), len(images)))
-    for start in range(0, len(images), size):
-        index = np.arange(start, start + size)[parallel.local_rows(size)]
-        yield {"image": images[index % len(images)], "index": index.astype(np.int32), **conditions_of(index)}
+    """This process's rows of batches of stored images u8[N, H, W, C], with their conditions, by index. Each image has
+    `draws` rows, numbered by `draw` i32[B]."""
+    count = draws * len(images)
+    size = parallel.round_up(program.mesh, min(batch_size(program), count))
+    for start in range(0, count, size):
+        index, draw = np.divmod(np.arange(start, start + size)[parallel.local_rows(size)], draws)
+        rows = {"image": images[index % len(images)], "index": index.astype(np.int32), "draw": draw.astype(np.int32)}
+        yield rows | conditions_of(index)
 
 
 def beside_held_out(

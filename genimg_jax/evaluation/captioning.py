@@ -21,13 +21,8 @@ class Posterior(NamedTuple):
     """f64[N, candidates], of each image's candidates; a row adds up to 1"""
 
 
-def posterior(program: Program, weights: core.Weights, images: np.ndarray, captions: Iterable[str]) -> Posterior:
-    """p(caption | image) among candidates, of u8 images [N, H, W, C] as the data stores them. A priori the candidates
-    are as likely as the family's `condition_log_prob` says, or equally likely where it has none.
-
-    It is exact in the candidates where `log_prob` is exact. Raises `ConfigError` where the family has no likelihood
-    under a caption alone, and `DataError` for a caption that is too long.
-    """
+def check(program: Program) -> None:
+    """Raises `ConfigError` where the family has no likelihood under a caption alone."""
     family = program.family
     if family.log_prob is None or family.conditions != ("tokens",):
         conditions = ", ".join(family.conditions) or "nothing"
@@ -38,9 +33,20 @@ def posterior(program: Program, weights: core.Weights, images: np.ndarray, capti
         )
     if reason := zero_shot.why_not(program, "tokens"):
         raise ConfigError(f"images cannot be captioned: {reason}.")
+
+
+def posterior(program: Program, weights: core.Weights, images: np.ndarray, captions: Iterable[str]) -> Posterior:
+    """p(caption | image) among candidates, of u8 images [N, H, W, C] as the data stores them. A priori the candidates
+    are as likely as the family's `condition_log_prob` says, or equally likely where it has none.
+
+    It is exact in the candidates where `log_prob` is exact. Raises `ConfigError` as `check` does, and `DataError` for a
+    caption that is too long.
+    """
+    check(program)
+    family = program.family
     texts = sorted(set(captions))
     if not texts:
-        raise ConfigError("there are no captions to choose from; give --captions FILE.")
+        raise ConfigError("there are no captions to choose from; give --task.captions=FILE.")
     vocabulary, (length,) = text.load(program.config.data.captions.vocabulary), program.spec.fields["tokens"].shape
     tokens, first = np.unique(text.rows(vocabulary, texts, texts, length), axis=0, return_index=True)
     examples = {"image": images, "index": np.arange(len(images), dtype=np.int32)}

@@ -23,6 +23,7 @@ from genimg_jax.evaluation.labels import labelled, to_ask
 from genimg_jax.evaluation.results import EVALUATED, Report, file_name
 from genimg_jax.evaluation.suite import Comparison
 from genimg_jax.metrics.specs import Measurement, MetricSpec, Scalar
+from genimg_jax.observations import observing
 from genimg_jax.options import inference_only, nearest
 
 SUITES = ("likelihood", "full")
@@ -144,6 +145,7 @@ def _evaluate(opened: RunContext, weights: core.Weights, step: int, checkpoint: 
             "evaluation seed": tasks.EVALUATION_SEED,
             "interval": "95 % over examples, Student's",
             **stated,
+            **_observation(program),
             **({"completion": program.family.inpaint_method} if program.family.inpaint_method else {}),
         },
     }
@@ -165,6 +167,13 @@ def _evaluate(opened: RunContext, weights: core.Weights, step: int, checkpoint: 
     if log_prob is not None:
         result = result._replace(arrays={"log_prob": log_probs.arrays(log_prob, measured, source)})
     return suite.write(_place(opened, checkpoint), report, result)
+
+
+def _observation(program: Program) -> dict[str, str]:
+    """The line of a protocol on the observation that the family is conditioned on, if any."""
+    options = program.config.data.observation
+    observed = options.kind and "source" in program.family.conditions
+    return {"observation": observing.build(options, program.spec.image_shape).about} if observed else {}
 
 
 def _selection(opened: RunContext, step: int, checkpoint: str, images: str) -> dict[str, Any]:

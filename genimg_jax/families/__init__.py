@@ -22,6 +22,7 @@ REGISTRY = (
     "pix2pix",
     "pixelcnn",
     "realnvp",
+    "regressor",
     "rnn",
     "spade",
     "stylegan2",

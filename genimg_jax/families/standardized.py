@@ -27,12 +27,6 @@ def standardized(
     `None`: a density would need the Jacobian of the scale, and nothing uses one.
     """
 
-    def standardize(scale, image):
-        return (image - per_channel(scale["mean"])) * (DEVIATION / scale["deviation"])
-
-    def unstandardize(scale, image):
-        return image * (scale["deviation"] / DEVIATION) + per_channel(scale["mean"])
-
     def standardize_batch(scale, batch):
         return {**batch, **{name: standardize(scale, batch[name]) for name in ("image", *sources) if name in batch}}
 
@@ -80,6 +74,14 @@ def standardized(
         denoise=family.denoise and denoise,
         sigmas=family.sigmas and sigmas,
     )
+
+
+def standardize(scale: core.Tree, image: jax.Array) -> jax.Array:
+    return (image - per_channel(scale["mean"])) * (DEVIATION / scale["deviation"])
+
+
+def unstandardize(scale: core.Tree, image: jax.Array) -> jax.Array:
+    return image * (scale["deviation"] / DEVIATION) + per_channel(scale["mean"])
 
 
 def measure(image: jax.Array, average: Callable[[core.Tree], core.Tree]) -> core.Tree:
