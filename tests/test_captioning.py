@@ -100,9 +100,10 @@ def test_images_of_a_split_and_of_a_folder_are_captioned_alike(run, tmp_path, ca
         images.save_png(tmp_path / "images" / f"{name}.png", image)
     captions = known.captions(np.arange(known.size))
     (tmp_path / "captions.txt").write_text("\n\n".join(captions))
-    assert edit(run, "--given", "test", "--count", "2") == 0
+    assert edit(run, "--given", "test", "--limit", "2") == 0
     (split,) = (run / "edited").glob("caption-*/captions.jsonl")
-    assert edit(run, "--images", tmp_path / "images", "--captions", tmp_path / "captions.txt", "--out", tmp_path) == 0
+    among = f"--task.captions={tmp_path / 'captions.txt'}"
+    assert edit(run, "--images", tmp_path / "images", among, "--out", tmp_path) == 0
     assert f"2 images, {len(set(captions))} candidates" in capsys.readouterr().out
     rows, again = ([json.loads(line) for line in path.open()] for path in (split, tmp_path / "captions.jsonl"))
     assert [row.pop("own_caption") for row in rows] == held_out.captions(np.arange(2))
@@ -127,7 +128,7 @@ def test_mistakes_about_images_and_candidates_are_answered(run, tmp_path, capsys
     (tmp_path / "words.txt").write_text("a large red circel")
     for flags, message in (
         ((), "which images?"),
-        (("--given", "test", "--captions", tmp_path / "words.txt"), "did you mean 'circle'"),
+        (("--given", "test", f"--task.captions={tmp_path / 'words.txt'}"), "did you mean 'circle'"),
         (("--images", tmp_path / "none.png"), "cannot be read"),
     ):
         assert edit(run, *flags) in (2, 3)

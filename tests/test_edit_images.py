@@ -103,7 +103,7 @@ def test_its_own_samples_are_found(styled, tmp_path):
     for name in ("grid.png", "images.npz"):
         (tmp_path / "own" / name).rename(tmp_path / name)
     flags = ["--checkpoint", "last", "--images", str(tmp_path / "own"), "--out", str(tmp_path / "found")]
-    assert main(["edit", "project", "--workdir", str(styled), *flags, "--steps", "200", "--starts", "16"]) == 0
+    assert main(["edit", "project", "--workdir", str(styled), *flags, "--task.steps=200", "--task.starts=16"]) == 0
     found = archive(tmp_path / "found")
     error = np.square(found["image"].astype(float) - found["original"]).mean()
     assert 10 * np.log10(255**2 / error) > 30
@@ -167,7 +167,7 @@ def test_given_images_are_translated_as_samples_are(cycles, tmp_path):
 
 
 def test_backwards_the_images_become_sources(cycles, tmp_path):
-    back = edit(cycles, tmp_path / "back", "--images", str(cycles / "colour" / "test"), "--backward")
+    back = edit(cycles, tmp_path / "back", "--images", str(cycles / "colour" / "test"), "--task.backward=True")
     assert back["original"].shape == (3, 8, 8, 3) and back["image"].shape == (3, 8, 8, 1)
     forward = edit(cycles, tmp_path / "there", "--images", str(tmp_path / "back" / "000000.png"))
     assert forward["image"].shape == (1, 8, 8, 3)

@@ -88,6 +88,22 @@ def workdir(tmp_path):
     return workdir
 
 
+def test_what_was_edited_is_on_the_page(workdir):
+    """Each grid, how it was asked for and its scores; a score without an interval, and a grid without a record, too."""
+    plain = Page(report.run(workdir).read_text())
+    assert "genimg edit" not in plain.text
+    place = workdir / "edited" / "inpaint-40"
+    for name in (place, workdir / "edited" / "kept"):
+        images.save_png(name / "grid.png", np.full((8, 8, 3), len(name.name), np.uint8))
+    write(place / "edit.json", {"task": "inpaint", "method": ATTACK, "step": 40, "options": {"mask": "half"}})
+    scores = {"psnr": {"value": 21.5, "low": 20.25, "high": 22.75}, "residual": {"value": 0.125, "low": None}}
+    write(place / "scores.json", {"scores": scores})
+    page = Page(report.run(workdir).read_text())
+    assert len(page.sources()) == len(plain.sources()) + 2
+    for expected in ("genimg edit inpaint --task.mask=half", ATTACK, "21.5", "20.25 to 22.75", "0.125", "kept"):
+        assert expected in page.text, expected
+
+
 def test_everything_of_a_run_is_on_the_page(workdir):
     path = report.run(workdir)
     assert path == workdir / "report.html"

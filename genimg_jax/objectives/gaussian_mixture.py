@@ -4,6 +4,7 @@ The updates are those of scikit-learn's `GaussianMixture`, with which the tests 
 host, so it cannot be part of a compiled sampler.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -74,3 +75,39 @@ def sample(mixture: Mixture, keys: jax.Array) -> jax.Array:
         return mixture.means[component] + factors[component] @ jax.random.normal(noise_key, mixture.means.shape[1:])
 
     return jax.vmap(sample_one)(keys)
+
+
+def moments(mixture: Mixture) -> tuple[jax.Array, jax.Array]:
+    """The mean and the covariance of all components together."""  # -> [Z], [Z, Z]
+    mean = mixture.weights @ mixture.means
+    centred = mixture.means - mean[None]
+    return mean, jnp.einsum("k,kyz->yz", mixture.weights, mixture.covariances + centred[:, :, None] * centred[:, None])
+
+
+def posterior(mixture: Mixture, matrix: jax.Array, observed: jax.Array, noise: float | jax.Array) -> Mixture:
+    """The distribution of a point x given observed = matrix x + noise n, with standard normal n: a mixture as well.
+
+    Bishop 2006, equations 2.113 to 2.117, for each component. `noise`, a standard deviation, is above 0.
+    """  # [M, Z], [M], [] -> [K], [K, Z], [K, Z, Z]
+    crossed = mixture.covariances @ matrix.T  # [K, Z, M]
+    spread = matrix @ crossed + (noise**2 * jnp.eye(len(matrix)))[None]
+    evidence = log_joint(Mixture(mixture.weights, mixture.means @ matrix.T, spread), observed[None])[0]
+    gains = jnp.linalg.solve(spread, crossed.swapaxes(1, 2)).swapaxes(1, 2)
+    means = mixture.means + jnp.einsum("kzm,km->kz", gains, observed[None] - mixture.means @ matrix.T)
+    return Mixture(jax.nn.softmax(evidence), means, mixture.covariances - gains @ crossed.swapaxes(1, 2))
+
+
+def denoiser(mixture: Mixture) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """The function (z, sigma) -> E[x | z] for z = x + sigma n, x a point of the mixture and n standard normal."""
+    # -> ([B, Z], f32[B] -> [B, Z])
+    spectra, bases = jnp.linalg.eigh(mixture.covariances)  # [K, Z], [K, Z, Z]
+
+    def denoise(noisy: jax.Array, sigma: jax.Array) -> jax.Array:
+        variances = spectra[None] + jnp.square(sigma)[:, None, None]  # [B, K, Z]
+        rotated = jnp.einsum("kyz,bky->bkz", bases, noisy[:, None] - mixture.means[None])
+        log_densities = -0.5 * jnp.sum(rotated**2 / variances + jnp.log(variances), axis=2)
+        shares = jax.nn.softmax(jnp.log(mixture.weights)[None] + log_densities, axis=1)
+        means = mixture.means[None] + jnp.einsum("kyz,bkz->bky", bases, spectra[None] * rotated / variances)
+        return jnp.einsum("bk,bky->by", shares, means)
+
+    return denoise

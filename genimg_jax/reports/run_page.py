@@ -17,7 +17,7 @@ import numpy as np
 
 from genimg_jax.engine import config, run
 from genimg_jax.errors import ConfigError
-from genimg_jax.reports import run_evaluation
+from genimg_jax.reports import run_edits, run_evaluation
 from genimg_jax.reports.curves import curves, is_record, series
 from genimg_jax.reports.html import PAGE, STYLE, absent, picture, table, text
 
@@ -36,6 +36,7 @@ def page(workdir: pathlib.Path) -> str:
     sections = {
         "Samples": _samples(workdir / "samples"),
         "Evaluation": run_evaluation.evaluations(evaluations, workdir / "evaluation"),
+        **({"Edits": edits} if (edits := run_edits.gallery(workdir / "edited")) else {}),
         "Training": curves(metrics),
         "Configuration": settings_problem or _configuration(settings),
         "Provenance": manifest_problem or _provenance(manifest),
