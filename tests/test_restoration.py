@@ -217,7 +217,7 @@ def test_the_list_says_what_a_run_can(run, capsys):
 @pytest.mark.parametrize(
     ("flags", "code", "message"),
     [
-        (["inpaint", "--given", "test", "--task.mask_file=mask.png", "--task.mask=file"], 2, "of 3x5 pixels, and the"),
+        (["inpaint", "--given", "test", "--task.mask_file=mask.png", "--task.mask=file"], 2, "--task.mask_file is"),
         (["inpaint", "--given", "test", "--task.mask=bax"], 2, "--task.mask is 'bax'; did you mean 'box'?"),
         (["inpaint", "--given", "test", "--task.maks=box"], 2, "--task.maks is not an option; did you mean 'mask'?"),
         (["superres", "--given", "test"], 2, "this run cannot be asked for superres"),

@@ -84,12 +84,12 @@ def test_linear_systems_of_an_observation(name):
     observed = forward(images(3, experiment.SHAPE)) * jnp.array([1.0, 1e-3, 0.0]).reshape(3, 1, 1, 1)
     observation = linear.Observation(forward, observed, 0.0, experiment.SHAPE)
     right = np.asarray(observed, np.float64).reshape(3, -1)
-    found = linear.solve(observation, 0.04, 0.5, observed)
-    exact = np.linalg.solve(0.04 * np.eye(len(matrix)) + 0.5 * matrix @ matrix.T, right.T).T
+    found = linear.solve(observation, 0.01, 0.5, observed)
+    exact = np.linalg.solve(0.01 * np.eye(len(matrix)) + 0.5 * matrix @ matrix.T, right.T).T
     scale = np.abs(exact).max(axis=1, keepdims=True) + 1e-30
     np.testing.assert_allclose(np.asarray(found).reshape(3, -1) / scale, exact / scale, atol=1e-4)
     alone = observation._replace(observed=observed[1:2])
-    np.testing.assert_allclose(linear.solve(alone, 0.04, 0.5, observed[1:2])[0], found[1], rtol=1e-5, atol=1e-9)
+    np.testing.assert_allclose(linear.solve(alone, 0.01, 0.5, observed[1:2])[0], found[1], rtol=1e-5, atol=1e-9)
     if name != "blur":  # whose smallest singular values are 0 in float32
         inverse = linear.adjoint(observation)(linear.solve(observation, 0.0, 1.0, observed)).reshape(3, -1)
         np.testing.assert_allclose(inverse, right @ np.linalg.pinv(matrix).T, atol=1e-5)

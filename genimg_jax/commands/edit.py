@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib
 import json
 import pathlib
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from absl import flags
 
@@ -106,9 +106,9 @@ def main(arguments: Sequence[str]) -> None:
     check_writable(out, "choose another --out")
     module = _module(name)
     job = Job(name, values, run, conditions, parse(module.defaults(name, run), texts), out)
-    method = module.method(job)
+    method = _asked(module.method, job)
     print(f"{name}: {method}")
-    written = module.perform(job)
+    written = _asked(module.perform, job)
     changed = differences(job.options, module.defaults(name, run))
     record = {"task": name, "method": method, "step": run.step, "seed": values.seed, "options": changed}
     write_atomic(out / "edit.json", json.dumps(record, indent=1))
@@ -123,9 +123,17 @@ def _how(job: Job) -> str:
     """How a run does a task, or why it cannot."""
     module = _module(job.task)
     try:
-        return module.method(job._replace(options=module.defaults(job.task, job.run)))
+        return _asked(module.method, job._replace(options=module.defaults(job.task, job.run)))
     except Failure as error:
         return f"no: {error}"
+
+
+def _asked(function: Callable[[Job], Any], job: Job) -> Any:
+    """The function's result; errors about an observation name the flags of the command line."""
+    try:
+        return function(job)
+    except ConfigError as error:
+        raise ConfigError(str(error).replace("observation.", "--task.")) from error
 
 
 def _options_help(name: str) -> str:

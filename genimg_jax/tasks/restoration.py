@@ -28,9 +28,7 @@ class Options(observations.Options):
     noise_levels: int = bounded(50, 2)  # of solvers that denoise: from noise alone to the image
     iterations: int = bounded(500, 4)  # of Adam, or transitions of a Markov chain, half of them warm-up
     draws: int = bounded(128, 2)  # samples of the prior, one of which Adam or a chain starts from
-    decoder_noise: float = bounded(
-        0.1, 1e-3, static=True
-    )  # least noise that these assume: the decoder's error
+    decoder_noise: float = bounded(0.1, 1e-3, static=True)  # least noise that these assume: the decoder's error
 
 
 class Restored(NamedTuple):

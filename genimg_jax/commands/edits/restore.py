@@ -23,7 +23,8 @@ from genimg_jax.tasks import restoration
 from genimg_jax.tasks.restoration import Options
 
 SHOWN = 16  # images of a grid
-NOISE = 0.2  # of `denoise` by default
+NOISE = {"denoise": 0.2, "several": 0.05}  # by default
+SEVERAL = ("deblur", "superres")
 
 
 def defaults(task: str, run: Restored) -> Options:
@@ -31,7 +32,7 @@ def defaults(task: str, run: Restored) -> Options:
     trained_for = run.program.config.data.observation
     if trained_for.kind == task:
         return Options(**{field.name: getattr(trained_for, field.name) for field in dataclasses.fields(trained_for)})
-    return Options(kind=task, noise=NOISE if task == "denoise" else 0.0)
+    return Options(kind=task, noise=NOISE.get(task, 0.0), steps=SEVERAL if task == "several" else ())
 
 
 def method(job: Job) -> str:
@@ -58,8 +59,8 @@ def perform(job: Job) -> pathlib.Path:
         values.seed,
         jobs.conditions_of(job, without="source" if task.solver == "conditional" else ""),
     )
-    changed = {name: str(value) for name, value in jobs.differences(task.options, Options(kind=job.task)).items()}
-    about = {"task": job.task, **changed, "solver": task.solver, "method": how}
+    changed = {name: str(value) for name, value in jobs.differences(task.options, Options()).items()}
+    about = {**changed, "solver": task.solver, "method": how}
     reference = "given images"
     if values.given:
         reference = image_sets.dataset(run.program.config.data, jobs.source(job, values.given))
