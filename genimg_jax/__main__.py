@@ -17,7 +17,7 @@ COMMANDS = {
     "train": "train a family from a config file; the same command resumes",
     "evaluate": "how good a run is, or any images: likelihood, distances, classes, memorisation, people",
     "sample": "images of a run: a grid, single PNGs and an .npz; interpolations",
-    "edit": "what a run makes of given images: their captions",
+    "edit": "given images: completed, restored, changed, restyled, translated, captioned",
     "report": "one self-contained HTML page about a run",
     "sweep": "an experiment: its trials planned, trained, evaluated, compared",
     "reproduce": "a run done once more, and compared bit for bit",

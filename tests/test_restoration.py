@@ -151,9 +151,9 @@ def test_samples_are_those_of_the_exact_posterior(family):
     A posterior that ignores the observation's noise, or takes the prior's spread, fails by far.
     """
     covariance = MATRIX.T @ MATRIX + (0.01 * np.eye(16) if family == "denoiser" else 0)
-    options = Options(kind="denoise", noise=0.2, noise_levels=200, iterations=200, draws=64, decoder_noise=0.01)
+    options = Options(kind="denoise", noise=0.2, noise_levels=80, iterations=200, draws=64, decoder_noise=0.01)
     options = dataclass_with(options, solver="twisted" if family == "denoiser" else "hamiltonian")
-    draws = 400
+    draws = 200
     result = restored(FAMILIES[family](), options, 1, draws)
     gain = covariance @ np.linalg.inv(covariance + 0.04 * np.eye(16))
     mean, left = gain @ np.asarray(result.shown[0]).ravel(), covariance - gain @ covariance

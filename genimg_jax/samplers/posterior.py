@@ -1,6 +1,8 @@
 """Samples of images given a linear observation of them, from a denoiser that was trained without it.
 
-All solvers are ancestral samplers whose steps use the observation. Only `twisted` has the posterior as its limit.
+All solvers are stochastic samplers whose steps use the observation. Only `twisted` has the posterior as its limit.
+Figures are those of `experiments/posterior_samplers.py`: a mixture fitted to digits, with known posteriors; the mean of
+39 samples has an error of x posterior deviations, which is 0.16 for exact samples, and 95 % intervals cover y.
 """
 
 from collections.abc import Callable
@@ -50,8 +52,9 @@ def repaint(resamplings: int) -> Solve:
 
     Noise of the step's size is then added and the step is repeated, `resamplings` times in all. Once is the replacement
     method (Song et al. 2021, Score-based generative modeling, appendix I.2). The other pixels never learn how well
-    the observed ones fit, so the result is no sample of the posterior. More resamplings mend a part of this. An
-    observation with noise replaces pixels as long as sigma is above the noise.
+    the observed ones fit, so the result is no sample of the posterior. More resamplings mend a part of this: 0.47
+    deviations by replacement and 0.18 by 10 resamplings, with a coverage of 96 % by both. An observation with noise
+    replaces pixels, and resamples, as long as sigma is above the noise.
     """
 
     def solver(denoise: Denoise, observation: Observation, sigmas: jax.Array, keys: jax.Array) -> jax.Array:
@@ -80,7 +83,8 @@ def ddnm(denoise: Denoise, observation: Observation, sigmas: jax.Array, keys: ja
     With noise it is like their DDNM+ (section 3.3): the observation's noise, amplified by the step, stays within the
     step's own noise, and the noise that is added makes up the rest, so that the total is white. Gains are s / (s^2 + t)
     in place of min(1 / s, 1 / sqrt(t)) for a singular value s, which needs no singular value decomposition. It
-    approximates the posterior of x_0 given z by a point: the null space follows the prior given x.
+    approximates the posterior of x_0 given z by a point: the null space follows the prior given x. Each step has its
+    own budget for the observation's noise, which is the same in all: 0.49 to 1.6 deviations, coverage 55 to 90 %.
     """
     transpose = adjoint(observation)
 
@@ -105,7 +109,8 @@ def dps(step_size: float) -> Solve:
 
     In the variance-preserving variable z / sqrt(1 + sigma^2), in which the paper's step size is given; it is divided by
     the residual's norm, as theirs is. The likelihood's scale is ignored: neither the observation's noise nor the number
-    of steps has a part in it, so that the spread of samples does not tell the posterior's uncertainty.
+    of steps has a part in it, so that the spread of samples does not tell the posterior's uncertainty: 0.50 to 1.3
+    deviations, coverage 47 to 78 %.
     """
 
     def solver(denoise: Denoise, observation: Observation, sigmas: jax.Array, keys: jax.Array) -> jax.Array:
@@ -129,6 +134,7 @@ def pigdm(denoise: Denoise, observation: Observation, sigmas: jax.Array, keys: j
     """Pseudo-inverse guided diffusion (Song et al. 2023): the score of `likelihood` is added to the prior's.
 
     The denoised image becomes E[x_0 | z] + sigma^2 score. It is exact if x_0 given z is N(E[x_0 | z], r^2 I).
+    The mean is off by 0.28 to 0.40 deviations; coverage 94 to 95 %.
     """
 
     def update(noisy, sigma, following, keys):

@@ -91,7 +91,12 @@ def sample_particles(
 
 
 def twisted(count: int) -> Callable[..., jax.Array]:
-    """The solver that returns one of `count` particles of each example, chosen by their weights."""
+    """The solver that returns one of `count` particles of each example, chosen by their weights.
+
+    In `experiments/posterior_samplers.py` the mean of 39 runs with 64 particles is off by 0.15 to 0.17 posterior
+    deviations, as that of 39 exact samples is (0.16), and 95 % intervals cover 95 to 98 %. All particles of one run are
+    worth fewer samples than their number: 256 of them are off by 0.13 to 0.24, and cover 93 to 95 %.
+    """
 
     def solver(denoise: Denoise, observation: Observation, sigmas: jax.Array, keys: jax.Array) -> jax.Array:
         images, log_weights = sample_particles(denoise, observation, sigmas, keys, count)
