@@ -8,9 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import scipy.stats
 
 from genimg_jax import core
 from genimg_jax.core import Field
+from genimg_jax.errors import ConfigError
 from genimg_jax.families import gan
 from genimg_jax.networks.image import ImageEncoder, ProjectionDiscriminator
 
@@ -18,6 +20,7 @@ FIELDS = {"features": Field((3,)), "tokens": Field((4,), 7), "map": Field((4, 4)
 SPEC = core.Spec((4, 4, 1), 3, 256, FIELDS)
 CONDITIONS = [("label",), ("features",), ("tokens",), ("map",), ("source",), ("label", "features")]
 OPTIONS = gan.Options(width=8, depth=1, latent=4, generator_normalization="none", penalty="r1")
+TRANSPORT = dataclasses.replace(OPTIONS, latent=16, transport_weight=1e4, penalty="none")
 
 
 def build(conditions: tuple[str, ...], rate: float = 0.05) -> core.Family:
@@ -103,3 +106,25 @@ def test_samples_come_to_follow_their_condition():
     keys = core.per_example_keys(jax.random.key(1), held_out["index"])
     images = jax.jit(family.sample)(core.weights(state), keys, held_out)
     assert np.corrcoef(jnp.mean(images, (1, 2, 3)), np.mean(held_out["image"], (1, 2, 3)))[0, 1] > 0.9
+
+
+def test_a_heavy_transport_weight_makes_images_of_their_noise():
+    """The nearest values in [-1, 1]: E |G(z) - z|^2 of the clipped noise is 4 Q(1) - 2 phi(1), Q the normal tail."""
+    optimizers = {group: core.Optimizer(optax.adam(3e-3, b1=0.9)) for group in gan.GROUPS}
+    options = dataclasses.replace(TRANSPORT, width=64)
+    family = gan.make(options, SPEC._replace(fields={}), optimizers)
+    state, step = jax.jit(family.init)(jax.random.key(0), batch(64)), jax.jit(family.train_step)
+    first, lowest = None, scipy.stats.norm.sf(1) * 4 - 2 * scipy.stats.norm.pdf(1)
+    for i in range(600):
+        state, metrics = step(state, batch(64, seed=i), jax.random.key(i))
+        first = first or metrics["transport"]
+    assert first > 1 and lowest < metrics["transport"] < 0.45
+    keys = core.per_example_keys(jax.random.key(9), jnp.arange(256))
+    codes = family.latents[0].prior(None, keys, {})
+    images = family.latents[0].decode(core.weights(state), codes, {}).reshape(256, 16)
+    assert np.corrcoef(images.ravel(), np.clip(codes, -1, 1).ravel())[0, 1] > 0.8
+
+
+def test_transport_needs_as_much_noise_as_an_image_has_values():
+    with pytest.raises(ConfigError, match="set it to 16"):
+        gan.make(dataclasses.replace(TRANSPORT, latent=4), SPEC, {})

@@ -5,6 +5,7 @@ Loss, penalty, networks, normalisation and conditioning are independent options.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping
 
 import jax
@@ -13,12 +14,12 @@ import jax.numpy as jnp
 from genimg_jax import core
 from genimg_jax.errors import ConfigError
 from genimg_jax.families import adversarial
-from genimg_jax.families.adversarial import Discriminated, Game, Generated
+from genimg_jax.families.adversarial import Discriminated, Game, Generated, Terms
 from genimg_jax.networks.conditioning import Fields
 from genimg_jax.networks.image import ImageDecoder, ImageEncoder, ProjectionDiscriminator
 from genimg_jax.objectives.adversarial import LOSSES
 from genimg_jax.objectives.augmentations import AUGMENTATIONS, adapt, augment
-from genimg_jax.options import bounded, choice, names
+from genimg_jax.options import bounded, choice, is_enabled, names
 
 GROUPS = ("generator", "discriminator")
 SIGNED = ("non_saturating", "hinge")  # losses whose undecided logit is 0
@@ -37,6 +38,8 @@ class Options(adversarial.Options):
     augmentation: str = choice("none", "none", *AUGMENTATIONS)  # of what the discriminator sees in training
     ada_target: float = bounded(0.6, -1.0, 1.0)  # mean sign of the logits of real images that `ada` aims at
     ada_images: int = bounded(500_000, 1)  # images in which its probability can rise from 0 to 1
+    # Weight of |G(z) - z|^2 an image value, the cost of transport from noise (Lin et al. 2025, adversarial flow).
+    transport_weight: float = bounded(0.0, 0.0, structural=True)
     discriminator_steps: int = bounded(1, 1)  # updates per step, each on its own slice of the batch
     conditions: tuple[str, ...] = names()  # fields that it is conditioned on: label, tokens, map, features, source
 
@@ -47,8 +50,10 @@ def networks(
     """The generator and the discriminator.
 
     A discriminator conditioned only on the class has one logit per class, of which that of the image's class is used
-    (Mescheder et al. 2018). One that is conditioned on other fields is a projection discriminator.
+    (Mescheder et al. 2018). One that is conditioned on other fields is a projection discriminator. Raises `ConfigError`
+    for options that contradict each other.
     """
+    check(options, spec)
     generator = ImageDecoder(
         options.network, options.width, options.depth, spec.image_shape, fields, options.generator_normalization
     )
@@ -64,12 +69,31 @@ def networks(
     return generator, ProjectionDiscriminator(discriminator, fields) if projects else discriminator
 
 
-def check_augmentation(options: Options) -> None:
+def check(options: Options, spec: core.Spec) -> None:
     if options.augmentation == "ada" and options.loss not in SIGNED:
         raise ConfigError(
             f"model.augmentation is 'ada', which reads overfitting from the sign of logits, and 0 is no boundary for "
             f"model.loss={options.loss!r}; choose one of {', '.join(SIGNED)}, or 'diffaugment'."
         )
+    values = math.prod(spec.image_shape)
+    if is_enabled(options.transport_weight) and options.latent != values:
+        raise ConfigError(
+            f"model.transport_weight compares an image with its noise, and model.latent is {options.latent}; set it to "
+            f"{values}, the number of an image's values."
+        )
+
+
+def transport(options: Options, codes: jax.Array, image: jax.Array) -> jax.Array | None:
+    """The mean squared distance of an image's values from its noise, if it has a weight."""
+    # [B, D], [B, H, W, C] -> f32[B]
+    return jnp.square(image.reshape(codes.shape) - codes).mean(axis=1) if is_enabled(options.transport_weight) else None
+
+
+def generator_loss(options: Options, terms: Terms) -> tuple[jax.Array, core.Metrics]:
+    if terms.generated.details is None:
+        return terms.adversarial, {}
+    cost = terms.generated.details.mean()
+    return terms.adversarial + options.transport_weight * cost, {"transport": cost}
 
 
 def train_step(
@@ -89,7 +113,6 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
     """The family with parameter groups `generator` and `discriminator`."""
     fields = core.fields_of(options.conditions, spec)
     generator, discriminator = networks(options, spec, fields)
-    check_augmentation(options)
 
     def images(params, model_state, codes, condition, training):
         """Images in [-1, 1], and the updated batch statistics."""  # [B, Z] -> [B, H, W, C]
@@ -99,12 +122,13 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
 
     def generate(params, model_state, batch, key, training):
         keys = core.per_example_keys(key, batch["index"])
-        fake, changed = images(params, model_state, core.normal(keys, (options.latent,)), batch, training)
-        real = batch["image"]
+        codes = core.normal(keys, (options.latent,))
+        fake, changed = images(params, model_state, codes, batch, training)
+        real, cost = batch["image"], transport(options, codes, fake)
         if training and options.augmentation != "none":
             apply = functools.partial(augment, options.augmentation, p=model_state.get("augmentation", 1.0))
             real, fake = apply(core.fold_in(keys, 0), real), apply(core.fold_in(keys, 1), fake)
-        return Generated(real, fake, changed)
+        return Generated(real, fake, changed, cost)
 
     def discriminate(params, model_state, image, batch, training):
         variables = {"params": params, "batch_stats": model_state["discriminator"]}
@@ -133,7 +157,8 @@ def make(options: Options, spec: core.Spec, optimizers: Mapping[str, core.Optimi
         return space.decode(weights, space.prior(weights, keys, condition), condition)
 
     space = adversarial.code_space(spec, options.latent, decode)
-    game = Game(optimizers, options, LOSSES[options.loss], generate, discriminate)
+    generator_objective = functools.partial(generator_loss, options)
+    game = Game(optimizers, options, LOSSES[options.loss], generate, discriminate, generator_objective)
     return core.Family(
         init,
         functools.partial(train_step, game, options),
