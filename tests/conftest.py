@@ -38,6 +38,7 @@ def pytest_runtest_setup() -> None:
     os.environ["XLA_FLAGS"] = XLA_FLAGS
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Workers share out files, whose fixtures are made once, and the contract's families."""
     for item in items:

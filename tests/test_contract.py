@@ -16,12 +16,13 @@ from genimg_jax import core, families
 from genimg_jax.engine import checkpoint, config_files, parallel
 from genimg_jax.options import parse
 
+SMALL_DIT = {"network": "dit", "width": 8, "depth": 1, "heads": 1}
 # Families that digits do not suit: a configuration, changes of its options, and the fields that the family needs. The
 # hinge loss has no gradient by the last bias while every logit is within the margin.
 OTHERS = {
     "cyclegan": ("cyclegan_emoji", {}, {"source": contract.FIELDS["source"]._replace(paired=False)}),
     "pix2pix": ("pix2pix_emoji", {}, {"source": contract.FIELDS["source"]}),
-    "regressor": ("regressor_shapes", {}, {"source": contract.FIELDS["source"]}),
+    "regressor": ("regressor_shapes", SMALL_DIT, {"source": contract.FIELDS["source"]}),
     "spade": ("spade_shapes", {"loss": "non_saturating"}, {"map": contract.FIELDS["map"]}),
 }
 

@@ -36,7 +36,10 @@ def coins(seed: jax.Array, count: int = 64) -> core.Batch:
     return {"image": jnp.where(same, source, -source), "source": source, "index": jnp.arange(count)}
 
 
-@pytest.mark.parametrize(("loss", "expected"), [("squared_error", 0.6), ("absolute_error", 1.0)])
+MEDIAN = pytest.param("absolute_error", 1.0, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("loss", "expected"), [("squared_error", 0.6), MEDIAN])
 def test_the_losses_learn_the_mean_and_the_median(loss, expected):
     family = build(400, loss=loss)
 
@@ -119,6 +122,7 @@ def test_a_field_that_is_not_asked_for_is_refused():
         data.open_source(dataclasses.replace(DIGITS, fields=()), Part.TRAIN)
 
 
+@pytest.mark.slow
 def test_a_run_samples_from_what_it_is_evaluated_on(tmp_path, capsys):
     """The conditions of samples are the held-out images' observations; mask channels are not drawn."""
     flags = ["--config.data.observation.kind=inpaint", "--config.data.observation.noise=0.1"]
