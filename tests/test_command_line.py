@@ -79,13 +79,14 @@ def with_features(config: configs.Config, variant: str, source: Source) -> Sourc
 
 
 # The large ones take seconds each to trace.
-LARGE = ("stylegan2", "vdm", "ddpm", "latent_diffusion")
+LARGE = ("stylegan2_mnist", "stylegan2_shapes", "stylegan2_emoji", "vdm", "ddpm", "latent_diffusion")
+NOT_DIGITS = ("stylegan2", *(config for config in CONFIGS if not config.endswith("_digits")))
 VARIANTS = [
     pytest.param(
         config,
         variant and f":{variant}",
         id=f"{config}-{variant or 'full'}",
-        marks=[] if variant or (config.endswith("_digits") and not config.startswith(LARGE)) else pytest.mark.slow,
+        marks=pytest.mark.slow if config.startswith(LARGE if variant else LARGE + NOT_DIGITS) else [],
     )
     for config in CONFIGS
     for variant in ("tiny", "")

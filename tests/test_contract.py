@@ -39,11 +39,16 @@ def case(name: str) -> contract.Case:
 CONDITIONED = [name for name in families.REGISTRY if hasattr(families.load(name).Options, "conditions")]
 
 
+COMPILES_LONG = ("stylegan2", "cyclegan", "spade", "pix2pix")  # a program in five seconds and more
+SHORT = [pytest.param(name, marks=pytest.mark.slow) if name in COMPILES_LONG else name for name in families.REGISTRY]
+
+
 @pytest.fixture(params=families.REGISTRY)
 def made(request) -> contract.Case:
     return case(request.param)
 
 
+@pytest.mark.parametrize("made", SHORT, indirect=True)
 def test_loss_falls(made):
     contract.loss_falls(made)
 
@@ -59,6 +64,7 @@ def test_same_seed_same_bits(made):
 MESHES = [(2, 2), *(pytest.param(*mesh, marks=pytest.mark.slow) for mesh in ((2, 1), (4, 1), (4, 4)))]
 
 
+@pytest.mark.parametrize("made", SHORT, indirect=True)
 @pytest.mark.parametrize(("devices", "fsdp"), MESHES)
 def test_devices_agree(made, devices, fsdp):
     contract.devices_agree(made, devices, fsdp)
@@ -99,11 +105,7 @@ def test_objective_is_stated(made):
     contract.objective_is_stated(made)
 
 
-COMPILES_LONG = ("stylegan2", "cyclegan", "spade", "pix2pix")  # ten seconds and more for three runs as one program
-VECTORISED = [pytest.param(f, marks=pytest.mark.slow) if f in COMPILES_LONG else f for f in families.REGISTRY]
-
-
-@pytest.mark.parametrize("made", VECTORISED, indirect=True)
+@pytest.mark.parametrize("made", SHORT, indirect=True)
 def test_float_options_vectorise(made):
     contract.float_options_vectorise(made)
 

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 
 import numpy as np
@@ -110,16 +111,17 @@ def test_runs_differ_as_their_options_do(trained):
 
 
 @pytest.mark.parametrize("trained", ["gan_digits"], indirect=True)
-def test_the_ordinary_commands_take_a_run_up(trained, capsys):
-    name, together, alone = trained
-    assert main(["evaluate", "--workdir", str(together[ALONE])]) == 0
-    assert main(["sample", "--workdir", str(together[ALONE]), "--count", "4"]) == 0
+def test_the_ordinary_commands_take_a_run_up(trained, tmp_path, capsys):
+    name, runs, single = trained
+    together, alone = (shutil.copytree(w, tmp_path / kind) for w, kind in ((runs[ALONE], "group"), (single, "single")))
+    assert main(["evaluate", "--workdir", str(together)]) == 0
+    assert main(["sample", "--workdir", str(together), "--count", "4"]) == 0
     values = values_of(name, SETTINGS[name][ALONE], devices=1)
     values["train"]["steps"] = 8
-    for workdir in (together[ALONE], alone):
+    for workdir in (together, alone):
         training.train(configs.resolve(values), values, workdir)
-    assert f"resuming {together[ALONE]} from step 6" in capsys.readouterr().out
-    assert_close(together[ALONE], alone)
+    assert f"resuming {together} from step 6" in capsys.readouterr().out
+    assert_close(together, alone)
 
 
 def runs_in(workdir: pathlib.Path, count: int = 3, **changes) -> list[tuple[dict, pathlib.Path]]:

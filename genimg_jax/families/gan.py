@@ -39,7 +39,7 @@ class Options(adversarial.Options):
     ada_target: float = bounded(0.6, -1.0, 1.0)  # mean sign of the logits of real images that `ada` aims at
     ada_images: int = bounded(500_000, 1)  # images in which its probability can rise from 0 to 1
     # Weight of |G(z) - z|^2 an image value, the cost of transport from noise (Lin et al. 2025, adversarial flow).
-    transport_weight: float = bounded(0.0, 0.0, structural=True)
+    transport_weight: float = bounded(0.0, 0.0, static=True)
     discriminator_steps: int = bounded(1, 1)  # updates per step, each on its own slice of the batch
     conditions: tuple[str, ...] = names()  # fields that it is conditioned on: label, tokens, map, features, source
 
