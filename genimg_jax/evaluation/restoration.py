@@ -68,9 +68,10 @@ def _rounded(images: np.ndarray, levels: int) -> np.ndarray:
 
 def table(measured: Mapping[str, Measurement]) -> str:
     """A line for each score, with its interval of 95 % over images."""
-    width = max(map(len, measured))
+    names = {name: directions.arrow(name) for name in measured}
+    width = max(map(len, names.values()))
     lines = []
     for name, each in measured.items():
         interval = "" if each.low is None else f"  [{each.low:.4g}, {each.high:.4g}]"
-        lines.append(f"{name:{width}}  {each.value:8.4g}{interval}  {directions.arrow(name)}".rstrip())
+        lines.append(f"{names[name]:{width}}  {each.value:8.4g}{interval}")
     return "\n".join(lines)

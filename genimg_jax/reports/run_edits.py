@@ -10,30 +10,33 @@ from genimg_jax import directions
 from genimg_jax.reports.html import picture, table, text
 
 RECORD, SCORES = "edit.json", "scores.json"
+SCORE = ("score", "mean", "95 % interval")
 
 
 def gallery(folder: pathlib.Path) -> str:
     """A figure for each directory of `folder`, by name, with the grid that it holds; "" if there is none."""
-    return "".join(map(_figure, sorted(path.parent for path in folder.glob("*/grid.png"))))
+    figures = "".join(map(_figure, sorted(path.parent for path in folder.glob("*/grid.png"))))
+    return figures and f'<div class="samples">{figures}</div>'
 
 
 def _figure(place: pathlib.Path) -> str:
     record, scores = (_read(place / name) for name in (RECORD, SCORES))
-    task, options = record.get("task", place.name), record.get("options") or {}
+    task, options = text(record.get("task", place.name)), record.get("options") or {}
     asked = "".join(f" --task.{name}={value}" for name, value in options.items())
     rows = [_row(name, each) for name, each in (scores.get("scores") or {}).items()]
+    about = f"{text(record.get('method', ''))}, step {text(record.get('step', ''))}" if record else ""
     return (
-        f"<h3>{escape(text(task))}</h3><p>{escape(text(record.get('method', '')))}</p>"
-        f"<p><code>genimg edit {escape(text(task) + asked)}</code>, step {escape(text(record.get('step', '')))}</p>"
-        f'<div class="samples"><figure>{picture(place / "grid.png", f"results of {task}")}</figure></div>'
-        + (table(rows, ("score", "mean", "95 % interval")) if rows else "")
+        f"<figure><figcaption><div><code>genimg edit {escape(task + asked)}</code></div>{escape(about)}</figcaption>"
+        + picture(place / "grid.png", f"results of {task}")
+        + (f"<details><summary>Scores</summary>{table(rows, SCORE)}</details>" if rows else "")
+        + "</figure>"
     )
 
 
 def _row(name: str, score: Mapping[str, Any]) -> tuple[str, str, str]:
     low, high = score.get("low"), score.get("high")
     interval = "" if low is None else f"{text(low)} to {text(high)}"
-    return name + directions.arrow(name), text(score.get("value")), interval
+    return directions.arrow(name), text(score.get("value")), interval
 
 
 def _read(path: pathlib.Path) -> dict[str, Any]:
