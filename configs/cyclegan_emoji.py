@@ -28,7 +28,7 @@ def get_config(variant: str = ""):
         },
         optimizer={"generator": {**adam, "ema_half_life": 2_000.0}, "discriminator": adam},
         train={
-            "steps": 8_000,
+            "steps": 6_000,
             "batch_size": 4,
             "log_every": 50,
             "evaluate_every": 1_000,

@@ -27,7 +27,7 @@ def get_config(variant: str = ""):
         },
         optimizer={"generator": {**adam, "ema_half_life": 2_000.0}, "discriminator": adam},
         train={
-            "steps": 14_000,
+            "steps": 7_000,
             "batch_size": 8,
             "log_every": 50,
             "evaluate_every": 1_000,
