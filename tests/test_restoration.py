@@ -206,6 +206,23 @@ def test_the_command_restores_scores_and_writes(run, tmp_path, capsys):
     assert edit(run, "inpaint", "--images", str(tmp_path / "out" / "images.npz"), "--out", str(tmp_path / "again")) == 0
 
 
+def test_a_run_that_was_trained_to_restore_is_asked_as_it_was_trained(tmp_path, capsys):
+    """Its own observation is the default, of a split, of an archive and of no other kind."""
+    assert train(tmp_path / "run", "--config.train.steps=1", config="regressor_shapes") == 0
+    flags = ["--limit", "3", "--out", str(tmp_path / "out")]
+    assert edit(tmp_path / "run", "superres", "--given", "test", *flags) == 0
+    output = capsys.readouterr().out
+    assert "superres: conditional" in output
+    with np.load(tmp_path / "out" / "images.npz") as file:
+        archive = dict(file)
+    again = ["--images", str(tmp_path / "out" / "images.npz"), "--out", str(tmp_path / "again")]
+    assert edit(tmp_path / "run", "superres", *again) == 0
+    blocks = archive["original"].reshape(3, 8, 4, 8, 4, 3).mean((2, 4))
+    np.testing.assert_allclose(archive["observed"][:, ::4, ::4], blocks, atol=0.6)
+    assert edit(tmp_path / "run", "deblur", "--given", "test", *flags) == 2
+    assert "was trained for this observation" in capsys.readouterr().err
+
+
 def test_the_list_says_what_a_run_can(run, capsys):
     assert edit(run, "--list") == 0
     lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()[1:] if " " in line)

@@ -68,7 +68,9 @@ def differences(options: Any, defaults: Any) -> dict[str, Any]:
 def source(job: Job, part: str, fields: bool = False) -> Source:
     """Images and captions of a part of the run's data, with its other fields or without."""
     options = job.run.program.config.data
-    options = options if fields else dataclasses.replace(options, fields=(), features=type(options.features)())
+    if not fields:  # nor what makes some of them
+        plain = {name: type(getattr(options, name))() for name in ("features", "observation")}
+        options = dataclasses.replace(options, fields=(), **plain)
     return features.open_source(options, command_line.part(part))
 
 
