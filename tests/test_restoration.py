@@ -9,9 +9,10 @@ import pytest
 from PIL import Image
 from tiny_runs import train
 
-from genimg_jax import core, observations
+from genimg_jax import core, data, observations
 from genimg_jax.__main__ import main
 from genimg_jax.errors import ConfigError
+from genimg_jax.evaluation import named_sources
 from genimg_jax.tasks import restoration
 from genimg_jax.tasks.restoration import Options, Restoration
 
@@ -221,6 +222,13 @@ def test_a_run_that_was_trained_to_restore_is_asked_as_it_was_trained(tmp_path, 
     np.testing.assert_allclose(archive["observed"][:, ::4, ::4], blocks, atol=0.6)
     assert edit(tmp_path / "run", "deblur", "--given", "test", *flags) == 2
     assert "was trained for this observation" in capsys.readouterr().err
+
+
+def test_a_reference_is_read_without_what_a_run_makes_of_its_images():
+    options = data.Options(fields=("source",), observation=observations.Options(kind="superres", factor=2))
+    assert "source" in data.open_source(options, "test").spec.fields
+    opened = named_sources.open_named(named_sources.named("digits", options, "--reference"), "--reference")
+    assert opened.spec.fields == {} and opened.size == 297
 
 
 def test_the_list_says_what_a_run_can(run, capsys):

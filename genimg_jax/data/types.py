@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -93,6 +93,11 @@ class Options:
     workers: int = bounded(2, 0)  # decoding processes for a streamed source; 0: threads of this process
     bad_images: str = choice("error", "error", "skip")  # stop at an unreadable image; or report it and use the next
     pixel_limit: int = bounded(2**25, 1)  # larger images are refused before decoding (up to Pillow's own 178 million)
+
+
+def without_fields(options: Options) -> Options:
+    """The options of the images alone, without fields or what makes them."""
+    return replace(options, fields=(), features=FeatureOptions(), observation=observations.Options())
 
 
 class Source(NamedTuple):

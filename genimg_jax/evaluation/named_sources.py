@@ -37,7 +37,7 @@ def named(text: str, options: data.Options, flag: str, split: str = "test") -> N
 
     `options` say how images are read; a run directory's own replace them. Raises `ConfigError` naming `flag`.
     """
-    options = dataclasses.replace(options, fields=())  # they belong to the source that the options were written for
+    options = data.without_fields(options)  # they belong to the source that the options were written for
     kind, _, rest = text.partition(":")
     if kind == "tfds":
         name, named_split = TFDS.fullmatch(rest).groups()

@@ -146,7 +146,7 @@ def _invert(edit: Edit, family: core.Family, weights: core.Weights, batch: core.
     """
     before = previous(batch)
     if not family.denoise:
-        space = normal_space(family)
+        space = normal_space(family, "encode")
         return space.decode(weights, space.encode(weights, before, key), batch)
     sigmas, codes = family.sigmas(weights, edit.noise_levels), _to_denoised(family, weights, before, key)
     noise = ode.to_noise(ode.heun, _denoiser(family, weights, before), sigmas, codes)
@@ -168,7 +168,8 @@ def _cannot_vary(family: core.Family, masked: bool) -> str:
 
 
 def _cannot_invert(family: core.Family, masked: bool) -> str:
-    return "" if family.denoise or normal_space(family) else "needs a denoiser, or an encoder to normal codes as of vae"
+    able = family.denoise or normal_space(family, "encode")
+    return "" if able else "needs a denoiser, or an encoder to normal codes as of vae"
 
 
 def _cannot_inpaint(family: core.Family, masked: bool) -> str:
@@ -191,9 +192,9 @@ METHODS = {
 # ------------------------------------------------------------------------------------------------------- codes
 
 
-def normal_space(family: core.Family) -> core.Latents | None:
-    """The space with an encoder whose codes are standard normal under every condition."""
-    space = core.space_with(family, "encode", "prior", "interpolate")
+def normal_space(family: core.Family, *capabilities: str) -> core.Latents | None:
+    """The space with these capabilities whose codes are standard normal under every condition."""
+    space = core.space_with(family, *capabilities, "prior", "interpolate")
     return space if space and space.interpolate == "spherical" else None
 
 

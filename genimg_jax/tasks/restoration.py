@@ -18,6 +18,7 @@ from genimg_jax.observations import masks, observing
 from genimg_jax.observations.observing import Observation
 from genimg_jax.options import bounded, choice
 from genimg_jax.samplers import latent_posterior, posterior, posterior_observation
+from genimg_jax.tasks.editing import normal_space
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,14 +170,8 @@ def _denoise(
     return solver.solve(lambda noisy, sigma: family.denoise(weights, noisy, sigma, condition), given, sigmas, keys)
 
 
-def code_space(family: core.Family) -> core.Latents | None:
-    """The space of codes that are standard normal."""
-    space = core.space_with(family, "prior", "interpolate")
-    return space if space and space.interpolate == "spherical" else None
-
-
-def _cannot_decode(family: core.Family, observation: Observation) -> str:
-    if not code_space(family):
+def _cannot_decode(solver: latent_posterior.Solver, family: core.Family, observation: Observation) -> str:
+    if not normal_space(family):
         return "needs a family with normal codes, such as vae or gan"
     return _is_told_source(family) if observation.linear else "needs an observation with a gradient"
 
@@ -193,7 +188,7 @@ def _decode(
     condition: core.Batch,
     keys: jax.Array,
 ) -> jax.Array:
-    space, options = code_space(family), problem.options
+    space, options = normal_space(family), problem.options
     data = {**condition, "observed": problem.observed}
     data |= {} if problem.mask is None else {"mask": problem.mask}
 
@@ -214,10 +209,7 @@ SOLVERS = {
     "conditional": Solver(_no_source, _sample, lambda family: "samples of a family that was trained for it"),
     "inpaint": Solver(_cannot_inpaint, _inpaint, lambda family: family.inpaint_method),
     **{name: _of(solver, _cannot_denoise, _denoise) for name, solver in posterior.SOLVERS.items()},
-    **{
-        name: Solver(_cannot_decode, functools.partial(_decode, solver), lambda family, solver=solver: solver.about)
-        for name, solver in latent_posterior.SOLVERS.items()
-    },
+    **{name: _of(solver, _cannot_decode, _decode) for name, solver in latent_posterior.SOLVERS.items()},
 }
 AUTOMATIC = ("conditional", "inpaint", "pigdm", "hamiltonian")
 """The solvers to choose from, the first that can."""

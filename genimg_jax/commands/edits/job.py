@@ -14,7 +14,7 @@ from absl import flags
 from genimg_jax import options as options_of
 from genimg_jax.commands import command_line
 from genimg_jax.commands.sample import GRID, Samples, write
-from genimg_jax.data import Source, folder, loading
+from genimg_jax.data import Source, folder, loading, without_fields
 from genimg_jax.engine import conditions, features, images, tasks
 from genimg_jax.engine.restore import Restored
 from genimg_jax.errors import ConfigError, DataError
@@ -68,10 +68,7 @@ def differences(options: Any, defaults: Any) -> dict[str, Any]:
 def source(job: Job, part: str, fields: bool = False) -> Source:
     """Images and captions of a part of the run's data, with its other fields or without."""
     options = job.run.program.config.data
-    if not fields:  # nor what makes some of them
-        plain = {name: type(getattr(options, name))() for name in ("features", "observation")}
-        options = dataclasses.replace(options, fields=(), **plain)
-    return features.open_source(options, command_line.part(part))
+    return features.open_source(options if fields else without_fields(options), command_line.part(part))
 
 
 def inputs(job: Job, field: str = "image") -> Inputs:

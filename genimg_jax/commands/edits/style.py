@@ -16,6 +16,7 @@ from flax import linen as nn
 
 from genimg_jax import core
 from genimg_jax.commands import command_line
+from genimg_jax.commands.edits import given
 from genimg_jax.commands.edits import job as jobs
 from genimg_jax.commands.edits.job import Inputs, Job
 from genimg_jax.engine import codes, images, program, projection, tasks
@@ -93,8 +94,7 @@ def _choose(job: Job) -> str:
 def _pairs(job: Job, contents: Inputs, styles: Inputs) -> tuple[np.ndarray, np.ndarray]:
     """The contents and the style of each."""  # -> 2 x f32[N, H, W, C] in [-1, 1]
     in_turn = styles.images[np.arange(len(contents.images)) % len(styles.images)]
-    most = job.run.dataset["stored_levels"] - 1
-    return tuple((2 * (levels / most) - 1).astype(np.float32) for levels in (contents.images, in_turn))
+    return given.visible(job, contents.images), given.visible(job, in_turn)
 
 
 # ---------------------------------------------------------------------------------------------------------- models
